@@ -1,0 +1,34 @@
+# Everything runs in .venv, made by the first target that needs it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/bench
+	$(BIN)/domaingrad compare --data spirals --data colored-digits --out demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo
+
+$(BIN)/pip:
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'domaingrad needs Python 3.11 or newer, found ' + sys.version"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/bench: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e ".[bench]"
+	@touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e ".[bench,dev]"
+	@touch $@

@@ -1,0 +1,24 @@
+"""domaingrad: train on several domains so that the model holds on one it has never seen.
+
+Rules say what to do with the gradients of the domains; :class:`GradientAgreement` gets these
+gradients out of any model in anyone's training loop.
+"""
+
+from . import rules
+from .engine import AgreementError, GradientAgreement, NonFiniteGradientWarning
+from .rules import AgrRand, AgrSum, ANDMask, Mean, PCGrad, SANDMask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANDMask",
+    "AgrRand",
+    "AgrSum",
+    "AgreementError",
+    "GradientAgreement",
+    "Mean",
+    "NonFiniteGradientWarning",
+    "PCGrad",
+    "SANDMask",
+    "rules",
+]

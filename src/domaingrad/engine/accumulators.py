@@ -1,0 +1,108 @@
+"""From the domains' gradients of a whole model to its updates, for each family of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from domaingrad.rules import ElementwiseRule, GramianRule, Rule
+from domaingrad.rules.statistics import accumulation_dtype
+
+from .running import RunningStatistics
+
+Gradients = Sequence[Tensor | None]
+"""One gradient a parameter, ``None`` where a domain does not use the parameter."""
+
+
+class Accumulator(Protocol):
+    """Takes the gradients of one domain after the other, then gives the updates.
+
+    A parameter that one domain does not use counts as zero there; one that no domain uses has no
+    update.
+    """
+
+    def fold(self, gradients: Gradients) -> None:
+        """Take in one domain. The tensors become the accumulator's to overwrite."""
+
+    def updates(self) -> list[Tensor | None]:
+        """The update of every parameter, in the dtype in which gradients are summed."""
+
+
+class ElementwiseAccumulator:
+    """Running statistics per parameter; memory does not depend on the number of domains."""
+
+    def __init__(self, rule: ElementwiseRule, parameters: int) -> None:
+        self._rule = rule
+        self._count = 0
+        self._running = [RunningStatistics(rule.statistics) for _ in range(parameters)]
+
+    def fold(self, gradients: Gradients) -> None:
+        """Fold one domain into the running statistics."""
+        self._count += 1
+        for running, gradient in zip(self._running, gradients, strict=True):
+            if gradient is not None:
+                running.fold(gradient)
+
+    def updates(self) -> list[Tensor | None]:
+        """Apply the rule to the statistics of all used parameters together."""
+        used = [running for running in self._running if running.count > 0]
+        for running in used:
+            running.fold_zeros(self._count - running.count)
+        updates = iter(self._rule.updates([running.statistics() for running in used]))
+        return [next(updates) if running.count > 0 else None for running in self._running]
+
+
+class GramianAccumulator:
+    """Keeps all K gradients; products over all parameters, then one weighted sum."""
+
+    def __init__(self, rule: GramianRule) -> None:
+        self._rule = rule
+        self._domains: list[list[Tensor | None]] = []
+
+    def fold(self, gradients: Gradients) -> None:
+        """Keep one domain's gradients."""
+        self._domains.append(
+            [None if g is None else g.detach().to(accumulation_dtype(g.dtype)) for g in gradients]
+        )
+
+    def updates(self) -> list[Tensor | None]:
+        """Weigh the domains by the rule and sum."""
+        stacks = [_stacked(gradients) for gradients in zip(*self._domains, strict=True)]
+        self._domains.clear()
+        products = [_products(stack) for stack in stacks if stack is not None]
+        gramian = torch.stack([p.to(products[0]) for p in products]).sum(0)
+        weights = self._rule.weights(gramian)
+        return [
+            None if stack is None else torch.tensordot(weights.to(stack), stack, dims=1)
+            for stack in stacks
+        ]
+
+
+def _stacked(gradients: Gradients) -> Tensor | None:
+    """[K, *shape], zeros for the domains that do not use the parameter."""
+    used = [g for g in gradients if g is not None]
+    if not used:
+        return None
+    return torch.stack([torch.zeros_like(used[0]) if g is None else g for g in gradients])
+
+
+def _products(stack: Tensor) -> Tensor:
+    rows = stack.flatten(1)
+    return rows @ rows.T
+
+
+def accumulator_for(rule: Rule, parameters: int) -> Accumulator:
+    """The accumulator of the rule's family."""
+    match rule:
+        case ElementwiseRule():
+            return ElementwiseAccumulator(rule, parameters)
+        case GramianRule():
+            return GramianAccumulator(rule)
+        case _:
+            raise TypeError(
+                f"expected a rule derived from ElementwiseRule or GramianRule; found "
+                f"{type(rule).__name__}. See CONTRIBUTING.md, 'How to add a rule'."
+            )

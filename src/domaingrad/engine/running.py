@@ -1,0 +1,99 @@
+"""Statistics of gradients that arrive one domain at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from domaingrad.rules import Statistic, Statistics
+from domaingrad.rules.statistics import INT8_MAX, LOG_FLOOR, accumulation_dtype
+
+
+class RunningStatistics:
+    """Statistics of one parameter's gradients, fed one domain at a time and mergeable.
+
+    Memory does not depend on the number of domains. ``m2`` follows Welford's update and Chan's
+    merge, which do not cancel when the variance is far below the squared mean; without it, the
+    mean is a plain sum divided at the end.
+
+    Args:
+        names: the statistics to collect; ``mean`` always is.
+
+    >>> running = RunningStatistics(["m2"])
+    >>> for g in (1.0, 2.0, 3.0):
+    ...     running.fold(torch.tensor([g]))
+    >>> running.statistics().mean.item(), running.statistics().m2.item()
+    (2.0, 2.0)
+    """
+
+    def __init__(self, names: Iterable[Statistic]) -> None:
+        self.names: frozenset[Statistic] = frozenset(names) | {"mean"}
+        self.count = 0
+        self._floating: dict[Statistic, Tensor] = {}
+        self._integer: dict[Statistic, Tensor] = {}
+
+    @property
+    def _centred(self) -> bool:
+        return "m2" in self.names
+
+    def fold(self, gradient: Tensor) -> None:
+        """Take in one more domain's gradient. The tensor becomes ours to overwrite."""
+        g = gradient.detach().to(accumulation_dtype(gradient.dtype))
+        self.count += 1
+        self._fold_signs(g)
+        if "log_sum" in self.names:
+            logarithm = (g.abs() + LOG_FLOOR).log_()
+            if self.count == 1:
+                self._floating["log_sum"] = logarithm
+            else:
+                self._floating["log_sum"] += logarithm
+        if self.count == 1:
+            self._floating["mean"] = g
+            if self._centred:
+                self._floating["m2"] = torch.zeros_like(g)
+        elif self._centred:
+            mean = self._floating["mean"]
+            delta = g.sub_(mean)
+            mean.add_(delta, alpha=1 / self.count)
+            self._floating["m2"].addcmul_(delta, delta, value=(self.count - 1) / self.count)
+        else:
+            self._floating["mean"] += g
+
+    def _fold_signs(self, g: Tensor) -> None:
+        if self.count == 1:
+            for name in self.names & {"sign_sum", "active"}:
+                self._integer[name] = torch.zeros_like(g, dtype=torch.int8)
+        elif self.count == INT8_MAX + 1:
+            self._integer = {name: s.to(torch.int16) for name, s in self._integer.items()}
+        if "sign_sum" in self.names:
+            self._integer["sign_sum"] += g > 0
+            self._integer["sign_sum"] -= (g < 0).view(torch.int8)
+        if "active" in self.names:
+            self._integer["active"] += g != 0
+
+    def fold_zeros(self, count: int) -> None:
+        """Take in ``count`` more domains whose gradient is zero, at the price of one."""
+        if count == 0:
+            return
+        if self.count == 0:
+            raise ValueError("fold at least one gradient before zeros, to know their shape")
+        total = self.count + count
+        if total > INT8_MAX >= self.count:
+            self._integer = {name: s.to(torch.int16) for name, s in self._integer.items()}
+        if self._centred:
+            mean = self._floating["mean"]
+            self._floating["m2"].addcmul_(mean, mean, value=self.count * count / total)
+            mean.mul_(self.count / total)
+        if "log_sum" in self.names:
+            self._floating["log_sum"] += count * math.log(LOG_FLOOR)
+        self.count = total
+
+    def statistics(self) -> Statistics:
+        """The statistics so far."""
+        values: dict[Statistic, Tensor] = {**self._floating, **self._integer}
+        if not self._centred:
+            values["mean"] = values["mean"] / self.count
+        return Statistics(self.count, values)

@@ -1,0 +1,25 @@
+"""Rules: what to do with the gradients of K domains. Pure tensor maths that knows no model."""
+
+from .agr import AgrRand, AgrSum
+from .and_mask import ANDMask
+from .base import ElementwiseRule, GramianRule, Proposal, Rule
+from .mean import Mean
+from .pcgrad import PCGrad
+from .sand_mask import SANDMask
+from .statistics import Statistic, Statistics, statistics_of
+
+__all__ = [
+    "ANDMask",
+    "AgrRand",
+    "AgrSum",
+    "ElementwiseRule",
+    "GramianRule",
+    "Mean",
+    "PCGrad",
+    "Proposal",
+    "Rule",
+    "SANDMask",
+    "Statistic",
+    "Statistics",
+    "statistics_of",
+]

@@ -1,0 +1,99 @@
+"""Agr-Sum and Agr-Rand, the gradient surgery of Mansilla et al."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._sign import at_least
+from .base import ElementwiseRule, Proposal
+from .statistics import Statistic, Statistics
+
+
+def _agrees(statistics: Statistics) -> Tensor:
+    return at_least(statistics.sign_sum, 1.0, statistics.count)
+
+
+def _agreeing_sum(statistics: Statistics, agree: Tensor) -> Tensor:
+    # A product, not a selection: a non-finite sum must stay visible where agree is 0.
+    return statistics.mean * agree.to(statistics.mean.dtype).mul_(statistics.count)
+
+
+class AgrSum(ElementwiseRule):
+    """Sum the gradients where all domains agree in sign, else 0.
+
+    Mansilla et al., arXiv 2108.01621:
+
+    agree = 1[ |Σ_e sign(g_e)| = K ],  update = agree · Σ_e g_e
+
+    A sum, not a mean, and no rescale; a zero in any domain is disagreement.
+
+    Raises:
+        ValueError: fewer than two domains.
+
+    >>> AgrSum()(torch.tensor([[1.0, -2.0], [3.0, 3.0]]))
+    tensor([4., 0.])
+    """
+
+    statistics: frozenset[Statistic] = frozenset({"mean", "sign_sum"})
+
+    def propose(self, statistics: Statistics) -> Proposal:
+        """The sum where the domains agree."""
+        return Proposal(_agreeing_sum(statistics, _agrees(statistics)))
+
+
+class AgrRand(ElementwiseRule):
+    """Sum where all domains agree in sign, Gaussian noise elsewhere.
+
+    Mansilla et al., arXiv 2108.01621:
+
+    agree = 1[ |Σ_e sign(g_e)| = K ],  s = mean of |Σ_e g_e| over the agreeing components,
+    update = agree · Σ_e g_e + (1 − agree) · N(0, s²)
+
+    s is one number over the whole model: over the given stack in ``rule(G)``, over all parameters
+    inside a model. Ours: s = 0 where nothing agrees (the authors' code gives NaN), and no noise
+    where the gradient is zero in every domain (dead units) unless asked for.
+
+    Args:
+        generator: source of the noise, best on the gradients' device; without one, a generator
+            with seed 0 is made there. Never PyTorch's global state.
+        noise_where_silent: draw noise also where every domain's gradient is zero, as the authors'
+            code does.
+
+    Raises:
+        ValueError: fewer than two domains.
+
+    >>> update = AgrRand()(torch.tensor([[1.0, -2.0, 0.0], [3.0, 3.0, 0.0]]))
+    >>> update[0].item(), update[1].item() != 0, update[2].item()
+    (4.0, True, 0.0)
+    """
+
+    scope = "model"
+    statistics: frozenset[Statistic] = frozenset({"mean", "sign_sum", "active"})
+
+    def __init__(
+        self, generator: torch.Generator | None = None, noise_where_silent: bool = False
+    ) -> None:
+        self.generator = generator
+        self.noise_where_silent = noise_where_silent
+
+    def propose(self, statistics: Statistics) -> Proposal:
+        """The sum where the domains agree, its total size there, and how many components agree."""
+        agree = _agrees(statistics)
+        update = _agreeing_sum(statistics, agree)
+        size = update.abs().sum()
+        return Proposal(update, torch.stack([size, agree.sum().to(size.dtype)]))
+
+    def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
+        """Add the noise where the domains disagree."""
+        size, agreeing = tally.unbind()
+        scale = size / agreeing.clamp(min=1)
+        noisy = ~_agrees(statistics)
+        if not self.noise_where_silent:
+            noisy &= statistics.active > 0
+        update = proposal.update
+        generator = self._generator_on(update.device)
+        noise = torch.randn(
+            update.shape, generator=generator, dtype=update.dtype, device=generator.device
+        )
+        return update.add_(noise.to(update.device).mul_(noisy).mul_(scale))

@@ -1,0 +1,144 @@
+"""What a rule is: K domains' gradients in, one update out. Rules know no model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from .statistics import Statistic, Statistics, accumulation_dtype, statistics_of
+
+Scope = Literal["component", "tensor", "model"]
+"""Over what a rule takes its scale: nothing, one parameter tensor, or the whole model."""
+
+
+class Rule(ABC):
+    """Map the gradients of K domains to one update.
+
+    ``rule(G)`` takes a tensor of shape [K, *shape] and returns one of shape [*shape], same
+    dtype and device; half precision is summed in float32. This is also what TorchJD calls an
+    aggregator of a [K, P] matrix. Inside a model the engine feeds the rule instead.
+
+    A rule belongs to one of two families, :class:`ElementwiseRule` or :class:`GramianRule`.
+    """
+
+    minimum_domains: ClassVar[int] = 2
+    """Fewest domains for which the rule is defined."""
+
+    generator: torch.Generator | None = None
+    """Source of randomness of the rules that draw; part of :meth:`state_dict`."""
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        """The update for stacked gradients of shape [K, *shape]."""
+        if gradients.ndim == 0 or not gradients.is_floating_point():
+            raise ValueError(
+                f"{self} expects a floating-point tensor of shape [K, *shape], one gradient a "
+                f"domain; found shape {list(gradients.shape)} of {gradients.dtype}."
+            )
+        self.require_domains(gradients.shape[0])
+        return self._aggregate(gradients).to(gradients.dtype)
+
+    @abstractmethod
+    def _aggregate(self, gradients: Tensor) -> Tensor: ...
+
+    def require_domains(self, count: int, which: str = "") -> None:
+        """Raise ``ValueError`` if ``count`` domains are too few for the rule."""
+        if count < self.minimum_domains:
+            raise ValueError(
+                f"{self} compares domains and needs at least {self.minimum_domains} of them in a "
+                f"step; found {count}{which}. Draw batches that hold several domains, or use "
+                f"Mean() where only one is left."
+            )
+
+    def _generator_on(self, device: torch.device) -> torch.Generator:
+        """The rule's generator; without one, a generator with seed 0 is made on ``device``."""
+        if self.generator is None:
+            self.generator = torch.Generator(device).manual_seed(0)
+        return self.generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on with the same numbers: the generator's state."""
+        if self.generator is None:
+            return {}
+        return {"generator": self.generator.get_state(), "device": str(self.generator.device)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        if not state:
+            self.generator = None
+            return
+        self.generator = torch.Generator(state["device"])
+        self.generator.set_state(state["generator"])
+
+    def __repr__(self) -> str:
+        options = (name for name in signature(type(self)).parameters if name != "generator")
+        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+        return f"{type(self).__name__}({arguments})"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An update before its scale, and the sums over its components that the scale needs."""
+
+    update: Tensor
+    tally: Tensor | None = None
+    """1-D; adds up over the tensors of the rule's scope, and over shards of one tensor."""
+
+
+class ElementwiseRule(Rule):
+    """A rule whose update at a component depends on that component's statistics, up to a scale.
+
+    A subclass names its ``statistics`` and writes :meth:`propose`. A rule with a scale also sets
+    its ``scope``, returns a tally with its proposal and writes :meth:`finish`. With one stacked
+    tensor, that tensor is the scope; inside a model it is each parameter or all of them.
+    """
+
+    statistics: frozenset[Statistic]
+    """Sufficient statistics; the engine collects these and no others."""
+
+    scope: Scope = "component"
+
+    @abstractmethod
+    def propose(self, statistics: Statistics) -> Proposal:
+        """The update of one tensor, before the scale."""
+
+    def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
+        """Apply the scale, given the tally summed over the rule's scope."""
+        return proposal.update
+
+    def updates(self, parameters: Sequence[Statistics]) -> list[Tensor]:
+        """The updates of all parameters of a model, from their statistics."""
+        proposals = [self.propose(statistics) for statistics in parameters]
+        if self.scope == "component":
+            return [proposal.update for proposal in proposals]
+        tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
+        if self.scope == "model" and tallies:
+            total = torch.stack([tally.to(tallies[0].device) for tally in tallies]).sum(0)
+            tallies = [total.to(tally.device) for tally in tallies]
+        return [
+            self.finish(*arguments)
+            for arguments in zip(parameters, proposals, tallies, strict=True)
+        ]
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        return self.updates([statistics_of(gradients, self.statistics)])[0]
+
+
+class GramianRule(Rule):
+    """A rule that combines the K gradients with weights read off their K×K matrix of products.
+
+    A subclass writes :meth:`weights`. Inside a model the products run over all parameters.
+    """
+
+    @abstractmethod
+    def weights(self, gramian: Tensor) -> Tensor:
+        """The K weights, from the Gramian ``G Gᵀ`` of shape [K, K]; same dtype and device."""
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        rows = gradients.flatten(1).to(accumulation_dtype(gradients.dtype))
+        return (self.weights(rows @ rows.T) @ rows).reshape(gradients.shape[1:])
