@@ -1,1 +1,1 @@
-"""."""
+"""Bench: data of several domains, methods, an honest protocol, runs and reports."""

@@ -68,11 +68,13 @@ class RunningStatistics:
                 self._integer[name] = torch.zeros_like(g, dtype=torch.int8)
         elif self.count == INT8_MAX + 1:
             self._integer = {name: s.to(torch.int16) for name, s in self._integer.items()}
-        if "sign_sum" in self.names:
-            self._integer["sign_sum"] += g > 0
-            self._integer["sign_sum"] -= (g < 0).view(torch.int8)
-        if "active" in self.names:
-            self._integer["active"] += g != 0
+        if self._integer:
+            # By way of floating signs: comparisons are several times slower on a CPU.
+            sign = g.sign().to(torch.int8)
+            if "sign_sum" in self.names:
+                self._integer["sign_sum"] += sign
+            if "active" in self.names:
+                self._integer["active"] += sign.abs_()
 
     def fold_zeros(self, count: int) -> None:
         """Take in ``count`` more domains whose gradient is zero, at the price of one."""

@@ -11,7 +11,7 @@ FLOOR = 1e-10
 
 def tally_kept(mask: Tensor) -> Tensor:
     """[Σ mask, number of components], which add up over the shards of a tensor."""
-    kept = mask.sum(dtype=torch.float64 if mask.dtype == torch.float64 else torch.float32)
+    kept = mask.sum()
     return torch.stack([kept, kept.new_tensor(mask.numel())])
 
 

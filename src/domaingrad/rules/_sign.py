@@ -6,15 +6,23 @@ import math
 
 from torch import Tensor
 
+from .statistics import Statistics
+
 TIE = 1e-9
 """Slack per domain within which τK counts as a whole number, against rounding of τ·K."""
 
 
-def at_least(sign_sum: Tensor, tau: float, count: int) -> Tensor:
-    """Where |Σ sign| ≥ τK."""
-    return sign_sum.abs() >= math.ceil((tau - TIE) * count)
+def at_least(tau: float, statistics: Statistics) -> Tensor:
+    """1 where |Σ sign| ≥ τK, else 0; floating, as the mean."""
+    return _indicator(statistics, math.ceil((tau - TIE) * statistics.count))
 
 
-def above(sign_sum: Tensor, tau: float, count: int) -> Tensor:
-    """Where |Σ sign| > τK."""
-    return sign_sum.abs() > math.floor((tau + TIE) * count)
+def above(tau: float, statistics: Statistics) -> Tensor:
+    """1 where |Σ sign| > τK, else 0; floating, as the mean."""
+    return _indicator(statistics, math.floor((tau + TIE) * statistics.count) + 1)
+
+
+def _indicator(statistics: Statistics, needed: int) -> Tensor:
+    # Small-integer arithmetic: comparisons are several times slower on a CPU.
+    agree = statistics.sign_sum.abs().clamp_(needed - 1, needed).sub_(needed - 1)
+    return agree.to(statistics.mean.dtype)

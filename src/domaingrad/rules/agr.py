@@ -11,12 +11,12 @@ from .statistics import Statistic, Statistics
 
 
 def _agrees(statistics: Statistics) -> Tensor:
-    return at_least(statistics.sign_sum, 1.0, statistics.count)
+    return at_least(1.0, statistics)
 
 
 def _agreeing_sum(statistics: Statistics, agree: Tensor) -> Tensor:
     # A product, not a selection: a non-finite sum must stay visible where agree is 0.
-    return statistics.mean * agree.to(statistics.mean.dtype).mul_(statistics.count)
+    return statistics.mean * (agree * statistics.count)
 
 
 class AgrSum(ElementwiseRule):
@@ -82,15 +82,15 @@ class AgrRand(ElementwiseRule):
         agree = _agrees(statistics)
         update = _agreeing_sum(statistics, agree)
         size = update.abs().sum()
-        return Proposal(update, torch.stack([size, agree.sum().to(size.dtype)]))
+        return Proposal(update, torch.stack([size, agree.sum()]))
 
     def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
         """Add the noise where the domains disagree."""
         size, agreeing = tally.unbind()
         scale = size / agreeing.clamp(min=1)
-        noisy = ~_agrees(statistics)
+        noisy = 1 - _agrees(statistics)
         if not self.noise_where_silent:
-            noisy &= statistics.active > 0
+            noisy.mul_(statistics.active > 0)
         update = proposal.update
         generator = self._generator_on(update.device)
         noise = torch.randn(

@@ -62,7 +62,7 @@ class ANDMask(ElementwiseRule):
 
     def propose(self, statistics: Statistics) -> Proposal:
         """Mask · mean, and how many components the mask keeps."""
-        mask = at_least(statistics.sign_sum, self.tau, statistics.count)
+        mask = at_least(self.tau, statistics)
         # A product, not a selection: a non-finite mean must stay visible where the mask is 0.
         update = self._average(statistics) * mask
         return Proposal(update, tally_kept(mask) if self.rescale else None)

@@ -45,7 +45,8 @@ class PCGrad(GramianRule):
         coefficients = torch.eye(count, dtype=torch.float64)
         rows = torch.arange(count)
         for other in orders.unbind(1):
-            conflict = (coefficients * products[other]).sum(1).clamp(max=0.0)
-            step = torch.where(conflict < 0, conflict / norms[other], conflict)
-            coefficients[rows, other] -= step
+            product, norm = (coefficients * products[other]).sum(1), norms[other]
+            # A gradient so small that its square underflows is nothing to project off.
+            conflict = (product < 0) & (norm > 0)
+            coefficients[rows, other] -= torch.where(conflict, product / norm, 0.0)
         return coefficients.sum(0).to(gramian)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._scale import kept_share, tally_kept
-from ._sign import above
+from ._sign import TIE, above
 from .base import ElementwiseRule, Proposal
 from .statistics import Statistic, Statistics
 
@@ -48,7 +48,7 @@ class SANDMask(ElementwiseRule):
     statistics: frozenset[Statistic] = frozenset({"mean", "m2", "sign_sum"})
 
     def __init__(self, tau: float = 0.5, k: float = 10.0, variance: Variance = "absolute") -> None:
-        if tau >= 1.0:
+        if tau >= 1.0 - TIE:
             raise ValueError(
                 f"SANDMask with tau ≥ 1 never trains, because |mean sign| − tau is then at most 0 "
                 f"and the mask 0 everywhere; found {tau}. Choose 0 ≤ tau < 1."
@@ -71,7 +71,7 @@ class SANDMask(ElementwiseRule):
             variance = variance / mean.square()
         margin = statistics.sign_sum.abs().to(mean.dtype).div_(count).sub_(self.tau)
         m = torch.tanh(margin.mul_(self.k).div_(variance))
-        m = torch.where(above(statistics.sign_sum, self.tau, count), m, torch.zeros_like(m))
+        m = torch.where(above(self.tau, statistics) > 0, m, 0.0)
         # A product, not a selection: a non-finite mean must stay visible where m is 0.
         return Proposal(mean * m, tally_kept(m))
 

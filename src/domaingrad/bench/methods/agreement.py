@@ -1,0 +1,114 @@
+"""The methods that combine the domains' gradients by a rule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, nn
+
+from domaingrad import rules
+from domaingrad.engine import GradientAgreement
+
+from .base import Backward, Batches, Losses, Method
+
+
+@dataclass(frozen=True)
+class AgreementMethod(Method):
+    """A rule in the streaming engine: one backward pass per domain, then the rule."""
+
+    @abstractmethod
+    def rule(self, generator: Generator) -> rules.Rule:
+        """The rule with the method's hyper-parameters."""
+
+    def bind(self, model: nn.Module, losses: Losses, generator: Generator) -> Backward:
+        """Wrap the model in the engine."""
+        agree = GradientAgreement(model, self.rule(generator))
+
+        def backward(batches: Batches) -> float:
+            total = 0.0
+            for name, (inputs, labels) in batches.items():
+                with agree.domain(name):
+                    loss = losses(model(inputs), labels).mean()
+                    torch.autograd.backward(loss)
+                total += loss.item()
+            agree.combine()
+            return total / len(batches)
+
+        return backward
+
+
+@dataclass(frozen=True)
+class ANDMask(AgreementMethod):
+    """AND-mask with DomainBed's default threshold."""
+
+    name = "and-mask"
+    title = "AND-mask"
+    summary = "keep the components on whose sign the domains agree"
+    paper = "arXiv 2009.00329"
+
+    tau: float = 1.0
+
+    def rule(self, generator: Generator) -> rules.Rule:
+        """ANDMask(τ)."""
+        return rules.ANDMask(self.tau)
+
+
+@dataclass(frozen=True)
+class SANDMask(AgreementMethod):
+    """SAND-mask; DomainBed's default τ = 1 never trains, so the middle of its range."""
+
+    name = "sand-mask"
+    title = "SAND-mask"
+    summary = "weight components by how far the domains agree in sign and size"
+    paper = "arXiv 2106.02266"
+
+    tau: float = 0.5
+    k: float = 10.0
+
+    def rule(self, generator: Generator) -> rules.Rule:
+        """SANDMask(τ, k)."""
+        return rules.SANDMask(self.tau, self.k)
+
+
+@dataclass(frozen=True)
+class AgrSum(AgreementMethod):
+    """Agr-Sum."""
+
+    name = "agr-sum"
+    title = "Agr-Sum"
+    summary = "sum where all domains agree in sign, zero elsewhere"
+    paper = "arXiv 2108.01621"
+
+    def rule(self, generator: Generator) -> rules.Rule:
+        """AgrSum()."""
+        return rules.AgrSum()
+
+
+@dataclass(frozen=True)
+class AgrRand(AgreementMethod):
+    """Agr-Rand."""
+
+    name = "agr-rand"
+    title = "Agr-Rand"
+    summary = "sum where all domains agree in sign, noise elsewhere"
+    paper = "arXiv 2108.01621"
+
+    def rule(self, generator: Generator) -> rules.Rule:
+        """AgrRand() with the run's generator."""
+        return rules.AgrRand(generator)
+
+
+@dataclass(frozen=True)
+class PCGrad(AgreementMethod):
+    """PCGrad."""
+
+    name = "pcgrad"
+    title = "PCGrad"
+    summary = "project each domain's gradient off those it conflicts with"
+    paper = "arXiv 2001.06782"
+
+    def rule(self, generator: Generator) -> rules.Rule:
+        """PCGrad() with the run's generator."""
+        return rules.PCGrad(generator)

@@ -1,0 +1,32 @@
+"""Empirical risk minimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, nn
+
+from .base import Backward, Batches, Losses, Method
+
+
+@dataclass(frozen=True)
+class ERM(Method):
+    """One plain backward pass on the pooled, domain-balanced batch."""
+
+    name = "erm"
+    title = "ERM"
+    summary = "the mean loss of all source domains, as usual training does"
+    paper = "Vapnik 1998; arXiv 2007.01434 for its place in domain generalisation"
+
+    def bind(self, model: nn.Module, losses: Losses, generator: Generator) -> Backward:
+        """Pool the batches."""
+
+        def backward(batches: Batches) -> float:
+            inputs = torch.cat([x for x, _ in batches.values()])
+            labels = torch.cat([y for _, y in batches.values()])
+            loss = losses(model(inputs), labels).mean()
+            torch.autograd.backward(loss)
+            return loss.item()
+
+        return backward

@@ -1,0 +1,5 @@
+"""Models: small networks for the data sets that need no download."""
+
+from .mlp import linear, mlp
+
+__all__ = ["linear", "mlp"]

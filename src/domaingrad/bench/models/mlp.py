@@ -1,0 +1,35 @@
+"""Multi-layer perceptrons."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+
+from torch import nn
+
+
+def mlp(shape: tuple[int, ...], outputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """A perceptron with LeakyReLU between its layers, for inputs of any shape.
+
+    >>> mlp((2, 8, 8), 2, hidden=(16,))
+    Sequential(
+      (0): Flatten(start_dim=1, end_dim=-1)
+      (1): Linear(in_features=128, out_features=16, bias=True)
+      (2): LeakyReLU(negative_slope=0.01)
+      (3): Linear(in_features=16, out_features=2, bias=True)
+    )
+    """
+    widths = (prod(shape), *hidden, outputs)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, (width, following) in enumerate(pairwise(widths)):
+        if i > 0:
+            layers.append(nn.LeakyReLU())
+        layers.append(nn.Linear(width, following))
+    return nn.Sequential(*layers)
+
+
+def linear(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """A linear map without bias, starting at zero."""
+    layer = nn.Linear(prod(shape), outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return nn.Sequential(nn.Flatten(), layer)

@@ -1,0 +1,31 @@
+"""The two splits of a domain (DomainBed, arXiv 2007.01434, which calls them in and out)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import TensorDataset
+
+TRAIN_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Split:
+    """``train`` (80 %) and ``val`` (20 %) of one domain, each inputs and labels.
+
+    Of a source domain, ``train`` is trained on and ``val`` selects. Of the held-out domain,
+    ``train`` is what the score is taken on, as in DomainBed, and ``val`` is left for the oracle.
+    """
+
+    train: tuple[Tensor, Tensor]
+    val: tuple[Tensor, Tensor]
+
+
+def split_domain(data: TensorDataset, generator: Generator) -> Split:
+    """Split a domain at random."""
+    inputs, labels = data.tensors
+    order = torch.randperm(len(labels), generator=generator)
+    train, val = order.tensor_split([int(TRAIN_SHARE * len(labels))])
+    return Split((inputs[train], labels[train]), (inputs[val], labels[val]))

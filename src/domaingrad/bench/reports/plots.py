@@ -1,0 +1,150 @@
+"""Plots as SVG, each drawn twice: for light and for dark pages."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from .summary import DataSummary
+
+COLOURS = ("#888888", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B0A000")
+"""Okabe and Ito's palette, told apart by colour-blind readers; grey for the first method."""
+
+MARKERS = "osD^vPX*"
+
+THEMES = {"light": "#1f2328", "dark": "#e6edf3"}
+"""Colour of text and axes by theme; the ground is transparent."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot in both themes."""
+
+    title: str
+    caption: str
+    light: str
+    dark: str
+
+
+def accuracy_plot(data: DataSummary) -> Plot:
+    """Accuracy per held-out domain with error bars, beside that on the sources."""
+    return _themed(
+        "Accuracy per held-out domain",
+        "Filled: the held-out domain, mean ± standard error over trials. Hollow: the same models "
+        "on their sources' validation splits. Dotted: guessing.",
+        lambda: _draw_accuracy(data),
+    )
+
+
+def training_plot(data: DataSummary) -> Plot:
+    """Source and held-out accuracy and agreement through training."""
+    return _themed(
+        "Through training",
+        "Means over trials by step. Agreement is the share of gradient components on whose sign "
+        "all source domains agree, on fresh batches; for signs at random it would be 2^(1−K).",
+        lambda: _draw_training(data),
+    )
+
+
+def _themed(title: str, caption: str, draw: Callable[[], Figure]) -> Plot:
+    return Plot(title, caption, *(_svg(draw, ink) for ink in THEMES.values()))
+
+
+def _svg(draw: Callable[[], Figure], ink: str) -> str:
+    style: Any = {
+        "text.color": ink,
+        "axes.edgecolor": ink,
+        "axes.labelcolor": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#88888855",
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "font.size": 10,
+        "legend.frameon": False,
+        "svg.hashsalt": "domaingrad",
+    }
+    with mpl.rc_context(style):
+        buffer = io.StringIO()
+        draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _draw_accuracy(data: DataSummary) -> Figure:
+    domains = data.data_set.held_out
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.75 / len(data.methods)
+    for i, row in enumerate(data.methods):
+        shift = width * (i - (len(data.methods) - 1) / 2)
+        style: dict[str, Any] = {"color": _colour(i), "marker": _marker(i), "linestyle": "none"}
+        for place, domain in enumerate(domains):
+            held_out, sources = row.held_out[domain], row.sources_by_domain[domain]
+            if held_out is None or sources is None:
+                continue
+            axes.plot(place + shift, 100 * sources.mean, fillstyle="none", **style)
+            error = 100 * held_out.standard_error
+            axes.errorbar(place + shift, 100 * held_out.mean, error, capsize=3, **style)
+        axes.plot([], [], label=row.method.title, **style)
+    axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
+    axes.set_xticks(range(len(domains)), domains)
+    axes.set_xlim(-0.5, len(domains) - 0.5)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("held-out domain")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside right center")
+    return figure
+
+
+PANELS = (
+    ("source_validation", "source validation accuracy, %"),
+    ("held_out_accuracy", "held-out accuracy, %"),
+    ("agreement", "agreement, % of components"),
+)
+
+
+def _draw_training(data: DataSummary) -> Figure:
+    domains = data.data_set.held_out
+    figure = Figure(figsize=(9, 0.7 + 2.3 * len(domains)), layout="constrained")
+    grid = figure.subplots(len(domains), len(PANELS), sharex=True, squeeze=False)
+    means = data.curves.groupby(["held_out", "method", "step"])[[name for name, _ in PANELS]].mean()
+    for row, domain in zip(grid, domains, strict=True):
+        for axes, (column, label) in zip(row, PANELS, strict=True):
+            for i, method in enumerate(data.methods):
+                if (domain, method.method.name) not in means.index.droplevel("step"):
+                    continue
+                curve = means.loc[(domain, method.method.name), column]
+                axes.plot(
+                    curve.index, 100 * curve, color=_colour(i), marker=_marker(i), markersize=3
+                )
+            if column == "agreement":
+                axes.set_yscale("symlog", linthresh=0.1)
+                axes.set_ylim(0, 100)
+                axes.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
+            else:
+                axes.set_ylim(0, 103)
+            axes.set_title(label, fontsize="small")
+        row[0].set_ylabel(f"held out: {domain}")
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    for i, method in enumerate(data.methods):
+        grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=method.method.title)
+    figure.legend(loc="outside upper center", ncols=len(data.methods))
+    return figure
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]

@@ -1,0 +1,22 @@
+"""Runs: train one model, keep its record, run many side by side."""
+
+from .comparison import Comparison, plan
+from .execution import Event, Failed, Finished, Progress, execute
+from .records import Records
+from .run import Checkpoint, HeldOutRecord, RunConfig, RunRecord, train
+
+__all__ = [
+    "Checkpoint",
+    "Comparison",
+    "Event",
+    "Failed",
+    "Finished",
+    "HeldOutRecord",
+    "Progress",
+    "Records",
+    "RunConfig",
+    "RunRecord",
+    "execute",
+    "plan",
+    "train",
+]

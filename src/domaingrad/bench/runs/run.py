@@ -1,0 +1,199 @@
+"""One run: one method, one held-out domain, one trial, from names to numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, OneCycleLR
+
+from domaingrad.bench.domains import DATA_SETS, Recipe, Task, correct, losses
+from domaingrad.bench.methods import METHODS, Batches
+from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
+from domaingrad.inspect import sign_agreement
+
+CHECKPOINTS = 10
+DECAY = 0.9995
+"""Factor on the learning rate per step of the exponential schedule."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's numbers."""
+
+    data: str
+    method: str
+    held_out: str
+    trial: int
+    seed: int
+    steps: int
+    hyperparameters: Mapping[str, Any]
+    recipe: str
+    """The recipe in words; a changed recipe makes another run."""
+
+    @property
+    def key(self) -> str:
+        """Name of the run by its content."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of the sources after ``step`` steps."""
+
+    step: int
+    loss: float
+    """Mean loss of the source domains on the last batch."""
+    train_accuracy: float
+    val_accuracy: float
+    """Accuracies on the sources' splits, the mean over the source domains."""
+    agreement: float
+    """Share of gradient components on whose sign all source domains agree."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run, without its held-out scores."""
+
+    config: RunConfig
+    checkpoints: tuple[Checkpoint, ...]
+    seconds: float
+    warnings: tuple[str, ...]
+    """What the run warned of, each once."""
+
+
+@dataclass(frozen=True)
+class HeldOutRecord:
+    """The sealed part of a run: accuracy on the held-out domain by checkpoint."""
+
+    key: str
+    accuracies: tuple[float, ...]
+
+
+OnProgress = Callable[[int, Checkpoint | None], None]
+"""Called after each step with the number of steps done and the latest checkpoint."""
+
+
+def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOutRecord]:
+    """Train one model as ``config`` says, on one thread, the same to the last bit each time.
+
+    Data, splits, initialisation and batches depend on seed, data set, held-out domain and trial
+    but not on the method, so that methods are compared in pairs.
+    """
+    started = time.perf_counter()
+    data_set = DATA_SETS[config.data]
+    trial = (config.seed, config.data, f"trial {config.trial}")
+    run = (*trial, f"held out {config.held_out}")
+    with _isolated(seed_of(*run, "initialisation")), _noted_warnings() as warned:
+        domains = data_set.make(generator_of(*trial, "data"))
+        splits = {
+            name: split_domain(domain, generator_of(*trial, "split", name))
+            for name, domain in domains.items()
+        }
+        held_out = splits.pop(config.held_out)
+        sources = {name: splits[name] for name in data_set.sources if name in splits}
+        model = data_set.build_model(domains)
+        loss = partial(losses, data_set.task)
+        backward = METHODS[config.method].bind(model, loss, generator_of(*run, "method"))
+        optimiser, schedule = _optimiser(model, data_set.recipe, config.steps)
+        next_batches = partial(
+            _batches, sources, data_set.recipe.batch, generator_of(*run, "batches")
+        )
+        next_probe = partial(
+            _batches, sources, data_set.recipe.batch, generator_of(*run, "agreement")
+        )
+        marks = _checkpoint_steps(config.steps)
+        checkpoints: list[Checkpoint] = []
+        scores: list[float] = []
+        for step in range(1, config.steps + 1):
+            value = backward(next_batches())
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            if step in marks:
+                probe = (loss(model(x), y).mean() for x, y in next_probe().values())
+                checkpoints.append(
+                    Checkpoint(
+                        step=step,
+                        loss=value,
+                        train_accuracy=_mean_accuracy(
+                            model, data_set.task, [split.train for split in sources.values()]
+                        ),
+                        val_accuracy=_mean_accuracy(
+                            model, data_set.task, [split.val for split in sources.values()]
+                        ),
+                        agreement=sign_agreement(model, probe),
+                    )
+                )
+                scores.append(_mean_accuracy(model, data_set.task, [held_out.train]))
+            on_progress(step, checkpoints[-1] if checkpoints else None)
+    record = RunRecord(
+        config, tuple(checkpoints), time.perf_counter() - started, tuple(dict.fromkeys(warned))
+    )
+    return record, HeldOutRecord(config.key, tuple(scores))
+
+
+@contextmanager
+def _isolated(seed: int) -> Iterator[None]:
+    """One thread and a seeded global generator inside, both as before outside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _noted_warnings() -> Iterator[list[str]]:
+    """Warnings go to the list instead of the terminal."""
+    noted: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield noted
+        finally:
+            noted.extend(f"{w.category.__name__}: {w.message}" for w in caught)
+
+
+def _optimiser(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, LRScheduler]:
+    optimiser: Optimizer
+    if recipe.optimiser == "adam":
+        optimiser = Adam(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+    else:
+        optimiser = SGD(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    if recipe.schedule == "one-cycle":
+        return optimiser, OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps + 1)
+    return optimiser, ExponentialLR(optimiser, DECAY)
+
+
+def _checkpoint_steps(steps: int) -> frozenset[int]:
+    count = min(CHECKPOINTS, steps)
+    return frozenset(round(steps * (i + 1) / count) for i in range(count))
+
+
+def _batches(sources: Mapping[str, Split], size: int, generator: torch.Generator) -> Batches:
+    return {name: draw(split.train, size, generator) for name, split in sources.items()}
+
+
+@torch.no_grad()
+def _mean_accuracy(
+    model: nn.Module, task: Task, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> float:
+    """Accuracy on each part, and their mean."""
+    accuracies = [correct(task, model(inputs), labels).float().mean() for inputs, labels in parts]
+    return torch.stack(accuracies).mean().item()

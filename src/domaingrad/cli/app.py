@@ -1,0 +1,25 @@
+"""The command `domaingrad`."""
+
+from __future__ import annotations
+
+import typer
+
+from . import compare, listing
+
+app = typer.Typer(
+    name="domaingrad",
+    help="Train on several domains so that the model holds on one it has never seen.\n\n"
+    "Start with `domaingrad compare`, which needs no data and takes two to three minutes.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="compare")(compare.compare)
+app.add_typer(listing.app, name="list")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
