@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -33,8 +33,8 @@ class MethodSummary:
     """The same for the runs that hold out one domain."""
     held_out: Mapping[str, Cell | None]
     """Accuracy on each held-out domain; ``None`` where no trial has finished."""
-    missing: Mapping[str, str]
-    """Held-out domains with fewer trials than planned, and why."""
+    missing: Mapping[str, Sequence[str]]
+    """Held-out domains with fewer trials than planned: the cause of each missing one."""
 
     @property
     def complete(self) -> bool:
@@ -137,11 +137,11 @@ def summarise(comparison: Comparison, records: Records, causes: Mapping[str, str
     data = []
     for name in comparison.data:
         configs = [config for config in comparison.runs if config.data == name]
-        missing = {
-            (config.method, config.held_out): causes.get(config.key, "not run")
-            for config in configs
-            if config.key not in finished
-        }
+        missing: dict[tuple[str, str], list[str]] = {}
+        for config in configs:
+            if config.key not in finished:
+                cause = causes.get(config.key, "not run").strip().splitlines()[-1]
+                missing.setdefault((config.method, config.held_out), []).append(cause)
         data.append(
             DataSummary(
                 data_set=DATA_SETS[name],
@@ -161,7 +161,7 @@ def _method_summary(
     method: Method,
     data_set: DataSet,
     runs: pd.DataFrame,
-    missing: Mapping[tuple[str, str], str],
+    missing: Mapping[tuple[str, str], Sequence[str]],
 ) -> MethodSummary:
     own = runs[(runs["data"] == data_set.name) & (runs["method"] == method.name)]
     by_domain = {domain: own[own["held_out"] == domain] for domain in data_set.held_out}

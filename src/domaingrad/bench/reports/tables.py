@@ -72,10 +72,11 @@ def _texts(data: DataSummary, row: MethodSummary) -> list[str]:
 def missing_lines(summary: Summary) -> list[str]:
     """One line for each cell that has fewer trials than planned."""
     return [
-        f"{data.data_set.name}, {row.method.title}, held out {domain}: {cause}"
+        f"{data.data_set.name}, {row.method.title}, held out {domain}: {len(causes)} of "
+        f"{summary.comparison.trials} trials ({'; '.join(dict.fromkeys(causes))})"
         for data in summary.data
         for row in data.methods
-        for domain, cause in row.missing.items()
+        for domain, causes in row.missing.items()
     ]
 
 

@@ -1,0 +1,174 @@
+"""The command line end to end, with tiny sizes."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods.erm import ERM
+from domaingrad.cli.app import app
+
+TINY = ["compare", "--data", "linear-toy,colored-digits", "--methods", "erm,and-mask"]
+TINY += ["--trials", "2", "--steps", "4"]
+RUNS = (1 + 3) * 2 * 2
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def process(*arguments, **options):
+    """The installed command in a process group of its own."""
+    command = [Path(sys.executable).with_name("domaingrad"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, **options,
+    )  # fmt: skip
+
+
+def test_a_comparison_leaves_table_csv_and_page(tmp_path):
+    result = run(*TINY, "--out", tmp_path / "out", "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    for word in ("ERM", "AND-mask", "sources", "noise", "-90%", "average", "worst"):
+        assert word in result.stdout
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert len(table) == RUNS
+    assert set(table["method"]) == {"erm", "and-mask"}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "colored-digits" in page
+    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:)?//", page)
+
+
+def test_json_is_alone_on_standard_output_and_agrees_with_the_csv(tmp_path):
+    result = run(*TINY, "--out", tmp_path, "--jobs", 1, "--json")
+    document = json.loads(result.stdout)
+    table = pd.read_csv(tmp_path / "results.csv")
+    mean = table.query("data == 'linear-toy' and method == 'and-mask'")["held_out_accuracy"].mean()
+    row = document["data"]["linear-toy"]["methods"]["and-mask"]
+    assert row["held_out"]["noise"]["mean"] == pytest.approx(mean)
+
+
+def test_held_out_accuracy_is_not_shown_while_training(tmp_path):
+    result = run(*TINY, "--out", tmp_path, "--jobs", 1, "--json")
+    lines = [line for line in result.stderr.splitlines() if "source validation" in line]
+    assert len(lines) == RUNS
+    assert re.match(r"1/16 linear-toy, held out noise, trial 1, erm, source validation", lines[0])
+    assert "left" in lines[0]
+    assert not any("held-out" in line for line in lines)
+
+
+def test_processes_give_the_same_numbers_as_one_process(tmp_path):
+    run(*TINY, "--out", tmp_path / "one", "--jobs", 1)
+    two = process(*TINY, "--out", tmp_path / "two", "--jobs", 2)
+    _, errors = two.communicate(timeout=120)
+    assert two.returncode == 0, errors
+    one, two = (
+        pd.read_csv(tmp_path / name / "results.csv").drop(columns="seconds")
+        for name in ("one", "two")
+    )
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_what_is_finished_is_not_run_again(tmp_path):
+    run(*TINY, "--out", tmp_path, "--jobs", 1)
+    before = (tmp_path / "runs.jsonl").read_text()
+    result = run(*TINY, "--out", tmp_path, "--jobs", 1)
+    assert f"{RUNS} of them found" in result.stderr
+    assert (tmp_path / "runs.jsonl").read_text() == before
+    assert len(pd.read_csv(tmp_path / "results.csv")) == RUNS
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs):
+    arguments = ["compare", "--data", "colored-digits", "--methods", "erm,and-mask"]
+    arguments += ["--trials", "1", "--jobs", jobs, "--out", tmp_path, "--steps", "600"]
+    child = process(*arguments, env={**os.environ, "COLUMNS": "200"})
+    runs = tmp_path / "runs.jsonl"
+    deadline = time.monotonic() + 120
+    while not (runs.exists() and runs.read_text().count("\n") >= 1):
+        assert time.monotonic() < deadline, "no run has finished"
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGINT)
+    output, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    assert "the same command goes on from here" in errors
+    assert "ERM" in output
+    kept = runs.read_text().count("\n")
+    assert 1 <= kept < 6
+    assert len(pd.read_csv(tmp_path / "results.csv")) == kept
+    assert "interrupted" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    result = run(*arguments[:-2], "--steps", 600)
+    assert f"{kept} of them found" in result.stderr
+    assert result.exit_code == 0
+    assert runs.read_text().count("\n") == 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(ERM):
+    name = "erm"
+
+    def bind(self, model, losses, generator):
+        raise ZeroDivisionError("out of luck")
+
+
+def test_a_failing_run_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "erm", Broken())
+    result = run(*TINY, "--out", tmp_path, "--jobs", 1)
+    assert result.exit_code == 1
+    assert "ZeroDivisionError: out of luck" in result.stderr
+    assert "2 of 2 trials (ZeroDivisionError: out of luck)" in result.stderr
+    assert set(pd.read_csv(tmp_path / "results.csv")["method"]) == {"and-mask"}
+    assert "out of luck" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "spiral"], "no data set 'spiral'; did you mean 'spirals'"),
+        (["--methods", "and_mask"], "no method 'and_mask'; did you mean 'and-mask'"),
+        (["--methods", "xyzzy"], "no method 'xyzzy'. Known: erm, and-mask"),
+        (["--methods", ","], "at least one name"),
+        (["--trials", "0"], "trials must be at least 1; found 0"),
+        (["--steps", "0"], "steps must be at least 1; found 0"),
+        (["--jobs", "0"], "jobs must be at least 1; found 0"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(tmp_path, arguments, message):
+    result = run("compare", "--out", tmp_path, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_an_unwritable_out_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        started = time.monotonic()
+        result = run("compare", "--out", out)
+        assert result.exit_code == 2
+        assert "cannot write to --out" in result.stderr
+        assert time.monotonic() - started < 5  # the default comparison takes minutes
+
+
+def test_lists_name_every_data_set_and_method():
+    listed = run("list", "data").stdout + run("list", "methods").stdout
+    for name in ("spirals", "linear-toy", "colored-digits", "rotated-digits", *METHODS):
+        assert name in listed
+
+
+def test_help_teaches_by_example():
+    assert "domaingrad compare --data rotated-digits" in run("compare", "--help").stdout
+    assert "compare" in run("--help").stdout
