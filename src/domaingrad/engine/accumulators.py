@@ -72,13 +72,8 @@ class GramianAccumulator:
         """Weigh the domains by the rule and sum."""
         stacks = [_stacked(gradients) for gradients in zip(*self._domains, strict=True)]
         self._domains.clear()
-        products = [_products(stack) for stack in stacks if stack is not None]
-        gramian = torch.stack([p.to(products[0]) for p in products]).sum(0)
-        weights = self._rule.weights(gramian)
-        return [
-            None if stack is None else torch.tensordot(weights.to(stack), stack, dims=1)
-            for stack in stacks
-        ]
+        updates = iter(self._rule.updates([stack for stack in stacks if stack is not None]))
+        return [None if stack is None else next(updates) for stack in stacks]
 
 
 def _stacked(gradients: Gradients) -> Tensor | None:
@@ -87,11 +82,6 @@ def _stacked(gradients: Gradients) -> Tensor | None:
     if not used:
         return None
     return torch.stack([torch.zeros_like(used[0]) if g is None else g for g in gradients])
-
-
-def _products(stack: Tensor) -> Tensor:
-    rows = stack.flatten(1)
-    return rows @ rows.T
 
 
 def accumulator_for(rule: Rule, parameters: int) -> Accumulator:

@@ -13,11 +13,11 @@ from domaingrad.rules.statistics import INT8_MAX, LOG_FLOOR, accumulation_dtype
 
 
 class RunningStatistics:
-    """Statistics of one parameter's gradients, fed one domain at a time and mergeable.
+    """Statistics of one parameter's gradients, fed one domain at a time.
 
-    Memory does not depend on the number of domains. ``m2`` follows Welford's update and Chan's
-    merge, which do not cancel when the variance is far below the squared mean; without it, the
-    mean is a plain sum divided at the end.
+    Memory does not depend on the number of domains. ``m2`` follows Welford's update (zeros: Chan's
+    merge), which does not cancel when the variance is far below the squared mean; without ``m2``,
+    the mean is a plain sum divided at the end.
 
     Args:
         names: the statistics to collect; ``mean`` always is.
@@ -94,7 +94,7 @@ class RunningStatistics:
         self.count = total
 
     def statistics(self) -> Statistics:
-        """The statistics so far."""
+        """The statistics so far; a later fold may overwrite their tensors."""
         values: dict[Statistic, Tensor] = {**self._floating, **self._integer}
         if not self._centred:
             values["mean"] = values["mean"] / self.count

@@ -38,7 +38,7 @@ def sign_agreement(model: nn.Module, losses: Iterable[Tensor]) -> float:
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for statistics, gradient in zip(running, gradients, strict=True):
             if gradient is not None:
-                statistics.fold(gradient)
+                statistics.fold(gradient.clone())
     if count < 2:
         raise ValueError(f"agreement needs the losses of at least two domains; found {count}.")
     agreeing = sum(

@@ -50,6 +50,7 @@ class AgrRand(ElementwiseRule):
     agree = 1[ |Σ_e sign(g_e)| = K ],  s = mean of |Σ_e g_e| over the agreeing components,
     update = agree · Σ_e g_e + (1 − agree) · N(0, s²)
 
+    The noise has no sign to flip: rule(−G) = −rule(G) holds on the agreeing components alone.
     s is one number over the whole model: over the given stack in ``rule(G)``, over all parameters
     inside a model. Ours: s = 0 where nothing agrees (the authors' code gives NaN), and no noise
     where the gradient is zero in every domain (dead units) unless asked for.

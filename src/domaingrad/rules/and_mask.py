@@ -23,7 +23,8 @@ class ANDMask(ElementwiseRule):
     mask = 1[ |(1/K) Σ_e sign(g_e)| ≥ τ ],  update = mask · ḡ,  ḡ = (1/K) Σ_e g_e
 
     |mean sign| is quantised: for K = 2 it is 0 or 1, for K = 3 it is 1/3 or 1, for K = 5 .2, .6
-    or 1 (unless a gradient is exactly zero), so τ makes a difference only from about five domains.
+    or 1 (unless a gradient is exactly zero). So with two domains τ makes no difference, and with
+    few of them most values of τ do the same.
     Components whose true gradient is zero (a bias before a norm) hold rounding noise with random
     signs; they vote like any other and move the scale of ``rescale``.
 

@@ -35,6 +35,11 @@ class Rule(ABC):
 
     def __call__(self, gradients: Tensor) -> Tensor:
         """The update for stacked gradients of shape [K, *shape]."""
+        if not isinstance(gradients, Tensor):
+            raise TypeError(
+                f"{self} expects a tensor of shape [K, *shape], one gradient a domain; found a "
+                f"{type(gradients).__name__}. Put the gradients together with torch.stack."
+            )
         if gradients.ndim == 0 or not gradients.is_floating_point():
             raise ValueError(
                 f"{self} expects a floating-point tensor of shape [K, *shape], one gradient a "
@@ -68,12 +73,23 @@ class Rule(ABC):
         return {"generator": self.generator.get_state(), "device": str(self.generator.device)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the state is that of a generator on a device that is not there.
+        """
         if not state:
             self.generator = None
             return
-        self.generator = torch.Generator(state["device"])
-        self.generator.set_state(state["generator"])
+        if self.generator is None or str(self.generator.device) != state["device"]:
+            try:
+                self.generator = torch.Generator(state["device"])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self} was saved with a generator on {state['device']!r}, which this "
+                    f"machine does not have; its random numbers cannot go on here."
+                ) from error
+        self.generator.set_state(state["generator"].cpu())
 
     def __repr__(self) -> str:
         options = (name for name in signature(type(self)).parameters if name != "generator")
@@ -137,8 +153,42 @@ class GramianRule(Rule):
 
     @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:
-        """The K weights, from the Gramian ``G Gᵀ`` of shape [K, K]; same dtype and device."""
+        """The K weights, from the Gramian ``G Gᵀ``: [K, K] in float64 on the CPU; so are they."""
+
+    def updates(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The updates of all parameters of a model, from their stacked gradients [K, *shape]."""
+        rows = [stack.unsqueeze(-1).flatten(1) for stack in parameters]
+        gramian, scales = _products(rows), None
+        squares = gramian.diagonal()
+        if not ((squares > SMALLEST_SQUARE) & (squares < LARGEST_SQUARE)).all():
+            scales = _largest(rows)
+            rows = [row / scales.to(row).unsqueeze(1) for row in rows]
+            gramian = _products(rows) * torch.outer(scales, scales)
+        weights = self.weights(gramian)
+        if scales is not None:
+            weights = weights * scales
+        return [
+            (weights.to(row) @ row).reshape(stack.shape[1:])
+            for row, stack in zip(rows, parameters, strict=True)
+        ]
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        rows = gradients.flatten(1).to(accumulation_dtype(gradients.dtype))
-        return (self.weights(rows @ rows.T) @ rows).reshape(gradients.shape[1:])
+        return self.updates([gradients.to(accumulation_dtype(gradients.dtype))])[0]
+
+
+SMALLEST_SQUARE, LARGEST_SQUARE = 1e-30, 1e30
+"""Squared norms between which float32 products can be trusted; beyond, rows are scaled to 1."""
+
+
+def _products(rows: Sequence[Tensor]) -> Tensor:
+    """The Gramian over all parameters, [K, K] in float64 on the CPU."""
+    return torch.stack([(row @ row.T).to("cpu", torch.float64) for row in rows]).sum(0)
+
+
+def _largest(rows: Sequence[Tensor]) -> Tensor:
+    """The largest size of a component in each domain, 1 where that is 0 or not finite."""
+    sizes = [row.abs().amax(1).to("cpu", torch.float64) for row in rows if row.numel() > 0]
+    if not sizes:
+        return torch.ones(len(rows[0]), dtype=torch.float64)
+    largest = torch.stack(sizes).amax(0)
+    return torch.where(largest.isfinite() & (largest > 0), largest, 1.0)

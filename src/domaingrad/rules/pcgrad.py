@@ -35,18 +35,14 @@ class PCGrad(GramianRule):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Σ_i of the coefficients of g_i' in the originals; all i are projected side by side."""
-        # On the CPU in float64: K steps on K×K numbers are cheaper than K synchronisations.
-        products = gramian.detach().to("cpu", torch.float64)
-        count = products.shape[0]
+        count = gramian.shape[0]
         generator = self._generator_on(torch.device("cpu"))
         keys = torch.rand(count, count, generator=generator, device=generator.device).cpu()
         orders = keys.fill_diagonal_(2.0).argsort(1)[:, :-1]
-        norms = products.diagonal()
+        norms = gramian.diagonal()
         coefficients = torch.eye(count, dtype=torch.float64)
         rows = torch.arange(count)
         for other in orders.unbind(1):
-            product, norm = (coefficients * products[other]).sum(1), norms[other]
-            # A gradient so small that its square underflows is nothing to project off.
-            conflict = (product < 0) & (norm > 0)
-            coefficients[rows, other] -= torch.where(conflict, product / norm, 0.0)
-        return coefficients.sum(0).to(gramian)
+            product, norm = (coefficients * gramian[other]).sum(1), norms[other]
+            coefficients[rows, other] -= torch.where(product < 0, product / norm, 0.0)
+        return coefficients.sum(0)

@@ -35,7 +35,8 @@ class SANDMask(ElementwiseRule):
         tau: threshold τ in [0, 1). DomainBed's default of 1 never trains: |mean sign| − 1 ≤ 0.
         k: steepness, positive.
         variance: ``"relative"`` (ours) divides v by ḡ², a squared coefficient of variation, so
-            that k means the same for every tensor, model and loss scale.
+            that k means the same for every tensor, model and loss scale (as far as the squares of
+            the gradients do not leave the range of the dtype).
 
     Raises:
         ValueError: τ outside [0, 1), k ≤ 0, an unknown variance, or fewer than two domains.
@@ -68,8 +69,11 @@ class SANDMask(ElementwiseRule):
         count, mean = statistics.count, statistics.mean
         variance = statistics.m2 / (count - 1)
         if self.variance == "relative":
-            variance = variance / mean.square()
+            # The ratio first: mean² underflows long before the mean does.
+            smallest = torch.finfo(mean.dtype).tiny
+            variance = variance.sqrt_().div_(mean.abs().clamp_(min=smallest)).square_()
         margin = statistics.sign_sum.abs().to(mean.dtype).div_(count).sub_(self.tau)
+        margin.clamp_(min=TIE)
         m = torch.tanh(margin.mul_(self.k).div_(variance))
         m = torch.where(above(self.tau, statistics) > 0, m, 0.0)
         # A product, not a selection: a non-finite mean must stay visible where m is 0.

@@ -94,7 +94,10 @@ def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
             case "mean":
                 values[name] = mean
             case "m2":
-                values[name] = (g - mean).square().sum(0)
+                # The second term takes back the rounding of the mean.
+                deviation = g - mean
+                rounding = deviation.sum(0).square() / count
+                values[name] = (deviation.square().sum(0) - rounding).clamp(min=0)
             case "sign_sum":
                 values[name] = g.sign().to(integer).sum(0, dtype=integer)
             case "active":
