@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
-from warnings import warn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
-from domaingrad.rules.statistics import accumulation_dtype
 
-from .accumulators import accumulator_for
-from .errors import AgreementError, NonFiniteGradientWarning
+from .errors import AgreementError
 from .mixed_batch import MixedBatch
+from .step import Step
 
 Engine = Literal["auto", "single-pass", "streaming"]
 
@@ -53,6 +51,7 @@ class GradientAgreement:
             depend on it, and put back after.
 
     Raises:
+        TypeError: a model that is no module, a rule that is no rule.
         ValueError: an unknown engine, a weight that is not positive, a model with nothing to train.
         NotImplementedError: ``engine="single-pass"``.
 
@@ -75,6 +74,13 @@ class GradientAgreement:
         weights: Mapping[Hashable, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module; found {_kind(model)}.")
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                f"rule must be an instance of a rule, such as ANDMask(tau=0.8); found "
+                f"{_kind(rule)}."
+            )
         if engine not in get_args(Engine):
             raise ValueError(
                 f"engine must be one of {', '.join(map(repr, get_args(Engine)))}; found {engine!r}."
@@ -89,10 +95,10 @@ class GradientAgreement:
                 "the model has no parameter that requires grad, so there is nothing to agree on."
             )
         for name, weight in (weights or {}).items():
-            if not 0.0 < weight < float("inf"):
+            if not isinstance(weight, (int, float)) or not 0.0 < weight < float("inf"):
                 raise ValueError(
-                    f"the weight of a domain must be positive and finite; found {weight} for "
-                    f"{name!r}. Leave a domain out of the batch to silence it."
+                    f"the weight of a domain must be positive and finite; found "
+                    f"{weight!r} for {name!r}. Leave a domain out of the batch to silence it."
                 )
         self.model = model
         self.rule = rule
@@ -101,7 +107,7 @@ class GradientAgreement:
         self._scaler = scaler
         self._batch: MixedBatch | None = None
         self._open: Hashable | None = None
-        self._reset()
+        self._step: Step | None = None
 
     def __call__(self, inputs: Any, domain: Tensor, **options: Any) -> Any:
         """Run the model on a batch of several domains; the outputs come in the batch's order.
@@ -120,9 +126,18 @@ class GradientAgreement:
             TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs.
         """
         self._require_no_domain_open("agree(x, domain)")
+        if isinstance(self.model, DistributedDataParallel) and torch.is_grad_enabled():
+            raise AgreementError(
+                "agree(x, domain) runs the model once per domain before it goes back, and "
+                "DistributedDataParallel then synchronises only part of the gradients. Use "
+                "`with agree.domain(name)`, one forward and backward at a time."
+            )
         batch = MixedBatch(domain)
         outputs = batch.forward(self.model, inputs, options)
-        self._batch = batch if batch.has_graph else None
+        if batch.has_graph:
+            if self._batch is not None:
+                self._batch.current = False
+            self._batch = batch
         return outputs
 
     def backward(self, losses: Tensor) -> None:
@@ -136,11 +151,17 @@ class GradientAgreement:
             AgreementError: no batch to go back through, or losses that mix domains.
             ValueError: losses that are not one a sample, or fewer domains than the rule needs.
         """
+        self._require_no_domain_open("agree.backward(losses)")
         batch, self._batch = self._batch, None
         if batch is None:
             raise AgreementError(
                 "agree.backward(losses) needs outputs of agree(x, domain) from this step, computed "
                 "with gradients enabled; call agree(x, domain) before each backward."
+            )
+        batch.current = True
+        if not isinstance(losses, Tensor):
+            raise TypeError(
+                f"losses must be a tensor of shape [{batch.size}]; found {_kind(losses)}."
             )
         if losses.shape != (batch.size,):
             raise ValueError(
@@ -148,9 +169,14 @@ class GradientAgreement:
                 f"{list(losses.shape)}. Compute them with reduction='none'"
                 + (" and take the mean over all other dimensions." if losses.ndim > 1 else ".")
             )
-        if self._names:
+        if not losses.requires_grad:
             raise AgreementError(
-                f"domains {self._listed()} wait for agree.combine(); call it before "
+                "the losses carry no graph; compute them from the outputs of agree(x, domain) "
+                "with gradients enabled, and do not detach them."
+            )
+        if self._step is not None:
+            raise AgreementError(
+                f"domains {self._step.listed} wait for agree.combine(); call it before "
                 f"agree.backward, or use one of the two ways throughout a step."
             )
         self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
@@ -166,44 +192,48 @@ class GradientAgreement:
                     "domain's loss from its own samples, `with agree.domain(name)`."
                 )
         except BaseException:
-            self._reset()
+            self._step = None
             raise
-        self.combine()
+        self._combine()
 
     @contextmanager
     def domain(self, name: Hashable) -> Iterator[None]:
         """Take the gradients that the block's ``backward`` calls leave as those of one domain.
 
         Several ``backward`` calls in the block add up, as usual. If the block raises, the domain
-        is forgotten. ``.grad`` is as before after the block.
+        is forgotten. After the block, ``.grad`` is as it was before: call ``zero_grad()`` outside
+        the blocks, and clone a gradient of the block that you want to keep, since the engine
+        overwrites it.
 
         Args:
-            name: any hashable name; each domain opens once per step.
+            name: any hashable name (of a tensor, its number); each domain opens once per step.
 
         Raises:
             AgreementError: a block within a block, a domain that was already taken in this step,
                 or no ``backward`` in the block that reached the model.
         """
+        if isinstance(name, Tensor):
+            name = name.item()
         self._require_no_domain_open(f"agree.domain({name!r})")
-        if name in self._names:
+        step = self._step or self._new_step()
+        if name in step.names:
             raise AgreementError(
                 f"domain {name!r} was already taken in this step; put all its backward calls in "
                 f"one block, and call agree.combine() at the end of the step."
             )
-        if not self._names:
-            self._start_step()
-        before = [parameter.grad for parameter in self._parameters]
-        for parameter in self._parameters:
+        before = [parameter.grad for parameter in step.parameters]
+        for parameter in step.parameters:
             parameter.grad = None
         self._open = name
         try:
             yield
-            gradients = [parameter.grad for parameter in self._parameters]
+            gradients = [parameter.grad for parameter in step.parameters]
         finally:
             self._open = None
-            for parameter, gradient in zip(self._parameters, before, strict=True):
+            for parameter, gradient in zip(step.parameters, before, strict=True):
                 parameter.grad = gradient
-        self._take(name, gradients)
+        step.take(name, gradients, self._weights.get(name, 1.0))
+        self._step = step
 
     def combine(self) -> None:
         """Add the rule's update of the domains taken since the last call to ``.grad``.
@@ -213,21 +243,13 @@ class GradientAgreement:
             ValueError: fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree.combine()")
-        if not self._names:
-            raise AgreementError(
-                "agree.combine() found no domain in this step; run `with agree.domain(name): "
-                "loss.backward()` for each domain first."
-            )
-        try:
-            self.rule.require_domains(len(self._names), f" ({self._listed()})")
-            updates = self._keep_non_finite_visible(self._accumulator.updates())
-            for parameter, update in zip(self._parameters, updates, strict=True):
-                if update is not None:
-                    if self._scale != 1.0:
-                        update.mul_(self._scale)
-                    _accumulate(parameter, update)
-        finally:
-            self._reset()
+        self._combine()
+
+    def discard(self) -> None:
+        """Forget the domains and the batch taken since the last update, after a caught error."""
+        self._require_no_domain_open("agree.discard()")
+        self._batch = None
+        self._step = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold, between steps: the rule's random state.
@@ -235,9 +257,10 @@ class GradientAgreement:
         Raises:
             AgreementError: a step is under way.
         """
-        if self._names:
+        self._require_no_domain_open("agree.state_dict()")
+        if self._step is not None:
             raise AgreementError(
-                f"domains {self._listed()} wait for agree.combine(); save between steps."
+                f"domains {self._step.listed} wait for agree.combine(); save between steps."
             )
         return {"rule": self.rule.state_dict()}
 
@@ -245,53 +268,22 @@ class GradientAgreement:
         """Restore what :meth:`state_dict` returned."""
         self.rule.load_state_dict(state["rule"])
 
-    def _reset(self) -> None:
-        self._open = None
-        self._names: list[Hashable] = []
-        self._norms: list[Tensor] = []
-        self._parameters: list[nn.Parameter] = []
-        self._scale = 1.0
+    def _new_step(self) -> Step:
+        return Step(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            self.rule,
+            scale=1.0 if self._scaler is None else self._scaler.get_scale(),
+            non_finite_expected=self._scaler is not None,
+        )
 
-    def _start_step(self) -> None:
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._accumulator = accumulator_for(self.rule, len(self._parameters))
-        self._scale = 1.0 if self._scaler is None else self._scaler.get_scale()
-
-    def _take(self, name: Hashable, gradients: list[Tensor | None]) -> None:
-        present = [gradient for gradient in gradients if gradient is not None]
-        if not present:
+    def _combine(self) -> None:
+        step, self._step = self._step, None
+        if step is None:
             raise AgreementError(
-                f"no backward in the block of domain {name!r} reached a parameter of the model; "
-                f"call loss.backward() inside `with agree.domain({name!r})`."
+                "agree.combine() found no domain in this step; run `with agree.domain(name): "
+                "loss.backward()` for each domain first."
             )
-        if any(gradient.is_sparse for gradient in present):
-            raise TypeError(
-                f"domain {name!r} has a sparse gradient; agreement compares dense ones. Make the "
-                f"embedding with sparse=False."
-            )
-        factor = self._weights.get(name, 1.0) / self._scale
-        prepared = [None if g is None else _prepared(g, factor) for g in gradients]
-        self._norms.append(get_total_norm([g for g in prepared if g is not None]))
-        self._accumulator.fold(prepared)
-        self._names.append(name)
-
-    def _keep_non_finite_visible(self, updates: list[Tensor | None]) -> list[Tensor | None]:
-        finite = torch.stack(self._norms).isfinite().tolist()
-        if all(finite):
-            return updates
-        named = [name for name, ok in zip(self._names, finite, strict=True) if not ok]
-        if self._scaler is None:
-            warn(
-                f"non-finite gradient in domain {', '.join(map(repr, named))}; it is left visible "
-                f"in .grad. Skip the step, clip, or lower the learning rate.",
-                NonFiniteGradientWarning,
-                stacklevel=4,
-            )
-        present = [update for update in updates if update is not None]
-        if get_total_norm(present).isfinite():
-            for update in present:
-                update.fill_(float("nan"))
-        return updates
+        step.add_update()
 
     def _require_no_domain_open(self, call: str) -> None:
         if self._open is not None:
@@ -299,18 +291,6 @@ class GradientAgreement:
                 f"{call} stands inside the block of domain {self._open!r}; end that block first."
             )
 
-    def _listed(self) -> str:
-        return ", ".join(map(repr, self._names))
 
-
-def _prepared(gradient: Tensor, factor: float) -> Tensor:
-    prepared = gradient.detach().to(accumulation_dtype(gradient.dtype))
-    return prepared if factor == 1.0 else prepared.mul_(factor)
-
-
-def _accumulate(parameter: nn.Parameter, update: Tensor) -> None:
-    update = update.to(parameter.dtype)
-    if parameter.grad is None:
-        parameter.grad = update
-    else:
-        parameter.grad.add_(update)
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -42,6 +42,8 @@ class MixedBatch:
         self.rows = [(domain == label).nonzero().squeeze(1) for label in self.labels]
         order = torch.cat(self.rows)
         self._order_of_batch = order.argsort()
+        self.current = True
+        """Whether this is the engine's latest batch; losses must not reach back to another."""
         self._cut: list[Tensor] = []
         self._outputs: list[tuple[Tensor, ...]] = []
 
@@ -52,6 +54,13 @@ class MixedBatch:
         in it is split along its first dimension. ``options`` go to every pass as they are.
         """
         tree_map_only(Tensor, self._check_input, inputs)
+        tree_map_only(Tensor, _refuse_graph, (inputs, dict(options)))
+        if not any(isinstance(leaf, Tensor) for leaf in tree_flatten(inputs)[0]):
+            raise TypeError(
+                f"the inputs hold no tensor that could be split by domain; found a "
+                f"{type(inputs).__name__}. Pass a tensor, a tuple or a dict of tensors, or use "
+                f"`with agree.domain(name)`."
+            )
         trees = [tree_flatten(_call(model, part, options)) for part in self._split(inputs)]
         spec = self._common_spec([spec for _, spec in trees])
         columns = zip(*(leaves for leaves, _ in trees), strict=True)
@@ -74,17 +83,19 @@ class MixedBatch:
         start = sum(len(rows) for rows in self.rows[:index])
         own = slice(start, start + len(rows))
         foreign = losses.new_zeros((), dtype=torch.bool)
-        tensors, gradients = [], []
+        tensors, gradients, reached = [], [], False
         for cut, outputs in zip(self._cut, self._outputs, strict=True):
             gradient, cut.grad = cut.grad, None
             if gradient is None:
                 continue
-            tensors.append(outputs[index])
-            gradients.append(gradient[own].clone())
+            reached = True
+            if outputs[index].requires_grad:
+                tensors.append(outputs[index])
+                gradients.append(gradient[own].clone())
             gradient[own] = 0
             # NaN is no sign of mixing: 0 · inf in another sample's row makes one.
             foreign |= (gradient.nan_to_num_(0.0, 0.0, 0.0) != 0).any().to(foreign.device)
-        if not tensors:
+        if not reached:
             raise AgreementError(
                 f"the losses of domain {label} do not depend on the outputs of agree(x, domain); "
                 f"compute them from the outputs of the latest call."
@@ -98,12 +109,6 @@ class MixedBatch:
                 f"every tensor of the inputs must hold one row per sample, {self.size} as domain "
                 f"does; found shape {list(tensor.shape)}. Pass what all samples share as a keyword "
                 f"argument, or use `with agree.domain(name)`."
-            )
-        if tensor.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                "the inputs of agree(x, domain) require grad, but the graph ends at the model's "
-                "inputs. Wrap a model that holds everything to be trained, detach the inputs, or "
-                "use `with agree.domain(name)`."
             )
         return tensor
 
@@ -120,9 +125,17 @@ class MixedBatch:
                 )
         return specs[0]
 
+    def _require_current(self, gradient: Tensor) -> None:
+        if not self.current:
+            raise AgreementError(
+                "the losses reach back to an earlier call of agree(x, domain) than the latest. "
+                "Pass all inputs of a step in one call (a tuple, for a model that takes several), "
+                "or use `with agree.domain(name)`."
+            )
+
     def _join(self, parts: tuple[Any, ...]) -> Any:
         if not isinstance(parts[0], Tensor):
-            return parts[0]
+            return self._common_value(parts)
         for rows, part in zip(self.rows, parts, strict=True):
             if part.ndim == 0 or len(part) != len(rows):
                 raise ValueError(
@@ -130,13 +143,41 @@ class MixedBatch:
                     f"the model gave shape {list(part.shape)}. Use `with agree.domain(name)` for "
                     f"models that reduce or reorder the batch."
                 )
+            if part.shape[1:] != parts[0].shape[1:]:
+                raise ValueError(
+                    f"the model's outputs for two domains do not fit together: shapes "
+                    f"{list(parts[0].shape)} and {list(part.shape)} differ beyond the first "
+                    f"dimension. Pad to one length, or use `with agree.domain(name)`."
+                )
         joined = torch.cat([part.detach() for part in parts])
         order = self._order_of_batch.to(joined.device)
         if not any(part.requires_grad for part in parts):
             return joined[order]
-        self._cut.append(joined.requires_grad_())
+        joined.requires_grad_().register_hook(self._require_current)  # type: ignore[no-untyped-call]
+        self._cut.append(joined)
         self._outputs.append(parts)
         return joined[order]
+
+    def _common_value(self, parts: tuple[Any, ...]) -> Any:
+        plain = parts[0] is None or isinstance(parts[0], (bool, int, float, str))
+        if plain and all(part == parts[0] for part in parts):
+            return parts[0]
+        raise TypeError(
+            f"beside tensors, a model may return None and numbers or words that are the same for "
+            f"every domain; found {type(parts[0]).__name__}: {parts[0]!r} for domain "
+            f"{self.labels[0]}. Return tensors with one row per sample, or use "
+            f"`with agree.domain(name)`."
+        )
+
+
+def _refuse_graph(tensor: Tensor) -> Tensor:
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "the inputs of agree(x, domain) require grad, but its graph ends at the model's "
+            "inputs. Wrap a model that holds everything to be trained, detach the inputs, or use "
+            "`with agree.domain(name)`."
+        )
+    return tensor
 
 
 def _call(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:

@@ -23,7 +23,8 @@ def sign_agreement(model: nn.Module, losses: Iterable[Tensor]) -> float:
             domain's graph in memory at a time.
 
     Raises:
-        ValueError: fewer than two domains.
+        TypeError: a sparse gradient.
+        ValueError: fewer than two domains, nothing to train, a loss that is no scalar with a graph.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> x = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
@@ -32,13 +33,26 @@ def sign_agreement(model: nn.Module, losses: Iterable[Tensor]) -> float:
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     running = [RunningStatistics(["sign_sum"]) for _ in parameters]
+    if not parameters:
+        raise ValueError("the model has no parameter that requires grad; found nothing to compare.")
     count = 0
     for loss in losses:
+        if loss.numel() != 1 or not loss.requires_grad:
+            raise ValueError(
+                f"each loss must be the mean loss of a domain, a scalar with its graph; found "
+                f"shape {list(loss.shape)}, requires_grad={loss.requires_grad}. Take the mean, and "
+                f"do not detach."
+            )
         count += 1
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        # Kept for losses that share a forward pass; each goes with its loss.
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        del loss
         for statistics, gradient in zip(running, gradients, strict=True):
-            if gradient is not None:
-                statistics.fold(gradient.clone())
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                raise TypeError("expected dense gradients; found a sparse one. Use sparse=False.")
+            statistics.fold(gradient.clone())
     if count < 2:
         raise ValueError(f"agreement needs the losses of at least two domains; found {count}.")
     agreeing = sum(

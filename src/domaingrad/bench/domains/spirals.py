@@ -52,7 +52,7 @@ SPIRALS = DataSet(
     sources=SOURCES,
     held_out=(HELD_OUT,),
     recipe=Recipe(
-        model=partial(mlp, hidden=(128, 128, 128)),
+        model=partial(mlp, hidden=(128, 128)),
         steps=1000,
         batch=128,
         learning_rate=2e-2,

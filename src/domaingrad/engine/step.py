@@ -1,0 +1,124 @@
+"""One step: the domains taken so far, and what the rule makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from warnings import warn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from domaingrad.rules import Rule
+from domaingrad.rules.statistics import accumulation_dtype
+
+from .accumulators import accumulator_for
+from .errors import AgreementError, NonFiniteGradientWarning
+
+USER = 5
+"""Frames from a warning here up to the line that called ``combine`` or ``backward``."""
+
+
+class Step:
+    """Takes the gradients of one domain after the other and adds the update to ``.grad``.
+
+    Args:
+        parameters: what is trained in this step.
+        rule: what to do with the domains' gradients.
+        scale: the loss scale to undo before the rule and to put back after.
+        non_finite_expected: whether somebody (a GradScaler) looks for non-finite gradients.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        rule: Rule,
+        scale: float,
+        non_finite_expected: bool,
+    ) -> None:
+        self.parameters = parameters
+        self.names: list[Hashable] = []
+        self._rule = rule
+        self._scale = scale
+        self._non_finite_expected = non_finite_expected
+        self._accumulator = accumulator_for(rule, len(parameters))
+        self._largest: list[Tensor] = []
+
+    @property
+    def listed(self) -> str:
+        """The names of the domains taken so far."""
+        return ", ".join(map(repr, self.names))
+
+    def take(self, name: Hashable, gradients: Sequence[Tensor | None], weight: float) -> None:
+        """Fold in one domain. The gradients become ours to overwrite.
+
+        Raises:
+            AgreementError: no parameter has a gradient.
+            TypeError: a gradient is sparse.
+        """
+        if all(gradient is None for gradient in gradients):
+            raise AgreementError(
+                f"no backward in the block of domain {name!r} reached a parameter of the model; "
+                f"call loss.backward() inside `with agree.domain({name!r})`."
+            )
+        if any(gradient is not None and gradient.is_sparse for gradient in gradients):
+            raise TypeError(
+                f"domain {name!r} has a sparse gradient; agreement compares dense ones. Make the "
+                f"embedding with sparse=False."
+            )
+        factor = weight / self._scale
+        prepared = [None if g is None else _prepared(g, factor) for g in gradients]
+        self._largest.append(_largest(prepared))
+        self._accumulator.fold(prepared)
+        self.names.append(name)
+
+    def add_update(self) -> None:
+        """Add the rule's update to ``.grad``.
+
+        Raises:
+            ValueError: fewer domains than the rule needs.
+        """
+        self._rule.require_domains(len(self.names), f" ({self.listed})")
+        updates = self._accumulator.updates()
+        self._keep_non_finite_visible(updates)
+        for parameter, update in zip(self.parameters, updates, strict=True):
+            if update is not None:
+                if self._scale != 1.0:
+                    update.mul_(self._scale)
+                _accumulate(parameter, update)
+
+    def _keep_non_finite_visible(self, updates: Sequence[Tensor | None]) -> None:
+        finite = torch.stack(self._largest).isfinite().tolist()
+        if all(finite):
+            return
+        named = [name for name, ok in zip(self.names, finite, strict=True) if not ok]
+        if not self._non_finite_expected:
+            warn(
+                f"non-finite gradient in domain {', '.join(map(repr, named))}; it is left visible "
+                f"in .grad. Skip the step, clip, or lower the learning rate.",
+                NonFiniteGradientWarning,
+                stacklevel=USER,
+            )
+        if _largest(updates).isfinite():
+            for update in updates:
+                if update is not None:
+                    update.fill_(math.nan)
+
+
+def _prepared(gradient: Tensor, factor: float) -> Tensor:
+    prepared = gradient.detach().to(accumulation_dtype(gradient.dtype))
+    return prepared if factor == 1.0 else prepared.mul_(factor)
+
+
+def _largest(tensors: Sequence[Tensor | None]) -> Tensor:
+    """The largest size of a component; not finite if one is not."""
+    return get_total_norm([t for t in tensors if t is not None], norm_type=math.inf)
+
+
+def _accumulate(parameter: nn.Parameter, update: Tensor) -> None:
+    update = update.to(parameter.dtype)
+    if parameter.grad is None:
+        parameter.grad = update
+    else:
+        parameter.grad.add_(update)

@@ -1,0 +1,84 @@
+"""The reference: one plain forward and backward pass a domain, stacked."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import domaingrad as dg
+
+from .equations import Stacks
+from .problems import Problem, call, select
+
+Way = Literal["mixed batch", "domain by domain"]
+WAYS: tuple[Way, ...] = ("mixed batch", "domain by domain")
+SEED_OF_PASSES = 1
+
+
+def model_of(problem: Problem) -> nn.Module:
+    torch.manual_seed(0)
+    return problem.build().double()
+
+
+def separate_gradients(problem: Problem, model: nn.Module) -> Stacks:
+    """[K, *shape] for each parameter that some domain uses, zeros where a domain does not.
+
+    The passes go in the order of the labels and leave their mark on the model's buffers.
+    """
+    torch.manual_seed(SEED_OF_PASSES)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    per_domain: list[dict[str, Tensor | None]] = []
+    for label in problem.labels:
+        rows = problem.domain == label
+        outputs = call(model, select(problem.inputs, rows), problem.options)
+        loss = problem.losses(outputs, problem.targets[rows]).mean()
+        gradients = gradients_by_backward(loss, list(named.values()))
+        per_domain.append(dict(zip(named, gradients, strict=True)))
+    return {
+        name: np.stack(
+            [np.zeros(p.shape) if g[name] is None else g[name].numpy() for g in per_domain]
+        )
+        for name, p in named.items()
+        if any(g[name] is not None for g in per_domain)
+    }
+
+
+def gradients_by_backward(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | None]:
+    """``backward`` and not ``autograd.grad``, which re-entrant checkpoints do not know."""
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return gradients
+
+
+def agreed_gradients(
+    problem: Problem, model: nn.Module, rule: dg.rules.Rule, way: Way
+) -> dict[str, Tensor | None]:
+    """What the engine leaves in ``.grad``."""
+    agree = dg.GradientAgreement(model, rule)
+    torch.manual_seed(SEED_OF_PASSES)
+    if way == "mixed batch":
+        outputs = agree(problem.inputs, problem.domain, **problem.options)
+        agree.backward(problem.losses(outputs, problem.targets))
+    else:
+        for label in problem.labels:
+            rows = problem.domain == label
+            with agree.domain(label):
+                outputs = call(model, select(problem.inputs, rows), problem.options)
+                problem.losses(outputs, problem.targets[rows]).mean().backward()
+        agree.combine()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def reference_and_copy(problem: Problem) -> tuple[Stacks, nn.Module, nn.Module]:
+    """The separate gradients, the model they moved, and a copy of the model as it was."""
+    model = model_of(problem)
+    untouched = deepcopy(model)
+    return separate_gradients(problem, model), model, untouched

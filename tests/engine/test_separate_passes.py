@@ -1,0 +1,128 @@
+"""Both ways against plain autograd and the equations, on every problem and rule."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import domaingrad as dg
+
+from . import equations
+from .equations import Stacks, Updates
+from .problems import LABELS, PROBLEMS, Problem
+from .separate_passes import WAYS, Way, agreed_gradients, reference_and_copy
+
+Case = tuple[Callable[[], dg.rules.Rule], Callable[[Stacks], Updates]]
+
+RULES: dict[str, Case] = {
+    "mean": (dg.Mean, equations.mean),
+    "and": (lambda: dg.ANDMask(1.0, rescale=False), equations.and_mask(1.0, False)),
+    "and, 3 of 4": (lambda: dg.ANDMask(0.5, rescale=False), equations.and_mask(0.5, False)),
+    "and, rescaled": (lambda: dg.ANDMask(1.0), equations.and_mask(1.0, True)),
+    # k = 0.1 leaves masks between 0 and 1 at these gradient sizes; DomainBed's 10 rarely does.
+    "sand": (lambda: dg.SANDMask(0.4, 0.1), equations.sand_mask(0.4, 0.1)),
+    "agr-sum": (dg.AgrSum, equations.agr_sum),
+}
+# Their scale counts the components that hold rounding noise.
+SCALED = {"and, rescaled", "sand"}
+
+# Two computations of the same passes differ in the rounding of the loss's mean only, 1e-16. The
+# variance of SAND and the projection of PCGrad amplify it by (mean/std)², here below 1e5.
+RTOL = 1e-9
+# Below it lies the rounding noise of components whose true gradient is zero.
+ATOL = 1e-12
+
+
+def compare(actual: dict[str, torch.Tensor | None], expected: Updates) -> None:
+    for name, update in actual.items():
+        if name not in expected:
+            assert update is None, f"{name} is used by no domain or frozen"
+            continue
+        assert update is not None, name
+        np.testing.assert_allclose(
+            update.numpy(), expected[name], rtol=RTOL, atol=ATOL, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_update_is_the_equation_of_separate_passes(problem: str, rule: str, way: Way) -> None:
+    make, equation = RULES[rule]
+    gradients, _, model = reference_and_copy(PROBLEMS[problem])
+    expected = equation(gradients)
+    actual = agreed_gradients(PROBLEMS[problem], model, make(), way)
+    if rule in SCALED:
+        for name in PROBLEMS[problem].rounding_noise:
+            del actual[name], expected[name]
+    compare(actual, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_pcgrad_projects_over_all_parameters_together(problem: str, way: Way) -> None:
+    two = PROBLEMS[problem].only(LABELS[0], LABELS[2])
+    gradients, _, model = reference_and_copy(two)
+    compare(agreed_gradients(two, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pcgrad_of_conflicting_domains(way: Way) -> None:
+    labels = torch.tensor([0, 1]).repeat(4)
+    inputs = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).double()
+    conflicting = Problem(
+        PROBLEMS["mlp"].build, inputs, labels, labels, PROBLEMS["mlp"].losses
+    )  # each domain holds one class only
+    gradients, _, model = reference_and_copy(conflicting)
+    flat = np.concatenate([g.reshape(2, -1) for g in gradients.values()], axis=1)
+    assert flat[0] @ flat[1] < 0
+    tensors_that_agree = [name for name, g in gradients.items() if (g[0] * g[1]).sum() > 0]
+    assert tensors_that_agree, "else a projection of each tensor by itself could pass"
+    compare(
+        agreed_gradients(conflicting, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients)
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_agr_rand_sums_where_domains_agree_and_draws_elsewhere(problem: str, way: Way) -> None:
+    gradients, _, model = reference_and_copy(PROBLEMS[problem])
+    actual = agreed_gradients(PROBLEMS[problem], model, dg.AgrRand(), way)
+    used = {name: update for name, update in actual.items() if update is not None}
+    assert used.keys() == gradients.keys()
+    scale = equations.agr_rand_scale(gradients)
+    for name, g in gradients.items():
+        update = used[name].numpy()
+        # Rounding noise may agree in one computation and not in the other.
+        exact = np.abs(g).max(0) > ATOL
+        agreeing, silent = equations.agreeing(g) & exact, (g == 0).all(0)
+        np.testing.assert_allclose(update[agreeing], g.sum(0)[agreeing], rtol=RTOL, err_msg=name)
+        assert (update[silent] == 0).all()
+        drawn = update[~equations.agreeing(g) & exact]
+        # P(|N(0, 1)| > 6) = 2e-9 and P(|N(0, 1)| < 1e-6) = 8e-7.
+        assert (np.abs(drawn) < 6 * scale).all()
+        assert (np.abs(drawn) > 1e-6 * scale).all()
+
+
+@pytest.mark.parametrize("problem", ["mlp", "group norm", "batch norm", "recurrent"])
+def test_the_problems_put_the_rules_to_work(problem: str) -> None:
+    """Were all signs alike or all masks empty, the comparisons above would show little."""
+    gradients, _, _ = reference_and_copy(PROBLEMS[problem])
+    kept = np.concatenate([equations.agreeing(g).ravel() for g in gradients.values()])
+    assert 0.02 < kept.mean() < 0.9
+    m = equations.sand_mask(0.4, 0.1)(gradients)
+    relative = np.concatenate(
+        [(np.abs(m[name]) / (np.abs(g.mean(0)) + 1e-300)).ravel() for name, g in gradients.items()]
+    )
+    assert len(np.unique(relative.round(6))) > 10, "the SAND mask takes values between 0 and 1"
+
+
+def test_the_two_ways_are_equal_to_the_last_bit_but_for_the_loss_mean() -> None:
+    """The same rule with the same seed draws the same noise in both ways."""
+    updates = []
+    for way in WAYS:
+        _, _, model = reference_and_copy(PROBLEMS["mlp"])
+        updates.append(agreed_gradients(PROBLEMS["mlp"], model, dg.AgrRand(), way))
+    for name in updates[0]:
+        torch.testing.assert_close(updates[0][name], updates[1][name], rtol=RTOL, atol=ATOL)
