@@ -51,7 +51,7 @@ class ElementwiseAccumulator:
         used = [running for running in self._running if running.count > 0]
         for running in used:
             running.fold_zeros(self._count - running.count)
-        updates = iter(self._rule.updates([running.statistics() for running in used]))
+        updates = iter(self._rule.updates(running.statistics() for running in used))
         return [next(updates) if running.count > 0 else None for running in self._running]
 
 

@@ -8,7 +8,6 @@ from warnings import warn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from domaingrad.rules import Rule
 from domaingrad.rules.statistics import accumulation_dtype
@@ -43,7 +42,7 @@ class Step:
         self._scale = scale
         self._non_finite_expected = non_finite_expected
         self._accumulator = accumulator_for(rule, len(parameters))
-        self._largest: list[Tensor] = []
+        self._finite: list[Tensor] = []
 
     @property
     def listed(self) -> str:
@@ -69,7 +68,7 @@ class Step:
             )
         factor = weight / self._scale
         prepared = [None if g is None else _prepared(g, factor) for g in gradients]
-        self._largest.append(_largest(prepared))
+        self._finite.append(_all_finite(prepared))
         self._accumulator.fold(prepared)
         self.names.append(name)
 
@@ -89,7 +88,7 @@ class Step:
                 _accumulate(parameter, update)
 
     def _keep_non_finite_visible(self, updates: Sequence[Tensor | None]) -> None:
-        finite = torch.stack(self._largest).isfinite().tolist()
+        finite = torch.stack(self._finite).tolist()
         if all(finite):
             return
         named = [name for name, ok in zip(self.names, finite, strict=True) if not ok]
@@ -100,7 +99,7 @@ class Step:
                 NonFiniteGradientWarning,
                 stacklevel=USER,
             )
-        if _largest(updates).isfinite():
+        if _all_finite(updates):
             for update in updates:
                 if update is not None:
                     update.fill_(math.nan)
@@ -111,9 +110,16 @@ def _prepared(gradient: Tensor, factor: float) -> Tensor:
     return prepared if factor == 1.0 else prepared.mul_(factor)
 
 
-def _largest(tensors: Sequence[Tensor | None]) -> Tensor:
-    """The largest size of a component; not finite if one is not."""
-    return get_total_norm([t for t in tensors if t is not None], norm_type=math.inf)
+def _all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Whether all components are finite, told from the smallest and the largest of each tensor."""
+    finite = [
+        torch.stack(torch.aminmax(tensor)).isfinite()
+        for tensor in tensors
+        if tensor is not None and tensor.numel() > 0
+    ]
+    if not finite:
+        return torch.tensor(True)
+    return torch.stack([pair.to(finite[0].device) for pair in finite]).all()
 
 
 def _accumulate(parameter: nn.Parameter, update: Tensor) -> None:

@@ -64,9 +64,9 @@ class ANDMask(ElementwiseRule):
     def propose(self, statistics: Statistics) -> Proposal:
         """Mask · mean, and how many components the mask keeps."""
         mask = at_least(self.tau, statistics)
+        tally = tally_kept(mask) if self.rescale else None
         # A product, not a selection: a non-finite mean must stay visible where the mask is 0.
-        update = self._average(statistics) * mask
-        return Proposal(update, tally_kept(mask) if self.rescale else None)
+        return Proposal(mask.mul_(self._average(statistics)), tally)
 
     def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
         """Divide by the share of components kept."""

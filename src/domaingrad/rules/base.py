@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar, Literal
@@ -127,18 +127,28 @@ class ElementwiseRule(Rule):
         """Apply the scale, given the tally summed over the rule's scope."""
         return proposal.update
 
-    def updates(self, parameters: Sequence[Statistics]) -> list[Tensor]:
-        """The updates of all parameters of a model, from their statistics."""
+    def updates(self, parameters: Iterable[Statistics]) -> list[Tensor]:
+        """The updates of all parameters of a model, from their statistics.
+
+        Unless the scale is over the model, they are taken one at a time.
+        """
+        if self.scope == "model":
+            return self._updates_with_common_scale(list(parameters))
+        return [self._update(statistics) for statistics in parameters]
+
+    def _update(self, statistics: Statistics) -> Tensor:
+        proposal = self.propose(statistics)
+        if proposal.tally is None:
+            return proposal.update
+        return self.finish(statistics, proposal, proposal.tally)
+
+    def _updates_with_common_scale(self, parameters: Sequence[Statistics]) -> list[Tensor]:
         proposals = [self.propose(statistics) for statistics in parameters]
-        if self.scope == "component":
-            return [proposal.update for proposal in proposals]
         tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
-        if self.scope == "model" and tallies:
-            total = torch.stack([tally.to(tallies[0].device) for tally in tallies]).sum(0)
-            tallies = [total.to(tally.device) for tally in tallies]
+        total = torch.stack([tally.to(tallies[0]) for tally in tallies]).sum(0)
         return [
-            self.finish(*arguments)
-            for arguments in zip(parameters, proposals, tallies, strict=True)
+            self.finish(statistics, proposal, total.to(tally))
+            for statistics, proposal, tally in zip(parameters, proposals, tallies, strict=True)
         ]
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
