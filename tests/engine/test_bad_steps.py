@@ -183,3 +183,28 @@ def test_a_sparse_gradient() -> None:
     with pytest.raises(TypeError, match="domain 'a' has a sparse gradient"), agree.domain("a"):
         model(torch.arange(4)).sum().backward()
     assert model.weight.grad is None
+
+
+def test_an_abandoned_step_is_forgotten() -> None:
+    agree = build()
+    take(agree, "a", 100.0)
+    agree.discard()
+    with pytest.raises(dg.AgreementError, match="found no domain"):
+        agree.combine()
+    take(agree, "a", 2.0)
+    agree.combine()
+    assert_mean_of(agree, 2.0)
+
+
+def test_an_abandoned_batch_is_forgotten() -> None:
+    agree = build()
+    losses = agree(torch.ones(2, 2), torch.tensor([0, 1])).sum(1)
+    agree.discard()
+    with pytest.raises(dg.AgreementError, match=r"needs outputs of agree\(x, domain\)"):
+        agree.backward(losses)
+    with agree.domain("a"):
+        with pytest.raises(dg.AgreementError, match="inside the block of domain 'a'"):
+            agree.discard()
+        (agree.model.weight * 3.0).sum().backward()
+    agree.combine()
+    assert_mean_of(agree, 3.0)

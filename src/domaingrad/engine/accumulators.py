@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from domaingrad.rules.statistics import accumulation_dtype
 
 from .running import RunningStatistics
 
-Gradients = Sequence[Tensor | None]
+Gradients = Iterable[Tensor | None]
 """One gradient a parameter, ``None`` where a domain does not use the parameter."""
 
 
@@ -76,7 +76,7 @@ class GramianAccumulator:
         return [None if stack is None else next(updates) for stack in stacks]
 
 
-def _stacked(gradients: Gradients) -> Tensor | None:
+def _stacked(gradients: Sequence[Tensor | None]) -> Tensor | None:
     """[K, *shape], zeros for the domains that do not use the parameter."""
     used = [g for g in gradients if g is not None]
     if not used:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from warnings import warn
 
 import torch
@@ -49,8 +49,8 @@ class Step:
         """The names of the domains taken so far."""
         return ", ".join(map(repr, self.names))
 
-    def take(self, name: Hashable, gradients: Sequence[Tensor | None], weight: float) -> None:
-        """Fold in one domain. The gradients become ours to overwrite.
+    def take(self, name: Hashable, gradients: list[Tensor | None], weight: float) -> None:
+        """Fold in one domain. The gradients become ours to overwrite, the list is emptied.
 
         Raises:
             AgreementError: no parameter has a gradient.
@@ -66,11 +66,23 @@ class Step:
                 f"domain {name!r} has a sparse gradient; agreement compares dense ones. Make the "
                 f"embedding with sparse=False."
             )
-        factor = weight / self._scale
-        prepared = [None if g is None else _prepared(g, factor) for g in gradients]
-        self._finite.append(_all_finite(prepared))
-        self._accumulator.fold(prepared)
+        extremes: list[Tensor] = []
+        self._accumulator.fold(self._prepared(gradients, weight / self._scale, extremes))
+        self._finite.append(_all_finite(extremes))
         self.names.append(name)
+
+    def _prepared(
+        self, gradients: list[Tensor | None], factor: float, extremes: list[Tensor]
+    ) -> Iterator[Tensor | None]:
+        """Each gradient in turn, checked, scaled and let go: one visit while in the cache."""
+        for index, gradient in enumerate(gradients):
+            gradients[index] = None
+            if gradient is None:
+                yield None
+            else:
+                extremes += _extremes(gradient)
+                prepared = gradient.detach().to(accumulation_dtype(gradient.dtype))
+                yield prepared if factor == 1.0 else prepared.mul_(factor)
 
     def add_update(self) -> None:
         """Add the rule's update to ``.grad``.
@@ -99,27 +111,21 @@ class Step:
                 NonFiniteGradientWarning,
                 stacklevel=USER,
             )
-        if _all_finite(updates):
-            for update in updates:
-                if update is not None:
-                    update.fill_(math.nan)
+        present = [update for update in updates if update is not None]
+        if _all_finite([value for update in present for value in _extremes(update)]):
+            for update in present:
+                update.fill_(math.nan)
 
 
-def _prepared(gradient: Tensor, factor: float) -> Tensor:
-    prepared = gradient.detach().to(accumulation_dtype(gradient.dtype))
-    return prepared if factor == 1.0 else prepared.mul_(factor)
+def _extremes(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The smallest and the largest component, of which one is not finite if any component is."""
+    return torch.aminmax(tensor) if tensor.numel() > 0 else ()
 
 
-def _all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Whether all components are finite, told from the smallest and the largest of each tensor."""
-    finite = [
-        torch.stack(torch.aminmax(tensor)).isfinite()
-        for tensor in tensors
-        if tensor is not None and tensor.numel() > 0
-    ]
-    if not finite:
+def _all_finite(extremes: Sequence[Tensor]) -> Tensor:
+    if not extremes:
         return torch.tensor(True)
-    return torch.stack([pair.to(finite[0].device) for pair in finite]).all()
+    return torch.stack([value.to(extremes[0].device) for value in extremes]).isfinite().all()
 
 
 def _accumulate(parameter: nn.Parameter, update: Tensor) -> None:

@@ -30,6 +30,8 @@ class Recipe:
     """Samples per domain and step."""
     learning_rate: float
     weight_decay: float
+    chosen: str
+    """How these settings came about, for the reader of a report to judge."""
     optimiser: Literal["adam", "sgd"] = "adam"
     schedule: Literal["one-cycle", "exponential"] = "one-cycle"
     """One cycle up to the rate and down (Smith & Topin), or ×.9995 a step from the rate on."""

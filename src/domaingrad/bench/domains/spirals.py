@@ -57,5 +57,7 @@ SPIRALS = DataSet(
         batch=128,
         learning_rate=2e-2,
         weight_decay=1e-4,
+        chosen="settings chosen by AND-mask's held-out accuracy on other draws (oracle), so they "
+        "favour it",
     ),
 )
