@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from joblib import cpu_count
 from rich.console import Console
 from rich.markup import escape
 
@@ -80,7 +80,7 @@ def compare(
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     todo = [config for config in comparison.runs if config.key not in finished]
-    workers = max(1, min(jobs or len(os.sched_getaffinity(0)), len(todo)))
+    workers = max(1, min(jobs or cpu_count(), len(todo)))
     _announce(errors, comparison, len(todo), workers, out)
     causes, interrupted = {}, False
     with LiveView(errors, todo, workers) as view:
@@ -140,7 +140,7 @@ def _announce(console: Console, plan: Comparison, todo: int, workers: int, out: 
     total = len(plan.runs)
     reused = f", {total - todo} of them found in {out}" if todo < total else ""
     console.print(
-        f"{total} runs{reused}; {workers} at a time. Sealed until the end: held-out accuracy.",
+        f"{total} runs{reused}; {workers} at a time. Held-out accuracy stays sealed until all are trained.",
         highlight=False,
         soft_wrap=True,
     )

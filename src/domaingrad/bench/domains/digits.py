@@ -72,6 +72,15 @@ def _rotate(images: Tensor, degrees: float) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
 
+RECIPE = Recipe(
+    model=partial(mlp, hidden=(64, 64)),
+    steps=300,
+    batch=64,
+    learning_rate=1e-2,
+    weight_decay=1e-4,
+    chosen="settings guessed once and not tuned",
+)
+
 COLORED_DIGITS = DataSet(
     name="colored-digits",
     summary="Real 8×8 digits, under 5 or not, 25 % of labels flipped; the colour tells the label "
@@ -80,14 +89,7 @@ COLORED_DIGITS = DataSet(
     make=make_colored_digits,
     sources=tuple(COLOUR_FLIP),
     held_out=tuple(COLOUR_FLIP),
-    recipe=Recipe(
-        model=partial(mlp, hidden=(64, 64)),
-        steps=300,
-        batch=64,
-        learning_rate=1e-2,
-        weight_decay=1e-4,
-        chosen="settings guessed once and not tuned",
-    ),
+    recipe=RECIPE,
 )
 
 ROTATED_DIGITS = DataSet(
@@ -97,13 +99,6 @@ ROTATED_DIGITS = DataSet(
     make=make_rotated_digits,
     sources=tuple(ANGLES),
     held_out=tuple(ANGLES),
-    recipe=Recipe(
-        model=partial(mlp, hidden=(64, 64)),
-        steps=300,
-        batch=64,
-        learning_rate=1e-2,
-        weight_decay=1e-4,
-        chosen="settings guessed once and not tuned",
-    ),
+    recipe=RECIPE,
     classes=10,
 )
