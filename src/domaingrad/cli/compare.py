@@ -140,7 +140,8 @@ def _announce(console: Console, plan: Comparison, todo: int, workers: int, out: 
     total = len(plan.runs)
     reused = f", {total - todo} of them found in {out}" if todo < total else ""
     console.print(
-        f"{total} runs{reused}; {workers} at a time. Held-out accuracy stays sealed until all are trained.",
+        f"{total} runs{reused}; {workers} at a time. "
+        "Held-out accuracy stays sealed until all are trained.",
         highlight=False,
         soft_wrap=True,
     )
