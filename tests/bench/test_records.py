@@ -44,10 +44,21 @@ def test_a_line_cut_by_a_kill_is_dropped_and_the_whole_ones_stay(tmp_path, name)
     assert set(records.runs()) == set(records.unseal()) == {config.key for config in CONFIGS}
 
 
-def test_a_damaged_line_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [b"{broken", b"\xff\xfe\x00", b"[]", b"3", b'{"config": {}}', b'{"key": 1, "more": 2}'],
+)
+@pytest.mark.parametrize("name", ["runs.jsonl", "held_out.jsonl"])
+def test_a_damaged_line_is_named(tmp_path, name, damage):
     records = Records(tmp_path)
     records.append(*finished(CONFIGS[0]))
-    path = tmp_path / "runs.jsonl"
-    path.write_text("{broken\n" + path.read_text())
-    with pytest.raises(ValueError, match=r"runs\.jsonl line 1 is not a record"):
+    path = tmp_path / name
+    path.write_bytes(damage + b"\n" + path.read_bytes())
+    with pytest.raises(ValueError, match=rf"{name} line 1 is not a record of this version"):
         Records(tmp_path).runs()
+
+
+def test_a_run_without_its_sealed_part_is_not_finished(tmp_path):
+    Records(tmp_path).append(*finished(CONFIGS[0]))
+    (tmp_path / "held_out.jsonl").unlink()
+    assert Records(tmp_path).runs() == {}

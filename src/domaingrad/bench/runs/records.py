@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .run import Checkpoint, HeldOutRecord, RunConfig, RunRecord
+
+T = TypeVar("T")
 
 
 class Records:
@@ -39,16 +42,14 @@ class Records:
         _append(self._runs, asdict(record))
 
     def runs(self) -> dict[str, RunRecord]:
-        """Finished runs by key."""
-        records = map(_run_record, _lines(self._runs))
-        return {record.config.key: record for record in records}
+        """Finished runs by key: those with both their parts."""
+        sealed = self.unseal()
+        records = {record.config.key: record for record in _read(self._runs, _run_record)}
+        return {key: record for key, record in records.items() if key in sealed}
 
     def unseal(self) -> dict[str, HeldOutRecord]:
         """Held-out scores by key of the run; for reports alone."""
-        return {
-            line["key"]: HeldOutRecord(line["key"], tuple(line["accuracies"]))
-            for line in _lines(self._held_out)
-        }
+        return {record.key: record for record in _read(self._held_out, _held_out_record)}
 
 
 def _run_record(line: dict[str, Any]) -> RunRecord:
@@ -60,19 +61,21 @@ def _run_record(line: dict[str, Any]) -> RunRecord:
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+def _held_out_record(line: dict[str, Any]) -> HeldOutRecord:
+    return HeldOutRecord(line["key"], tuple(line["accuracies"]))
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            records.append(parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} line {number} is not a record ({error.msg}); restore the file or choose "
-                f"another --out."
+                f"{path} line {number} is not a record of this version ({error}); restore the "
+                f"file, or choose another --out."
             ) from error
-    return lines
+    return records
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
