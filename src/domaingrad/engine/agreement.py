@@ -158,22 +158,7 @@ class GradientAgreement:
                 "agree.backward(losses) needs outputs of agree(x, domain) from this step, computed "
                 "with gradients enabled; call agree(x, domain) before each backward."
             )
-        batch.current = True
-        if not isinstance(losses, Tensor):
-            raise TypeError(
-                f"losses must be a tensor of shape [{batch.size}]; found {_kind(losses)}."
-            )
-        if losses.shape != (batch.size,):
-            raise ValueError(
-                f"losses must hold one loss per sample, shape [{batch.size}]; found "
-                f"{list(losses.shape)}. Compute them with reduction='none'"
-                + (" and take the mean over all other dimensions." if losses.ndim > 1 else ".")
-            )
-        if not losses.requires_grad:
-            raise AgreementError(
-                "the losses carry no graph; compute them from the outputs of agree(x, domain) "
-                "with gradients enabled, and do not detach them."
-            )
+        _check_losses(losses, batch.size)
         if self._step is not None:
             raise AgreementError(
                 f"domains {self._step.listed} wait for agree.combine(); call it before "
@@ -290,6 +275,22 @@ class GradientAgreement:
             raise AgreementError(
                 f"{call} stands inside the block of domain {self._open!r}; end that block first."
             )
+
+
+def _check_losses(losses: Tensor, size: int) -> None:
+    if not isinstance(losses, Tensor):
+        raise TypeError(f"losses must be a tensor of shape [{size}]; found {_kind(losses)}.")
+    if losses.shape != (size,):
+        raise ValueError(
+            f"losses must hold one loss per sample, shape [{size}]; found "
+            f"{list(losses.shape)}. Compute them with reduction='none'"
+            + (" and take the mean over all other dimensions." if losses.ndim > 1 else ".")
+        )
+    if not losses.requires_grad:
+        raise AgreementError(
+            "the losses carry no graph; compute them from the outputs of agree(x, domain) "
+            "with gradients enabled, and do not detach them."
+        )
 
 
 def _kind(value: object) -> str:
