@@ -4,7 +4,7 @@ Rules say what to do with the gradients of the domains; :class:`GradientAgreemen
 gradients out of any model in anyone's training loop.
 """
 
-from . import rules
+from . import inspect, rules
 from .engine import AgreementError, GradientAgreement, NonFiniteGradientWarning
 from .rules import AgrRand, AgrSum, ANDMask, Mean, PCGrad, SANDMask
 
@@ -20,5 +20,6 @@ __all__ = [
     "NonFiniteGradientWarning",
     "PCGrad",
     "SANDMask",
+    "inspect",
     "rules",
 ]

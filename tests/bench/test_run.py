@@ -115,10 +115,27 @@ def test_the_key_of_a_run_changes_with_all_that_decides_its_numbers():
     base = config()
     changes = {
         "data": "spirals", "method": "pcgrad", "held_out": "x", "trial": 7, "seed": 8,
-        "steps": 9, "hyperparameters": {"tau": 0.5}, "recipe": "another",
+        "steps": 9, "hyperparameters": {"tau": 0.5}, "recipe": "another", "code": "changed",
     }  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(RunConfig)}
     keys = {base.key} | {
         dataclasses.replace(base, **{name: value}).key for name, value in changes.items()
     }
     assert len(keys) == len(changes) + 1
+
+
+def test_a_diverged_run_is_told_and_scores_nothing(monkeypatch):
+    """The argmax of NaN is class 0, which would count as guessing."""
+    data_set = DATA_SETS["colored-digits"]
+    recipe = dataclasses.replace(data_set.recipe, learning_rate=1e30)
+    monkeypatch.setitem(DATA_SETS, data_set.name, dataclasses.replace(data_set, recipe=recipe))
+    record, held_out = train(config("erm", "colored-digits", steps=12), silent)
+    assert any("the run has diverged" in text for text in record.warnings)
+    assert record.checkpoints[-1].loss is None
+    assert held_out.accuracies[-1] == 0.0
+
+
+def test_the_hyperparameters_of_the_config_are_those_that_train():
+    strict = config("and-mask", "spirals", steps=5)
+    loose = dataclasses.replace(strict, hyperparameters={"tau": 0.0})
+    assert scores(strict) != scores(loose)

@@ -62,7 +62,7 @@ def test_held_out_accuracy_is_not_shown_while_training(tmp_path):
     result = run(*TINY, "--out", tmp_path, "--jobs", 1, "--json")
     lines = [line for line in result.stderr.splitlines() if "source validation" in line]
     assert len(lines) == RUNS
-    assert re.match(r"1/16 linear-toy, held out noise, trial 1, erm, source validation", lines[0])
+    assert re.match(r"1/16 erm, linear-toy, trial 1, held out noise, source validation", lines[0])
     assert "left" in lines[0]
     assert not any("held-out" in line for line in lines)
 
@@ -172,3 +172,35 @@ def test_lists_name_every_data_set_and_method():
 def test_help_teaches_by_example():
     assert "domaingrad compare --data rotated-digits" in run("compare", "--help").stdout
     assert "compare" in run("--help").stdout
+
+
+def workers_of(pid):
+    """Processes of the pool: children that are busy, not the resource tracker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                command = (entry / "cmdline").read_text()
+            except (OSError, IndexError):
+                continue
+            if parent == pid and "spawn_main" in command:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+def test_a_killed_worker_fails_the_runs_under_way_and_the_others_go_on(tmp_path):
+    arguments = ["compare", "--data", "colored-digits", "--methods", "erm,and-mask,agr-sum"]
+    child = process(*arguments, "--trials", 1, "--jobs", 2, "--steps", 400, "--out", tmp_path)
+    runs = tmp_path / "runs.jsonl"
+    deadline = time.monotonic() + 120
+    while not (runs.exists() and runs.read_text().count("\n") >= 1):
+        assert time.monotonic() < deadline, "no run has finished"
+        time.sleep(0.02)
+    os.kill(workers_of(child.pid)[0], signal.SIGKILL)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 1, errors
+    assert "its process, or one beside it, died" in errors
+    # Nine runs, two at a time: at most two were under way.
+    assert runs.read_text().count("\n") >= 7

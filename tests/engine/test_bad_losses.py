@@ -65,7 +65,7 @@ def test_losses_of_an_earlier_batch() -> None:
     agree = build()
     stale = agree(X, DOMAIN).sum(1)
     agree(2 * X, DOMAIN)
-    with pytest.raises(dg.AgreementError, match=r"reach back to an earlier call.*one call"):
+    with pytest.raises(dg.AgreementError, match=r"not agree.backward.*in one call"):
         agree.backward(stale)
     assert_clean(agree)
 
@@ -220,3 +220,10 @@ def test_an_exception_of_the_rule() -> None:
         good_step(agree)
     rule.broken = False
     assert_clean(agree)
+
+
+def test_a_plain_backward_on_the_outputs_is_refused() -> None:
+    """The likeliest slip after changing a loop; it would train nothing, silently."""
+    agree = build()
+    with pytest.raises(dg.AgreementError, match=r"in place of loss\.backward\(\)"):
+        agree(X, DOMAIN).sum().backward()

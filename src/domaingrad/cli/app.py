@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
+
+from domaingrad import __version__
 
 from . import compare, listing
 
@@ -20,6 +24,16 @@ app.command(name="compare")(compare.compare)
 app.add_typer(listing.app, name="list")
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"domaingrad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""

@@ -21,7 +21,16 @@ from domaingrad.bench.reports import (
     to_json,
     write_html,
 )
-from domaingrad.bench.runs import Comparison, Event, Failed, Finished, Records, execute, plan
+from domaingrad.bench.runs import (
+    Comparison,
+    Event,
+    Failed,
+    Finished,
+    Records,
+    execute,
+    plan,
+    uninterrupted,
+)
 
 from .live import LiveView
 
@@ -61,7 +70,7 @@ def compare(
 
     Holds out each domain in turn, trains every method on the others, and reports the accuracy on
     the held-out one: a table, `results.csv` and `report.html`. Held-out accuracy stays sealed
-    until all is trained and selects nothing.
+    until training ends and selects nothing.
 
     Finished runs stay in `--out`; the same command goes on from there, also after Ctrl-C.
 
@@ -82,7 +91,8 @@ def compare(
     todo = [config for config in comparison.runs if config.key not in finished]
     workers = max(1, min(jobs or cpu_count(), len(todo)))
     _announce(errors, comparison, len(todo), workers, out)
-    causes, interrupted = {}, False
+    causes: dict[str, str] = {}
+    interrupted = False
     with LiveView(errors, todo, workers) as view:
 
         def on_event(event: Event) -> None:
@@ -99,9 +109,26 @@ def compare(
     if interrupted:
         done = records.runs()
         causes |= {run.key: "interrupted" for run in todo if run.key not in {*done, *causes}}
+    if interrupted:
+        errors.print("Interrupted; writing what is finished.")
+    with uninterrupted():
+        _report(comparison, records, causes, as_json, errors)
+    if interrupted:
+        errors.print("Finished runs are kept; the same command goes on from here.")
+        raise typer.Exit(INTERRUPTED)
+    if causes:
+        raise typer.Exit(1)
+
+
+def _report(
+    comparison: Comparison,
+    records: Records,
+    causes: dict[str, str],
+    as_json: bool,
+    errors: Console,
+) -> None:
+    out = records.directory
     summary = summarise(comparison, records, causes)
-    results_csv(summary, out / "results.csv")
-    write_html(summary, ["domaingrad", *sys.argv[1:]], out / "report.html")
     if as_json:
         typer.echo(to_json(summary))
     else:
@@ -112,12 +139,17 @@ def compare(
         errors.print(
             f"[yellow]Warning[/] in {count} run(s): {escape(text)}", highlight=False, soft_wrap=True
         )
+    try:
+        results_csv(summary, out / "results.csv")
+        write_html(summary, ["domaingrad", *sys.argv[1:]], out / "report.html")
+    except OSError as error:
+        errors.print(
+            f"[bold red]Error:[/] cannot write {escape(str(error.filename))}: {error.strerror}. "
+            f"The runs are kept; mend it and give the same command again.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from None
     errors.print(f"Wrote {out / 'report.html'} and {out / 'results.csv'}.", soft_wrap=True)
-    if interrupted:
-        errors.print("Interrupted. Finished runs are kept; the same command goes on from here.")
-        raise typer.Exit(INTERRUPTED)
-    if causes:
-        raise typer.Exit(1)
 
 
 def _names(given: list[str]) -> list[str]:
@@ -141,7 +173,7 @@ def _announce(console: Console, plan: Comparison, todo: int, workers: int, out: 
     reused = f", {total - todo} of them found in {out}" if todo < total else ""
     console.print(
         f"{total} runs{reused}; {workers} at a time. "
-        "Held-out accuracy stays sealed until all are trained.",
+        "Held-out accuracy stays sealed until training ends.",
         highlight=False,
         soft_wrap=True,
     )

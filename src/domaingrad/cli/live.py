@@ -96,19 +96,18 @@ class LiveView:
         """Take in what has happened."""
         match event:
             case RunProgress(config, step, seconds, checkpoint):
-                self._pace.note(config, step, seconds)
-                self._advance(config, step)
-                self._progress.update(
-                    self._task(config),
-                    completed=step,
-                    news=f"{step / seconds:.0f} steps/s{_scores(checkpoint)}",
-                )
+                news = "begins"
+                if step > 0:
+                    self._pace.note(config, step, seconds)
+                    self._advance(config, step)
+                    news = f"{step / seconds:.0f} steps/s{_scores(checkpoint)}"
+                self._progress.update(self._task(config), completed=step, news=news)
             case Finished(record, _):
                 config = record.config
                 self._pace.note(config, config.steps, record.seconds)
                 self._end(config)
                 self._line(
-                    f"{_name(config)}{_scores(record.checkpoints[-1])}, {record.seconds:.1f} s"
+                    f"{_name(config)}{_scores(record.checkpoints[-1])}, took {record.seconds:.1f} s"
                 )
             case Failed(config, cause):
                 self._end(config)
@@ -154,7 +153,7 @@ class LiveView:
 
 
 def _name(config: RunConfig) -> str:
-    return f"{config.data}, held out {config.held_out}, trial {config.trial + 1}, {config.method}"
+    return f"{config.method}, {config.data}, trial {config.trial + 1}, held out {config.held_out}"
 
 
 def _scores(checkpoint: Checkpoint | None) -> str:

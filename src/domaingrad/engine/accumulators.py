@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, GramianRule, Rule
+from domaingrad.rules import ElementwiseRule, GramianRule, Rule, Statistics
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .running import RunningStatistics
@@ -48,11 +48,18 @@ class ElementwiseAccumulator:
 
     def updates(self) -> list[Tensor | None]:
         """Apply the rule to the statistics of all used parameters together."""
-        used = [running for running in self._running if running.count > 0]
-        for running in used:
-            running.fold_zeros(self._count - running.count)
-        updates = iter(self._rule.updates(running.statistics() for running in used))
-        return [next(updates) if running.count > 0 else None for running in self._running]
+        used = [running.count > 0 for running in self._running]
+        updates = iter(self._rule.updates(self._consumed()))
+        return [next(updates) if is_used else None for is_used in used]
+
+    def _consumed(self) -> Iterator[Statistics]:
+        """The statistics of each used parameter, let go of here once they are handed out."""
+        self._running.reverse()
+        while self._running:
+            running = self._running.pop()
+            if running.count > 0:
+                running.fold_zeros(self._count - running.count)
+                yield running.statistics()
 
 
 class GramianAccumulator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -46,7 +47,8 @@ class GradientAgreement:
         engine: ``"streaming"`` runs the domains one after the other; for element-wise rules its
             gradient memory does not depend on their number, Gramian rules keep K gradients.
             ``"auto"`` chooses; in this version always streaming. ``"single-pass"`` is reserved.
-        weights: positive factor on g_e by name of the domain; 1 for those not named.
+        weights: positive factor on g_e by name of the domain (its label in a mixed batch); 1 for
+            those not named. It does not change a domain's vote on the sign.
         scaler: the ``torch.amp.GradScaler`` in use: its scale is undone before the rule, which may
             depend on it, and put back after.
 
@@ -94,8 +96,13 @@ class GradientAgreement:
             raise ValueError(
                 "the model has no parameter that requires grad, so there is nothing to agree on."
             )
+        if any(parameter.is_complex() for parameter in model.parameters()):
+            raise TypeError(
+                "the model has complex parameters, whose gradients have no sign to agree on; hold "
+                "their real and imaginary parts in real parameters."
+            )
         for name, weight in (weights or {}).items():
-            if not isinstance(weight, (int, float)) or not 0.0 < weight < float("inf"):
+            if not isinstance(weight, Real) or not 0.0 < weight < float("inf"):
                 raise ValueError(
                     f"the weight of a domain must be positive and finite; found "
                     f"{weight!r} for {name!r}. Leave a domain out of the batch to silence it."
@@ -103,7 +110,7 @@ class GradientAgreement:
         self.model = model
         self.rule = rule
         self.engine: Engine = "streaming"
-        self._weights = dict(weights or {})
+        self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
         self._batch: MixedBatch | None = None
         self._open: Hashable | None = None
@@ -123,7 +130,8 @@ class GradientAgreement:
             :meth:`backward` reaches the model from these outputs.
 
         Raises:
-            TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs.
+            TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs; with
+                gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
         if isinstance(self.model, DistributedDataParallel) and torch.is_grad_enabled():
@@ -133,10 +141,10 @@ class GradientAgreement:
                 "`with agree.domain(name)`, one forward and backward at a time."
             )
         batch = MixedBatch(domain)
+        if torch.is_grad_enabled():
+            self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         outputs = batch.forward(self.model, inputs, options)
         if batch.has_graph:
-            if self._batch is not None:
-                self._batch.current = False
             self._batch = batch
         return outputs
 
@@ -149,7 +157,7 @@ class GradientAgreement:
 
         Raises:
             AgreementError: no batch to go back through, or losses that mix domains.
-            ValueError: losses that are not one a sample, or fewer domains than the rule needs.
+            ValueError: losses that are not one a sample.
         """
         self._require_no_domain_open("agree.backward(losses)")
         batch, self._batch = self._batch, None
@@ -164,7 +172,6 @@ class GradientAgreement:
                 f"domains {self._step.listed} wait for agree.combine(); call it before "
                 f"agree.backward, or use one of the two ways throughout a step."
             )
-        self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         try:
             mixed = []
             for index, label in enumerate(batch.labels):
@@ -197,8 +204,7 @@ class GradientAgreement:
             AgreementError: a block within a block, a domain that was already taken in this step,
                 or no ``backward`` in the block that reached the model.
         """
-        if isinstance(name, Tensor):
-            name = name.item()
+        name = _plain(name)
         self._require_no_domain_open(f"agree.domain({name!r})")
         step = self._step or self._new_step()
         if name in step.names:
@@ -258,7 +264,7 @@ class GradientAgreement:
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             self.rule,
             scale=1.0 if self._scaler is None else self._scaler.get_scale(),
-            non_finite_expected=self._scaler is not None,
+            non_finite_expected=self._scaler is not None and self._scaler.is_enabled(),
         )
 
     def _combine(self) -> None:
@@ -291,6 +297,10 @@ def _check_losses(losses: Tensor, size: int) -> None:
             "the losses carry no graph; compute them from the outputs of agree(x, domain) "
             "with gradients enabled, and do not detach them."
         )
+
+
+def _plain(name: Hashable) -> Hashable:
+    return name.item() if isinstance(name, Tensor) else name
 
 
 def _kind(value: object) -> str:

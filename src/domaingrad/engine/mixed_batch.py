@@ -42,8 +42,7 @@ class MixedBatch:
         self.rows = [(domain == label).nonzero().squeeze(1) for label in self.labels]
         order = torch.cat(self.rows)
         self._order_of_batch = order.argsort()
-        self.current = True
-        """Whether this is the engine's latest batch; losses must not reach back to another."""
+        self._walking = False
         self._cut: list[Tensor] = []
         self._outputs: list[tuple[Tensor, ...]] = []
 
@@ -79,7 +78,11 @@ class MixedBatch:
         rows, label = self.rows[index], self.labels[index]
         last = index == len(self.labels) - 1
         loss = losses[rows.to(losses.device)].mean()
-        torch.autograd.backward(loss, retain_graph=not last)
+        self._walking = True
+        try:
+            torch.autograd.backward(loss, retain_graph=not last)
+        finally:
+            self._walking = False
         start = sum(len(rows) for rows in self.rows[:index])
         own = slice(start, start + len(rows))
         foreign = losses.new_zeros((), dtype=torch.bool)
@@ -125,12 +128,13 @@ class MixedBatch:
                 )
         return specs[0]
 
-    def _require_current(self, gradient: Tensor) -> None:
-        if not self.current:
+    def _require_own_walk(self, gradient: Tensor) -> None:
+        if not self._walking:
             raise AgreementError(
-                "the losses reach back to an earlier call of agree(x, domain) than the latest. "
-                "Pass all inputs of a step in one call (a tuple, for a model that takes several), "
-                "or use `with agree.domain(name)`."
+                "a backward that is not agree.backward(losses) of the same call reached outputs of "
+                "agree(x, domain), so the model would learn nothing from it. Call "
+                "agree.backward(losses) in place of loss.backward(), and pass all inputs of a step "
+                "in one call of agree(x, domain)."
             )
 
     def _join(self, parts: tuple[Any, ...]) -> Any:
@@ -153,7 +157,7 @@ class MixedBatch:
         order = self._order_of_batch.to(joined.device)
         if not any(part.requires_grad for part in parts):
             return joined[order]
-        joined.requires_grad_().register_hook(self._require_current)  # type: ignore[no-untyped-call]
+        joined.requires_grad_().register_hook(self._require_own_walk)  # type: ignore[no-untyped-call]
         self._cut.append(joined)
         self._outputs.append(parts)
         return joined[order]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from domaingrad.rules import Statistic, Statistics
-from domaingrad.rules.statistics import INT8_MAX, LOG_FLOOR, accumulation_dtype
+from domaingrad.rules.statistics import LOG_FLOOR, accumulation_dtype, counting_dtype
 
 
 class RunningStatistics:
@@ -66,8 +66,7 @@ class RunningStatistics:
         if self.count == 1:
             for name in self.names & {"sign_sum", "active"}:
                 self._integer[name] = torch.zeros_like(g, dtype=torch.int8)
-        elif self.count == INT8_MAX + 1:
-            self._integer = {name: s.to(torch.int16) for name, s in self._integer.items()}
+        self._widen(self.count)
         if self._integer:
             # By way of floating signs: comparisons are several times slower on a CPU.
             sign = g.sign().to(torch.int8)
@@ -76,6 +75,11 @@ class RunningStatistics:
             if "active" in self.names:
                 self._integer["active"] += sign.abs_()
 
+    def _widen(self, count: int) -> None:
+        dtype = counting_dtype(count)
+        if any(s.dtype != dtype for s in self._integer.values()):
+            self._integer = {name: s.to(dtype) for name, s in self._integer.items()}
+
     def fold_zeros(self, count: int) -> None:
         """Take in ``count`` more domains whose gradient is zero, at the price of one."""
         if count == 0:
@@ -83,8 +87,7 @@ class RunningStatistics:
         if self.count == 0:
             raise ValueError("fold at least one gradient before zeros, to know their shape")
         total = self.count + count
-        if total > INT8_MAX >= self.count:
-            self._integer = {name: s.to(torch.int16) for name, s in self._integer.items()}
+        self._widen(total)
         if self._centred:
             mean = self._floating["mean"]
             self._floating["m2"].addcmul_(mean, mean, value=self.count * count / total)

@@ -81,7 +81,7 @@ class Step:
                 yield None
             else:
                 extremes += _extremes(gradient)
-                prepared = gradient.detach().to(accumulation_dtype(gradient.dtype))
+                prepared = _own(gradient).to(accumulation_dtype(gradient.dtype))
                 yield prepared if factor == 1.0 else prepared.mul_(factor)
 
     def add_update(self) -> None:
@@ -115,6 +115,12 @@ class Step:
         if _all_finite([value for update in present for value in _extremes(update)]):
             for update in present:
                 update.fill_(math.nan)
+
+
+def _own(gradient: Tensor) -> Tensor:
+    """The gradient itself; a copy where others share its storage, as in DDP's bucket views."""
+    alone = gradient.untyped_storage().nbytes() == gradient.numel() * gradient.element_size()
+    return gradient.detach() if alone else gradient.detach().clone()
 
 
 def _extremes(tensor: Tensor) -> tuple[Tensor, ...]:

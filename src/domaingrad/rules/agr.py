@@ -22,7 +22,7 @@ def _agreeing_sum(statistics: Statistics, agree: Tensor) -> Tensor:
 class AgrSum(ElementwiseRule):
     """Sum the gradients where all domains agree in sign, else 0.
 
-    Mansilla et al., arXiv 2108.01621:
+    Mansilla et al., arXiv 2108.01621, as in the authors' code:
 
     agree = 1[ |Σ_e sign(g_e)| = K ],  update = agree · Σ_e g_e
 
@@ -45,7 +45,7 @@ class AgrSum(ElementwiseRule):
 class AgrRand(ElementwiseRule):
     """Sum where all domains agree in sign, Gaussian noise elsewhere.
 
-    Mansilla et al., arXiv 2108.01621:
+    Mansilla et al., arXiv 2108.01621, as in the authors' code:
 
     agree = 1[ |Σ_e sign(g_e)| = K ],  s = mean of |Σ_e g_e| over the agreeing components,
     update = agree · Σ_e g_e + (1 − agree) · N(0, s²)
@@ -57,7 +57,7 @@ class AgrRand(ElementwiseRule):
 
     Args:
         generator: source of the noise, best on the gradients' device; without one, a generator
-            with seed 0 is made there. Never PyTorch's global state.
+            with seed 0 is made there, whatever torch.manual_seed says.
         noise_where_silent: draw noise also where every domain's gradient is zero, as the authors'
             code does.
 

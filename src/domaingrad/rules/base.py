@@ -46,7 +46,7 @@ class Rule(ABC):
                 f"domain; found shape {list(gradients.shape)} of {gradients.dtype}."
             )
         self.require_domains(gradients.shape[0])
-        return self._aggregate(gradients).to(gradients.dtype)
+        return self._aggregate(gradients.detach()).to(gradients.dtype)
 
     @abstractmethod
     def _aggregate(self, gradients: Tensor) -> Tensor: ...
@@ -93,7 +93,9 @@ class Rule(ABC):
 
     def __repr__(self) -> str:
         options = (name for name in signature(type(self)).parameters if name != "generator")
-        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+        arguments = ", ".join(
+            f"{name}={getattr(self, name)!r}" for name in options if hasattr(self, name)
+        )
         return f"{type(self).__name__}({arguments})"
 
 
@@ -167,6 +169,11 @@ class GramianRule(Rule):
 
     def updates(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The updates of all parameters of a model, from their stacked gradients [K, *shape]."""
+        # In a user's autocast block, the products would be taken in half precision.
+        with torch.autocast(parameters[0].device.type, enabled=False):
+            return self._combined(parameters)
+
+    def _combined(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         rows = [stack.unsqueeze(-1).flatten(1) for stack in parameters]
         gramian, scales = _products(rows), None
         squares = gramian.diagonal()
@@ -192,12 +199,13 @@ SMALLEST_SQUARE, LARGEST_SQUARE = 1e-30, 1e30
 
 def _products(rows: Sequence[Tensor]) -> Tensor:
     """The Gramian over all parameters, [K, K] in float64 on the CPU."""
-    return torch.stack([(row @ row.T).to("cpu", torch.float64) for row in rows]).sum(0)
+    products = [row @ row.T for row in rows]
+    return torch.stack([p.to(products[0].device) for p in products]).cpu().double().sum(0)
 
 
 def _largest(rows: Sequence[Tensor]) -> Tensor:
     """The largest size of a component in each domain, 1 where that is 0 or not finite."""
-    sizes = [row.abs().amax(1).to("cpu", torch.float64) for row in rows if row.numel() > 0]
+    sizes = [row.abs().amax(1).cpu().double() for row in rows if row.numel() > 0]
     if not sizes:
         return torch.ones(len(rows[0]), dtype=torch.float64)
     largest = torch.stack(sizes).amax(0)

@@ -24,8 +24,6 @@ Statistic = Literal["mean", "m2", "sign_sum", "active", "log_sum"]
 LOG_FLOOR = 1e-10
 """Added to |g| before the logarithm, as in the AND-mask authors' code."""
 
-INT8_MAX = 127
-
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -72,6 +70,13 @@ class Statistics:
         return self._get("log_sum")
 
 
+def counting_dtype(count: int) -> torch.dtype:
+    """The smallest integer dtype that holds sums of ``count`` signs."""
+    return next(
+        dtype for dtype in (torch.int8, torch.int16, torch.int32) if count <= torch.iinfo(dtype).max
+    )
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which gradients of ``dtype`` are summed: float32 for half precision."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
@@ -86,7 +91,7 @@ def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
     """
     count = gradients.shape[0]
     g = gradients.to(accumulation_dtype(gradients.dtype))
-    integer = torch.int8 if count <= INT8_MAX else torch.int16
+    integer = counting_dtype(count)
     mean = g.mean(0)
     values: dict[Statistic, Tensor] = {}
     for name in names:
@@ -99,7 +104,7 @@ def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
                 rounding = deviation.sum(0).square() / count
                 values[name] = (deviation.square().sum(0) - rounding).clamp(min=0)
             case "sign_sum":
-                values[name] = g.sign().to(integer).sum(0, dtype=integer)
+                values[name] = g.sign().to(torch.int8).sum(0, dtype=integer)
             case "active":
                 values[name] = (g != 0).sum(0, dtype=integer)
             case "log_sum":

@@ -77,10 +77,11 @@ def losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def correct(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Whether each sample's label is told right, shape [n]."""
+    """Whether each sample's label is told right, shape [n]; outputs that are not finite are not."""
+    finite = outputs.isfinite().all(1)
     if task == "classification":
-        return outputs.argmax(1) == labels
-    return outputs.squeeze(1).sign() == labels
+        return finite & (outputs.argmax(1) == labels)
+    return finite & (outputs.squeeze(1).sign() == labels)
 
 
 def _described(model: Callable[..., nn.Module]) -> str:

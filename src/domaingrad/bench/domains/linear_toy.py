@@ -54,8 +54,8 @@ LINEAR_TOY = DataSet(
         batch=SAMPLES,
         learning_rate=0.1,
         weight_decay=0.01,
-        chosen="the notebook's settings, with a third of its learning rate, at which methods that "
-        "sum the gradients do not diverge",
+        chosen="a third of the notebook's learning rate, at which methods that sum the gradients "
+        "do not diverge, and coupled weight decay",
         optimiser="sgd",
         schedule="exponential",
     ),

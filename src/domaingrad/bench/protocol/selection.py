@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def training_domain_validation(accuracies: Sequence[float]) -> int:
     """Index of the checkpoint with the best source validation accuracy, the latest of equals.
 
-    Training-domain validation (arXiv 2007.01434, §3).
+    Training-domain validation (arXiv 2007.01434, §3); that the latest of equals counts is ours.
 
     Args:
         accuracies: mean accuracy over the source domains' ``val`` splits, by checkpoint.

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .plots import accuracy_plot, training_plot
 from .summary import Summary
-from .tables import CAPTION, SELECTION, missing_lines, percent
+from .tables import CAPTION, SELECTION, missing_lines, named, percent
 
 
 def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
@@ -31,7 +31,7 @@ def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "data_uri": _data_uri}
+    environment.filters |= {"percent": percent, "data_uri": _data_uri, "named": named}
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         plots={

@@ -91,7 +91,7 @@ def _draw_accuracy(data: DataSummary) -> Figure:
             if held_out is None or sources is None:
                 continue
             axes.plot(place + shift, 100 * sources.mean, fillstyle="none", **style)
-            error = 100 * held_out.standard_error
+            error = 100 * (held_out.standard_error or 0.0)
             axes.errorbar(place + shift, 100 * held_out.mean, error, capsize=3, **style)
         axes.plot([], [], label=row.method.title, **style)
     axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")

@@ -18,7 +18,8 @@ class Cell:
     """Mean over trials, in [0, 1], with its standard error (std with ddof 0, over √n)."""
 
     mean: float
-    standard_error: float
+    standard_error: float | None
+    """``None`` for a single trial."""
     trials: int
 
 
@@ -28,7 +29,7 @@ class MethodSummary:
 
     method: Method
     sources: Cell | None
-    """Accuracy on the sources' ``val`` splits, over all held-out domains and trials."""
+    """Accuracy on the sources' ``val`` splits, of each trial the mean over held-out domains."""
     sources_by_domain: Mapping[str, Cell | None]
     """The same for the runs that hold out one domain."""
     held_out: Mapping[str, Cell | None]
@@ -167,7 +168,7 @@ def _method_summary(
     by_domain = {domain: own[own["held_out"] == domain] for domain in data_set.held_out}
     return MethodSummary(
         method=method,
-        sources=_cell(own["source_validation"]),
+        sources=_cell(own.groupby("trial")["source_validation"].mean()),
         sources_by_domain={
             domain: _cell(rows["source_validation"]) for domain, rows in by_domain.items()
         },
@@ -183,5 +184,5 @@ def _method_summary(
 def _cell(values: pd.Series) -> Cell | None:
     if values.empty:
         return None
-    error = values.std(ddof=0) / len(values) ** 0.5
-    return Cell(float(values.mean()), float(error), len(values))
+    error = None if len(values) == 1 else float(values.std(ddof=0) / len(values) ** 0.5)
+    return Cell(float(values.mean()), error, len(values))

@@ -13,13 +13,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from domaingrad.bench.methods import Method
+
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
 SELECTION = "training-domain validation"
 CAPTION = (
-    "Accuracy in %, mean±standard error over trials, at the checkpoint with the best source "
-    "validation. Sources: on their validation splits; then on each domain while it is held out."
+    "Accuracy in %, mean±standard error over trials (ddof 0), at the checkpoint with the best "
+    "source validation. Sources: on their validation splits; then on each domain while it is held "
+    "out."
 )
+
+
+def named(method: Method) -> str:
+    """A method with its hyper-parameters.
+
+    >>> from domaingrad.bench.methods import METHODS
+    >>> named(METHODS["and-mask"])
+    'AND-mask (tau 1.0)'
+    """
+    options = ", ".join(f"{name} {value}" for name, value in method.hyperparameters().items())
+    return f"{method.title} ({options})" if options else method.title
 
 
 def percent(cell: Cell | None) -> str:
@@ -30,15 +44,18 @@ def percent(cell: Cell | None) -> str:
     """
     if cell is None:
         return "–"
+    if cell.standard_error is None:
+        return f"{100 * cell.mean:.1f}"
     return f"{100 * cell.mean:.1f}±{100 * cell.standard_error:.1f}"
 
 
 def print_tables(summary: Summary, console: Console) -> None:
     """Print one table a data set, wide enough that no number is cut."""
-    for table in _tables(summary):
+    for data, table in zip(summary.data, _tables(summary), strict=True):
         needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
         console.width = max(console.width, needed)
         console.print(table)
+        console.print(f"  ({data.data_set.recipe.chosen})", soft_wrap=True, highlight=False)
     console.print(CAPTION, soft_wrap=True)
 
 
@@ -61,7 +78,7 @@ def _tables(summary: Summary) -> Iterator[Table]:
 
 
 def _texts(data: DataSummary, row: MethodSummary) -> list[str]:
-    texts = [row.method.title, percent(row.sources)]
+    texts = [named(row.method), percent(row.sources)]
     texts += [percent(row.held_out[domain]) for domain in data.data_set.held_out]
     if len(data.data_set.held_out) > 1:
         texts.append("–" if row.average is None else f"{100 * row.average:.1f}")
@@ -95,6 +112,7 @@ def to_json(summary: Summary) -> str:
             data.data_set.name: {
                 "steps": data.steps,
                 "recipe": data.recipe,
+                "settings": data.data_set.recipe.chosen,
                 "methods": {row.method.name: _row_document(row) for row in data.methods},
             }
             for data in summary.data

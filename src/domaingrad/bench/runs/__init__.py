@@ -1,7 +1,7 @@
 """Runs: train one model, keep its record, run many side by side."""
 
 from .comparison import Comparison, plan
-from .execution import Event, Failed, Finished, Progress, execute
+from .execution import Event, Failed, Finished, Progress, execute, uninterrupted
 from .records import Records
 from .run import Checkpoint, HeldOutRecord, RunConfig, RunRecord, train
 
@@ -19,4 +19,5 @@ __all__ = [
     "execute",
     "plan",
     "train",
+    "uninterrupted",
 ]

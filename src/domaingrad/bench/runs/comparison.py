@@ -9,7 +9,7 @@ from domaingrad.bench.domains import DATA_SETS
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.names import look_up
 
-from .run import RunConfig
+from .run import RunConfig, code_fingerprint
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def plan(
                             steps=data_set.recipe.steps if steps is None else steps,
                             hyperparameters=method.hyperparameters(),
                             recipe=data_set.recipe.described(),
+                            code=code_fingerprint(),
                         )
                     )
     return Comparison(data, methods, trials, seed, tuple(runs))

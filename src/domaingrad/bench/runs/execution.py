@@ -6,10 +6,10 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence, Set
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event as Flag
@@ -104,26 +104,66 @@ def _work(config: RunConfig) -> Finished | Failed:
             raise KeyboardInterrupt
         _news.put(progress)
 
+    tell(Progress(config, 0, 0.0, None))
     return _outcome(config, tell)
 
 
 def _in_processes(configs: Sequence[RunConfig], jobs: int, on_event: OnEvent) -> None:
+    """Run in a pool of processes; a new pool takes over what a broken one has not begun."""
+    begun: set[str] = set()
+
+    def note(event: Event) -> None:
+        if isinstance(event, Progress):
+            begun.add(event.config.key)
+        on_event(event)
+
+    waiting = list(configs)
+    while waiting:
+        waiting = _in_one_pool(waiting, jobs, note, begun)
+
+
+def _in_one_pool(
+    configs: Sequence[RunConfig], jobs: int, on_event: OnEvent, begun: Set[str]
+) -> list[RunConfig]:
+    """Run in one pool of processes; if it breaks, give back the runs that had not begun."""
     context = multiprocessing.get_context("spawn")
     news: Queue[Progress] = context.Queue()
     stop = context.Event()
+    lost: list[RunConfig] = []
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_begin_worker, initargs=(news, stop)
     ) as pool:
         try:
-            open_runs = {pool.submit(_work, config): config for config in configs}
+            with uninterrupted():  # the workers inherit it, so that only this process hears Ctrl-C
+                open_runs = {pool.submit(_work, config): config for config in configs}
             while open_runs:
                 _pass_on(news, on_event)
                 for future in [future for future in open_runs if future.done()]:
-                    on_event(_result(future, open_runs.pop(future)))
+                    config = open_runs.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        lost.append(config)
+                    else:
+                        on_event(future.result())
         except BaseException:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            with uninterrupted():
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
             raise
+    _pass_on(news, on_event)
+    under_way = [config for config in lost if config.key in begun] or lost
+    for config in under_way:
+        on_event(Failed(config, "its process, or one beside it, died (killed, out of memory?)"))
+    return [config for config in lost if config not in under_way]
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits outside."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _pass_on(news: Queue[Progress], on_event: OnEvent) -> None:
@@ -133,10 +173,3 @@ def _pass_on(news: Queue[Progress], on_event: OnEvent) -> None:
         while True:
             on_event(news.get(timeout=wait))
             wait = 0.0
-
-
-def _result(future: Future[Finished | Failed], config: RunConfig) -> Finished | Failed:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return Failed(config, "its process died (killed, or out of memory?)")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, OneCycleLR
 
+import domaingrad
 from domaingrad.bench.domains import DATA_SETS, Recipe, Task, correct, losses
 from domaingrad.bench.methods import METHODS, Batches
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
@@ -40,6 +43,8 @@ class RunConfig:
     hyperparameters: Mapping[str, Any]
     recipe: str
     """The recipe in words; a changed recipe makes another run."""
+    code: str
+    """Fingerprint of the code (:func:`code_fingerprint`); changed code makes another run."""
 
     @property
     def key(self) -> str:
@@ -52,8 +57,8 @@ class Checkpoint:
     """What is known of the sources after ``step`` steps."""
 
     step: int
-    loss: float
-    """Mean loss of the source domains on the last batch."""
+    loss: float | None
+    """Mean loss of the source domains on the last batch, ``None`` where it is not finite."""
     train_accuracy: float
     val_accuracy: float
     """Accuracies on the sources' splits, the mean over the source domains."""
@@ -80,6 +85,16 @@ class HeldOutRecord:
     accuracies: tuple[float, ...]
 
 
+@cache
+def code_fingerprint() -> str:
+    """What the numbers depend on beside the settings: PyTorch's version and our own code."""
+    code = sha256(torch.__version__.encode())
+    for path in sorted(Path(domaingrad.__file__).parent.rglob("*.py")):
+        if "cli" not in path.parts and "reports" not in path.parts:
+            code.update(path.read_bytes())
+    return code.hexdigest()[:16]
+
+
 OnProgress = Callable[[int, Checkpoint | None], None]
 """Called after each step with the number of steps done and the latest checkpoint."""
 
@@ -87,8 +102,8 @@ OnProgress = Callable[[int, Checkpoint | None], None]
 def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOutRecord]:
     """Train one model as ``config`` says, on one thread, the same to the last bit each time.
 
-    Data, splits, initialisation and batches depend on seed, data set, held-out domain and trial
-    but not on the method, so that methods are compared in pairs.
+    Data and splits depend on seed, data set and trial, initialisation and batches on the held-out
+    domain too; none of them on the method, so that methods are compared in pairs.
     """
     started = time.perf_counter()
     data_set = DATA_SETS[config.data]
@@ -104,7 +119,8 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
         sources = {name: splits[name] for name in data_set.sources if name in splits}
         model = data_set.build_model(domains)
         loss = partial(losses, data_set.task)
-        backward = METHODS[config.method].bind(model, loss, generator_of(*run, "method"))
+        method = replace(METHODS[config.method], **config.hyperparameters)
+        backward = method.bind(model, loss, generator_of(*run, "method"))
         optimiser, schedule = _optimiser(model, data_set.recipe, config.steps)
         next_batches = partial(
             _batches, sources, data_set.recipe.batch, generator_of(*run, "batches")
@@ -117,25 +133,26 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
         scores: list[float] = []
         for step in range(1, config.steps + 1):
             value = backward(next_batches())
+            if not math.isfinite(value):
+                warnings.warn("the loss is not finite: the run has diverged", stacklevel=1)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
             if step in marks:
                 probe = (loss(model(x), y).mean() for x, y in next_probe().values())
+                accuracy = partial(_mean_accuracy, model, data_set.task)
+                model.eval()
                 checkpoints.append(
                     Checkpoint(
                         step=step,
-                        loss=value,
-                        train_accuracy=_mean_accuracy(
-                            model, data_set.task, [split.train for split in sources.values()]
-                        ),
-                        val_accuracy=_mean_accuracy(
-                            model, data_set.task, [split.val for split in sources.values()]
-                        ),
+                        loss=value if math.isfinite(value) else None,
+                        train_accuracy=accuracy([split.train for split in sources.values()]),
+                        val_accuracy=accuracy([split.val for split in sources.values()]),
                         agreement=sign_agreement(model, probe),
                     )
                 )
-                scores.append(_mean_accuracy(model, data_set.task, [held_out.train]))
+                scores.append(accuracy([held_out.train]))
+                model.train()
             on_progress(step, checkpoints[-1] if checkpoints else None)
     record = RunRecord(
         config, tuple(checkpoints), time.perf_counter() - started, tuple(dict.fromkeys(warned))
@@ -158,14 +175,15 @@ def _isolated(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _noted_warnings() -> Iterator[list[str]]:
-    """Warnings go to the list instead of the terminal."""
+    """The first warning of each category goes to the list instead of the terminal."""
     noted: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:
             yield noted
         finally:
-            noted.extend(f"{w.category.__name__}: {w.message}" for w in caught)
+            first = {w.category.__name__: w.message for w in reversed(caught)}
+            noted.extend(f"{category}: {message}" for category, message in first.items())
 
 
 def _optimiser(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, LRScheduler]:
