@@ -219,3 +219,32 @@ def test_lazy_parameters_are_found_at_the_first_step() -> None:
     agree = dg.GradientAgreement(model, dg.Mean())
     run(agree, "mixed batch")
     assert model[0].weight.grad.shape == (4, 3)
+
+
+def test_gradients_that_share_storage_are_not_folded_in_place() -> None:
+    """DDP's bucket views: the next backward writes where the first domain's gradient lay."""
+    model = nn.Linear(2, 1, bias=False)
+    bucket = torch.zeros(10)
+    agree = dg.GradientAgreement(model, dg.Mean())
+    for name, size in (("a", 1.0), ("b", 5.0)):
+        with agree.domain(name):
+            bucket[:2] = size
+            model.weight.grad = bucket[:2].view(1, 2)
+    agree.combine()
+    assert model.weight.grad.tolist() == [[3.0, 3.0]]
+
+
+def test_a_disabled_scaler_leaves_the_warning_on() -> None:
+    model = nn.Linear(2, 1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    agree = dg.GradientAgreement(model, dg.Mean(), scaler=scaler)
+    with agree.domain("a"):
+        (model.weight * float("nan")).sum().backward()
+    with pytest.warns(dg.NonFiniteGradientWarning, match="domain 'a'"):
+        agree.combine()
+
+
+def test_complex_parameters_are_refused() -> None:
+    model = nn.Linear(2, 1, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="complex parameters"):
+        dg.GradientAgreement(model, dg.Mean())

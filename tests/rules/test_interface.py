@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from domaingrad import rules
 from domaingrad.rules import Mean, Rule
 
 from .variants import VARIANTS
@@ -148,3 +149,19 @@ def test_copies_go_on_with_the_same_numbers(make: Callable[[], Rule], clone: Cal
 def test_representation_names_the_settings() -> None:
     assert repr(VARIANTS["and-0.6"]()) == "ANDMask(tau=0.6, rescale=False, average='arithmetic')"
     assert repr(VARIANTS["agr-rand"]()) == "AgrRand(noise_where_silent=False)"
+
+
+def test_more_domains_than_sixteen_bits_count():
+    """Sums of signs of 40 000 units, as with the sample as unit, once wrapped around to nothing."""
+    gradients = torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0)) + 0.1
+    update = rules.ANDMask(tau=0.8, rescale=False)(gradients)
+    torch.testing.assert_close(update, gradients.mean(0))
+
+
+def test_products_keep_their_precision_under_autocast():
+    """In bfloat16 1 + 2^-10 is 1: the two gradients would look orthogonal and stay as they are."""
+    gradients = torch.tensor([[1.0, -1.0], [1.0, 1.0 + 2.0**-10]])
+    plain = rules.PCGrad()(gradients)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rules.PCGrad()(gradients), plain)
+    assert not torch.equal(plain, gradients.sum(0))
