@@ -107,9 +107,7 @@ def compare(
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
-        done = records.runs()
-        causes |= {run.key: "interrupted" for run in todo if run.key not in {*done, *causes}}
-    if interrupted:
+        causes |= {run.key: "interrupted" for run in todo if run.key not in causes}
         errors.print("Interrupted; writing what is finished.")
     with uninterrupted():
         _report(comparison, records, causes, as_json, errors)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from domaingrad.rules import ElementwiseRule, GramianRule, Rule, Statistics
-from domaingrad.rules.statistics import accumulation_dtype
 
 from .running import RunningStatistics
 
@@ -25,7 +24,10 @@ class Accumulator(Protocol):
     """
 
     def fold(self, gradients: Gradients) -> None:
-        """Take in one domain. The tensors become the accumulator's to overwrite."""
+        """Take in one domain.
+
+        The tensors, in the dtype in which gradients are summed, become ours to overwrite.
+        """
 
     def updates(self) -> list[Tensor | None]:
         """The update of every parameter, in the dtype in which gradients are summed."""
@@ -71,9 +73,7 @@ class GramianAccumulator:
 
     def fold(self, gradients: Gradients) -> None:
         """Keep one domain's gradients."""
-        self._domains.append(
-            [None if g is None else g.detach().to(accumulation_dtype(g.dtype)) for g in gradients]
-        )
+        self._domains.append(list(gradients))
 
     def updates(self) -> list[Tensor | None]:
         """Weigh the domains by the rule and sum."""

@@ -154,9 +154,7 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
                 scores.append(accuracy([held_out.train]))
                 model.train()
             on_progress(step, checkpoints[-1] if checkpoints else None)
-    record = RunRecord(
-        config, tuple(checkpoints), time.perf_counter() - started, tuple(dict.fromkeys(warned))
-    )
+    record = RunRecord(config, tuple(checkpoints), time.perf_counter() - started, tuple(warned))
     return record, HeldOutRecord(config.key, tuple(scores))
 
 
