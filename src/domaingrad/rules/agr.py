@@ -79,22 +79,27 @@ class AgrRand(ElementwiseRule):
         self.noise_where_silent = noise_where_silent
 
     def propose(self, statistics: Statistics) -> Proposal:
-        """The sum where the domains agree, its total size there, and how many components agree."""
+        """The sum where the domains agree, its total size and their number, and where they do not.
+
+        The mask of the rest leaves out what is zero in every domain, unless asked for.
+        """
         agree = _agrees(statistics)
         update = _agreeing_sum(statistics, agree)
-        size = update.abs().sum()
-        return Proposal(update, torch.stack([size, agree.sum()]))
+        noisy = 1 - agree
+        if not self.noise_where_silent:
+            noisy = noisy * statistics.active.clamp(max=1)
+        tally = torch.stack([update.abs().sum(), agree.sum()])
+        return Proposal(update, tally, noisy.to(torch.int8))
 
-    def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
         """Add the noise where the domains disagree."""
+        if proposal.mask is None:
+            raise ValueError("AgrRand.finish expects the mask of its own proposal; found none.")
         size, agreeing = tally.unbind()
         scale = size / agreeing.clamp(min=1)
-        noisy = 1 - _agrees(statistics)
-        if not self.noise_where_silent:
-            noisy.mul_(statistics.active > 0)
         update = proposal.update
         generator = self._generator_on(update.device)
         noise = torch.randn(
             update.shape, generator=generator, dtype=update.dtype, device=generator.device
         )
-        return update.add_(noise.to(update.device).mul_(noisy).mul_(scale))
+        return update.add_(noise.to(update.device).mul_(proposal.mask).mul_(scale))

@@ -68,7 +68,7 @@ class ANDMask(ElementwiseRule):
         # A product, not a selection: a non-finite mean must stay visible where the mask is 0.
         return Proposal(mask.mul_(self._average(statistics)), tally)
 
-    def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
         """Divide by the share of components kept."""
         return proposal.update.div_(kept_share(tally))
 

@@ -105,7 +105,9 @@ class Proposal:
 
     update: Tensor
     tally: Tensor | None = None
-    """1-D; adds up over the tensors of the rule's scope, and over shards of one tensor."""
+    """1-D; adds up over the tensors of the rule's scope, and over parts of one tensor."""
+    mask: Tensor | None = None
+    """Of the update's shape: where ``finish`` has more to do than to scale."""
 
 
 class ElementwiseRule(Rule):
@@ -125,8 +127,8 @@ class ElementwiseRule(Rule):
     def propose(self, statistics: Statistics) -> Proposal:
         """The update of one tensor, before the scale."""
 
-    def finish(self, statistics: Statistics, proposal: Proposal, tally: Tensor) -> Tensor:
-        """Apply the scale, given the tally summed over the rule's scope."""
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
+        """Apply the scale, given the tally summed over the rule's scope; may overwrite."""
         return proposal.update
 
     def updates(self, parameters: Iterable[Statistics]) -> list[Tensor]:
@@ -135,22 +137,22 @@ class ElementwiseRule(Rule):
         Unless the scale is over the model, they are taken one at a time.
         """
         if self.scope == "model":
-            return self._updates_with_common_scale(list(parameters))
-        return [self._update(statistics) for statistics in parameters]
+            return self.finish_together([self.propose(statistics) for statistics in parameters])
+        return [self.finish_alone(self.propose(statistics)) for statistics in parameters]
 
-    def _update(self, statistics: Statistics) -> Tensor:
-        proposal = self.propose(statistics)
+    def finish_alone(self, proposal: Proposal) -> Tensor:
+        """The update of one tensor, where its scale needs no other tensor."""
         if proposal.tally is None:
             return proposal.update
-        return self.finish(statistics, proposal, proposal.tally)
+        return self.finish(proposal, proposal.tally)
 
-    def _updates_with_common_scale(self, parameters: Sequence[Statistics]) -> list[Tensor]:
-        proposals = [self.propose(statistics) for statistics in parameters]
+    def finish_together(self, proposals: Sequence[Proposal]) -> list[Tensor]:
+        """The updates of all tensors of a model, under one scale."""
         tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
         total = torch.stack([tally.to(tallies[0]) for tally in tallies]).sum(0)
         return [
-            self.finish(statistics, proposal, total.to(tally))
-            for statistics, proposal, tally in zip(parameters, proposals, tallies, strict=True)
+            self.finish(proposal, total.to(tally))
+            for proposal, tally in zip(proposals, tallies, strict=True)
         ]
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
