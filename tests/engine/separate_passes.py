@@ -14,8 +14,8 @@ import domaingrad as dg
 from .equations import Stacks
 from .problems import Problem, call, select
 
-Way = Literal["mixed batch", "domain by domain"]
-WAYS: tuple[Way, ...] = ("mixed batch", "domain by domain")
+Way = Literal["single pass", "mixed batch", "domain by domain"]
+WAYS: tuple[Way, ...] = ("single pass", "mixed batch", "domain by domain")
 SEED_OF_PASSES = 1
 
 
@@ -24,15 +24,20 @@ def model_of(problem: Problem) -> nn.Module:
     return problem.build().double()
 
 
-def separate_gradients(problem: Problem, model: nn.Module) -> Stacks:
+def separate_gradients(problem: Problem, model: nn.Module, way: Way = "mixed batch") -> Stacks:
     """[K, *shape] for each parameter that some domain uses, zeros where a domain does not.
 
-    The passes go in the order of the labels and leave their mark on the model's buffers.
+    The passes go in the order of the labels and leave their mark on the model's buffers. One pass
+    moves what is no statistic of the data (the vectors of a spectral norm) once for all domains.
     """
+    before = [(b, b.clone()) for b in buffers_without_statistics(model)]
     torch.manual_seed(SEED_OF_PASSES)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     per_domain: list[dict[str, Tensor | None]] = []
     for label in problem.labels:
+        if way == "single pass":
+            for buffer, value in before:
+                buffer.copy_(value)
         rows = problem.domain == label
         outputs = call(model, select(problem.inputs, rows), problem.options)
         loss = problem.losses(outputs, problem.targets[rows]).mean()
@@ -45,6 +50,16 @@ def separate_gradients(problem: Problem, model: nn.Module) -> Stacks:
         for name, p in named.items()
         if any(g[name] is not None for g in per_domain)
     }
+
+
+def buffers_without_statistics(model: nn.Module) -> list[Tensor]:
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    return [
+        buffer
+        for module in model.modules()
+        if not isinstance(module, norms)
+        for buffer in module.buffers(recurse=False)
+    ]
 
 
 def gradients_by_backward(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | None]:
@@ -62,9 +77,11 @@ def agreed_gradients(
     problem: Problem, model: nn.Module, rule: dg.rules.Rule, way: Way
 ) -> dict[str, Tensor | None]:
     """What the engine leaves in ``.grad``."""
-    agree = dg.GradientAgreement(model, rule)
+    agree = dg.GradientAgreement(
+        model, rule, engine="single-pass" if way == "single pass" else "streaming"
+    )
     torch.manual_seed(SEED_OF_PASSES)
-    if way == "mixed batch":
+    if way != "domain by domain":
         outputs = agree(problem.inputs, problem.domain, **problem.options)
         agree.backward(problem.losses(outputs, problem.targets))
     else:
@@ -77,8 +94,10 @@ def agreed_gradients(
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def reference_and_copy(problem: Problem) -> tuple[Stacks, nn.Module, nn.Module]:
+def reference_and_copy(
+    problem: Problem, way: Way = "mixed batch"
+) -> tuple[Stacks, nn.Module, nn.Module]:
     """The separate gradients, the model they moved, and a copy of the model as it was."""
     model = model_of(problem)
     untouched = deepcopy(model)
-    return separate_gradients(problem, model), model, untouched
+    return separate_gradients(problem, model, way), model, untouched

@@ -21,11 +21,6 @@ def test_engines_of_this_version(model: nn.Module, engine: Any) -> None:
     assert torch.equal(model.weight.grad, torch.ones(2, 2))
 
 
-def test_single_pass_is_not_there_yet(model: nn.Module) -> None:
-    with pytest.raises(NotImplementedError, match=r"single-pass.*use 'auto' or 'streaming'"):
-        dg.GradientAgreement(model, dg.Mean(), engine="single-pass")
-
-
 def test_an_unknown_engine(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"one of 'auto', 'single-pass', 'streaming'.*'stream'"):
         dg.GradientAgreement(model, dg.Mean(), engine="stream")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import domaingrad as dg
 
 from . import equations
 from .equations import Stacks, Updates
-from .problems import LABELS, PROBLEMS, Problem
+from .problems import LABELS, PROBLEMS, RANDOM, UNFIT, Problem
 from .separate_passes import WAYS, Way, agreed_gradients, reference_and_copy
 
 Case = tuple[Callable[[], dg.rules.Rule], Callable[[Stacks], Updates]]
@@ -45,12 +45,20 @@ def compare(actual: dict[str, torch.Tensor | None], expected: Updates) -> None:
         )
 
 
-@pytest.mark.parametrize("way", WAYS)
+# One pass draws other random numbers than several do.
+CASES = [
+    (problem, way)
+    for problem in PROBLEMS
+    for way in WAYS
+    if not (way == "single pass" and problem in RANDOM | UNFIT.keys())
+]
+
+
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(("problem", "way"), CASES)
 def test_update_is_the_equation_of_separate_passes(problem: str, rule: str, way: Way) -> None:
     make, equation = RULES[rule]
-    gradients, _, model = reference_and_copy(PROBLEMS[problem])
+    gradients, _, model = reference_and_copy(PROBLEMS[problem], way)
     expected = equation(gradients)
     actual = agreed_gradients(PROBLEMS[problem], model, make(), way)
     if rule in SCALED:
@@ -59,11 +67,10 @@ def test_update_is_the_equation_of_separate_passes(problem: str, rule: str, way:
     compare(actual, expected)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(("problem", "way"), CASES)
 def test_pcgrad_projects_over_all_parameters_together(problem: str, way: Way) -> None:
     two = PROBLEMS[problem].only(LABELS[0], LABELS[2])
-    gradients, _, model = reference_and_copy(two)
+    gradients, _, model = reference_and_copy(two, way)
     compare(agreed_gradients(two, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients))
 
 
@@ -84,10 +91,9 @@ def test_pcgrad_of_conflicting_domains(way: Way) -> None:
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(("problem", "way"), CASES)
 def test_agr_rand_sums_where_domains_agree_and_draws_elsewhere(problem: str, way: Way) -> None:
-    gradients, _, model = reference_and_copy(PROBLEMS[problem])
+    gradients, _, model = reference_and_copy(PROBLEMS[problem], way)
     actual = agreed_gradients(PROBLEMS[problem], model, dg.AgrRand(), way)
     used = {name: update for name, update in actual.items() if update is not None}
     assert used.keys() == gradients.keys()
@@ -121,7 +127,7 @@ def test_the_problems_put_the_rules_to_work(problem: str) -> None:
 def test_the_two_ways_are_equal_to_the_last_bit_but_for_the_loss_mean() -> None:
     """The same rule with the same seed draws the same noise in both ways."""
     updates = []
-    for way in WAYS:
+    for way in ("mixed batch", "domain by domain"):
         _, _, model = reference_and_copy(PROBLEMS["mlp"])
         updates.append(agreed_gradients(PROBLEMS["mlp"], model, dg.AgrRand(), way))
     for name in updates[0]:

@@ -36,8 +36,10 @@ def mean_of_separate_passes() -> list[Tensor]:
 
 def step(model: nn.Module, way: Way, rows: slice = slice(None)) -> None:
     x, y, domain = X[rows], Y[rows], DOMAIN[rows]
-    agree = dg.GradientAgreement(model, dg.Mean())
-    if way == "mixed batch":
+    agree = dg.GradientAgreement(
+        model, dg.Mean(), engine="streaming" if way == "mixed batch" else "auto"
+    )
+    if way != "domain by domain":
         agree.backward(F.cross_entropy(agree(x, domain), y, reduction="none"))
     else:
         for e in range(3):

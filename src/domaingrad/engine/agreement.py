@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, Literal, get_args
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
 
-from .errors import AgreementError
-from .mixed_batch import MixedBatch
-from .step import Step
+from .batch import Batch
+from .errors import AgreementError, SinglePassWarning
+from .reduction import Kernels
+from .separate_passes import SeparatePasses
+from .single_pass.engine import MIXED_LOSSES, MixedPass, SinglePass
+from .single_pass.receivers import Agreement, Scratch, agreement_of
+from .single_pass.verification import UnfitError, out_of_sight
+from .step import Step, warn_of_non_finite
 
 Engine = Literal["auto", "single-pass", "streaming"]
 
@@ -75,6 +81,7 @@ class GradientAgreement:
         *,
         weights: Mapping[Hashable, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        kernels: Kernels = "auto",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {_kind(model)}.")
@@ -87,10 +94,10 @@ class GradientAgreement:
             raise ValueError(
                 f"engine must be one of {', '.join(map(repr, get_args(Engine)))}; found {engine!r}."
             )
-        if engine == "single-pass":
-            raise NotImplementedError(
-                "engine='single-pass' is not in this version; use 'auto' or 'streaming', which "
-                "give the same numbers."
+        if kernels not in get_args(Kernels):
+            raise ValueError(
+                f"kernels must be one of {', '.join(map(repr, get_args(Kernels)))}; found "
+                f"{kernels!r}."
             )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
@@ -109,10 +116,13 @@ class GradientAgreement:
                 )
         self.model = model
         self.rule = rule
-        self.engine: Engine = "streaming"
+        self.engine: Engine = engine
         self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
-        self._batch: MixedBatch | None = None
+        self._kernels = kernels
+        self._single_pass = SinglePass(model)
+        self._warned: set[str] = set()
+        self._batch: SeparatePasses | tuple[MixedPass, Agreement] | None = None
         self._open: Hashable | None = None
         self._step: Step | None = None
 
@@ -140,12 +150,63 @@ class GradientAgreement:
                 "DistributedDataParallel then synchronises only part of the gradients. Use "
                 "`with agree.domain(name)`, one forward and backward at a time."
             )
-        batch = MixedBatch(domain)
-        if torch.is_grad_enabled():
-            self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
-        outputs = batch.forward(self.model, inputs, options)
-        if batch.has_graph:
-            self._batch = batch
+        batch = Batch(domain)
+        batch.check(inputs, options)
+        if not torch.is_grad_enabled():
+            return SeparatePasses(batch).forward(self.model, inputs, options)
+        self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
+        if self.engine == "streaming":
+            return self._separately(batch, inputs, options)
+        reason = out_of_sight(self.model)
+        if reason is not None and self.engine == "auto":
+            return self._separately(batch, inputs, options)
+        agreement = self._agreement(batch)
+        try:
+            if reason is not None:
+                raise UnfitError(reason)
+            passed, outputs = self._single_pass.forward(batch, agreement, inputs, options)
+        except UnfitError as error:
+            return self._without_single_pass(error, batch, inputs, options)
+        if passed.has_graph:
+            self._batch = passed, agreement
+        return outputs
+
+    def _agreement(self, batch: Batch) -> Agreement:
+        scale = self._loss_scale
+        return agreement_of(
+            self.rule,
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            [self._weights.get(label, 1.0) / scale for label in batch.labels],
+            scale,
+            Scratch(),
+            self._kernels,
+        )
+
+    def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
+        passes = SeparatePasses(batch)
+        outputs = passes.forward(self.model, inputs, options)
+        if passes.has_graph:
+            self._batch = passes
+        return outputs
+
+    def _without_single_pass(
+        self, error: UnfitError, batch: Batch, inputs: Any, options: Mapping[str, Any]
+    ) -> Any:
+        if self.engine == "single-pass":
+            raise AgreementError(
+                f"the single pass is not exact for this model: {error}. Use engine='auto' or "
+                f"'streaming', which pass the domains one after the other where need be."
+            ) from error
+        outputs = self._separately(batch, inputs, options)
+        if str(error) not in self._warned:
+            self._warned.add(str(error))
+            warn(
+                f"one pass for all domains is not exact for this model: {error}. The domains pass "
+                f"one after the other instead, which is right but slower; engine='streaming' says "
+                f"so from the start.",
+                SinglePassWarning,
+                stacklevel=3,
+            )
         return outputs
 
     def backward(self, losses: Tensor) -> None:
@@ -166,23 +227,32 @@ class GradientAgreement:
                 "agree.backward(losses) needs outputs of agree(x, domain) from this step, computed "
                 "with gradients enabled; call agree(x, domain) before each backward."
             )
-        _check_losses(losses, batch.size)
+        passes = batch if isinstance(batch, SeparatePasses) else batch[0]
+        _check_losses(losses, passes.batch.size)
         if self._step is not None:
             raise AgreementError(
                 f"domains {self._step.listed} wait for agree.combine(); call it before "
                 f"agree.backward, or use one of the two ways throughout a step."
             )
+        if isinstance(batch, SeparatePasses):
+            self._walk_separately(batch, losses)
+        else:
+            passed, agreement = batch
+            passed.backward(losses)
+            if agreement.non_finite and not self._non_finite_expected:
+                labels = passed.batch.labels
+                warn_of_non_finite(
+                    [labels[unit] for unit in sorted(agreement.non_finite)], stacklevel=3
+                )
+
+    def _walk_separately(self, passes: SeparatePasses, losses: Tensor) -> None:
         try:
             mixed = []
-            for index, label in enumerate(batch.labels):
+            for index, label in enumerate(passes.batch.labels):
                 with self.domain(label):
-                    mixed.append(batch.backward(index, losses))
+                    mixed.append(passes.backward(index, losses))
             if torch.stack(mixed).any():
-                raise AgreementError(
-                    "the losses of one domain depend on outputs of another (a contrastive or "
-                    "batch-wise loss?), so they are no losses of single domains. Compute each "
-                    "domain's loss from its own samples, `with agree.domain(name)`."
-                )
+                raise AgreementError(MIXED_LOSSES)
         except BaseException:
             self._step = None
             raise
@@ -263,9 +333,18 @@ class GradientAgreement:
         return Step(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             self.rule,
-            scale=1.0 if self._scaler is None else self._scaler.get_scale(),
-            non_finite_expected=self._scaler is not None and self._scaler.is_enabled(),
+            scale=self._loss_scale,
+            non_finite_expected=self._non_finite_expected,
         )
+
+    @property
+    def _loss_scale(self) -> float:
+        return 1.0 if self._scaler is None else self._scaler.get_scale()
+
+    @property
+    def _non_finite_expected(self) -> bool:
+        """Whether somebody (a GradScaler) looks for non-finite gradients."""
+        return self._scaler is not None and self._scaler.is_enabled()
 
     def _combine(self) -> None:
         step, self._step = self._step, None

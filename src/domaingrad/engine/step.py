@@ -105,16 +105,21 @@ class Step:
             return
         named = [name for name, ok in zip(self.names, finite, strict=True) if not ok]
         if not self._non_finite_expected:
-            warn(
-                f"non-finite gradient in domain {', '.join(map(repr, named))}; it is left visible "
-                f"in .grad. Skip the step, clip, or lower the learning rate.",
-                NonFiniteGradientWarning,
-                stacklevel=USER,
-            )
+            warn_of_non_finite(named, stacklevel=USER + 1)
         present = [update for update in updates if update is not None]
         if _all_finite([value for update in present for value in _extremes(update)]):
             for update in present:
                 update.fill_(math.nan)
+
+
+def warn_of_non_finite(names: Sequence[Hashable], stacklevel: int) -> None:
+    """Say whose gradients are not finite."""
+    warn(
+        f"non-finite gradient in domain {', '.join(map(repr, names))}; it is left visible in "
+        f".grad. Skip the step, clip, or lower the learning rate.",
+        NonFiniteGradientWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _own(gradient: Tensor) -> Tensor:

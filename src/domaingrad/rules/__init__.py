@@ -7,6 +7,7 @@ from .mean import Mean
 from .pcgrad import PCGrad
 from .sand_mask import SANDMask
 from .statistics import Statistic, Statistics, statistics_of
+from .torchjd import from_torchjd
 
 __all__ = [
     "ANDMask",
@@ -21,5 +22,6 @@ __all__ = [
     "SANDMask",
     "Statistic",
     "Statistics",
+    "from_torchjd",
     "statistics_of",
 ]

@@ -1,0 +1,104 @@
+"""A batch that holds several domains: which sample belongs to which, and how a model takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+
+class Batch:
+    """The samples of a mixed batch by domain, in order of label.
+
+    Args:
+        domain: integer tensor of shape [N], the domain of each sample.
+
+    Raises:
+        TypeError, ValueError: ``domain`` is not a non-empty integer tensor of one dimension.
+    """
+
+    def __init__(self, domain: Tensor) -> None:
+        if not isinstance(domain, Tensor) or domain.is_floating_point() or domain.is_complex():
+            raise TypeError(
+                f"domain must be an integer tensor of shape [N], the domain of each sample; found "
+                f"{_described(domain)}."
+            )
+        if domain.dtype == torch.bool or domain.ndim != 1 or len(domain) == 0:
+            raise ValueError(
+                f"domain must be an integer tensor of shape [N] with N ≥ 1, the domain of each "
+                f"sample; found {_described(domain)}."
+            )
+        self.size = len(domain)
+        labels, sizes = torch.unique(domain, return_counts=True)
+        self.labels: list[int] = labels.tolist()
+        self.sizes: tuple[int, ...] = tuple(sizes.tolist())
+        self.order = domain.argsort(stable=True)
+        """The samples, domain after domain."""
+        self.is_in_order = bool((domain[1:] >= domain[:-1]).all())
+        """Whether the batch already goes domain after domain."""
+        self.rows: list[Tensor] = list(torch.split(self.order, list(self.sizes)))
+        """The samples of each domain."""
+        self.back = self.order.argsort()
+        """From the order by domain to that of the batch."""
+
+    def check(self, inputs: Any, options: Mapping[str, Any]) -> None:
+        """Refuse inputs that cannot be told apart by domain.
+
+        Raises:
+            TypeError, ValueError: no tensor, a tensor without N rows, a tensor with a graph.
+        """
+        tree_map_only(Tensor, self._check_input, inputs)
+        tree_map_only(Tensor, _refuse_graph, (inputs, dict(options)))
+        if not any(isinstance(leaf, Tensor) for leaf in tree_flatten(inputs)[0]):
+            raise TypeError(
+                f"the inputs hold no tensor that could be split by domain; found a "
+                f"{type(inputs).__name__}. Pass a tensor, a tuple or a dict of tensors, or use "
+                f"`with agree.domain(name)`."
+            )
+
+    def _check_input(self, tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != self.size:
+            raise ValueError(
+                f"every tensor of the inputs must hold one row per sample, {self.size} as domain "
+                f"does; found shape {list(tensor.shape)}. Pass what all samples share as a keyword "
+                f"argument, or use `with agree.domain(name)`."
+            )
+        return tensor
+
+
+def run(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
+    """Call a model: a tuple holds positional, a dict keyword arguments."""
+    if isinstance(inputs, tuple):
+        return model(*inputs, **options)
+    if isinstance(inputs, dict):
+        return model(**inputs, **options)
+    return model(inputs, **options)
+
+
+def select(inputs: Any, rows: Tensor) -> Any:
+    """The rows of every tensor in a structure."""
+    return tree_map_only(Tensor, partial(_select, rows), inputs)
+
+
+def _select(rows: Tensor, tensor: Tensor) -> Tensor:
+    return tensor[rows.to(tensor.device)]
+
+
+def _refuse_graph(tensor: Tensor) -> Tensor:
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "the inputs of agree(x, domain) require grad, but its graph ends at the model's "
+            "inputs. Wrap a model that holds everything to be trained, detach the inputs, or use "
+            "`with agree.domain(name)`."
+        )
+    return tensor
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {list(value.shape)} of {value.dtype}"
+    return f"a {type(value).__name__}"

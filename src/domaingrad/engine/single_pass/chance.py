@@ -1,0 +1,88 @@
+"""A model without its random draws, so that two passes of it can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .forward import UnsupportedError
+
+aten = torch.ops.aten
+
+
+class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, each draw is the same: dropout keeps all, the rest takes its mean.
+
+    The state of the random generators is left alone.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Answer the operations that draw."""
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        answer = ANSWERS.get(func.overloadpacket)
+        if answer is not None:
+            return answer(*args, **{k: v for k, v in kwargs.items() if k != "generator"})
+        names = [argument.name for argument in func._schema.arguments]
+        for name in {"dropout_p", "dropout"}.intersection(names):
+            given = {**dict(zip(names, args, strict=False)), **kwargs, name: 0.0}
+            return func(**given)
+        raise UnsupportedError(f"the model draws random numbers by {func}, which the check cannot")
+
+
+def _bernoulli(x: Tensor, p: float | None = None, **_: Any) -> Tensor:
+    return x.clone() if p is None else torch.full_like(x, p)
+
+
+def _bernoulli_(x: Tensor, p: float | Tensor = 0.5, **_: Any) -> Tensor:
+    return x.copy_(p) if isinstance(p, Tensor) else x.fill_(p)
+
+
+def _dropout(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.clone(), torch.ones_like(x, dtype=torch.bool)
+
+
+def _filled(value: float) -> Callable[..., Tensor]:
+    def like(x: Tensor, *_: Any, **kwargs: Any) -> Tensor:
+        return torch.full_like(x, value, **_known(kwargs))
+
+    return like
+
+
+def _created(value: float) -> Callable[..., Tensor]:
+    def create(size: Sequence[int], *_: Any, **kwargs: Any) -> Tensor:
+        return aten.full(size, value, **kwargs)  # type: ignore[no-any-return]
+
+    return create
+
+
+def _known(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in ("dtype", "device") if name in kwargs}
+
+
+ANSWERS: dict[Any, Callable[..., Any]] = {
+    aten.bernoulli: _bernoulli,
+    aten.bernoulli_: _bernoulli_,
+    aten.native_dropout: _dropout,
+    aten.uniform_: lambda x, low=0.0, high=1.0: x.fill_((low + high) / 2),
+    aten.normal_: lambda x, mean=0.0, *_: x.fill_(mean),
+    aten.exponential_: lambda x, rate=1.0: x.fill_(1 / rate),
+    aten.random_: lambda x, *_: x.fill_(0),
+    aten.rand: _created(0.5),
+    aten.randn: _created(0.0),
+    aten.rand_like: _filled(0.5),
+    aten.randn_like: _filled(0.0),
+    aten.randperm: lambda n, **kwargs: torch.arange(n, **_known(kwargs)),
+}
+"""What stands in for a draw, by operation."""

@@ -1,0 +1,271 @@
+"""One forward and one backward for all domains of a batch, where that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from ..batch import Batch, run, select
+from ..errors import FOREIGN_BACKWARD, AgreementError
+from .forward import MixedForward, Plan, UnknownSiteError, UnsupportedError
+from .session import Receiver, Session
+from .units import Units
+from .verification import UnfitError, examine
+
+SMALL_BUFFER = 2**16
+"""Entries up to which a buffer is remembered in case a forward pass has to be taken back."""
+
+
+class SinglePass:
+    """Knows for which models and shapes the single pass is exact, and makes it.
+
+    The first batch of each family (the same parameters, modes of the modules, kinds of inputs) is
+    examined once; so is one on which the model takes a way not seen before.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._plans: dict[Hashable, dict[Any, Any]] = {}
+        self._unfit: dict[Hashable, str] = {}
+
+    def forward(
+        self,
+        batch: Batch,
+        receiver: Receiver,
+        inputs: Any,
+        options: Mapping[str, Any],
+    ) -> tuple[MixedPass, Any]:
+        """Pass a batch through the model.
+
+        Raises:
+            UnfitError: the single pass is not exact.
+        """
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        units = Units(batch.sizes)
+        in_order = _in_order(batch, inputs)
+        family = _family(self._model, parameters, inputs, options)
+        if family in self._unfit:
+            raise UnfitError(self._unfit[family])
+        examined = family not in self._plans
+        while True:
+            if examined:
+                self._examine(family, parameters, units, in_order, options)
+            try:
+                return self._pass(
+                    batch, receiver, parameters, self._plans[family], in_order, options, examined
+                )
+            except (UnknownSiteError, UnsupportedError) as error:
+                if examined:
+                    self._unfit[family] = f"{type(error).__name__}: {error}"
+                    raise UnfitError(self._unfit[family]) from error
+                examined = True
+
+    def _examine(
+        self,
+        family: Hashable,
+        parameters: Sequence[nn.Parameter],
+        units: Units,
+        inputs: Any,
+        options: Mapping[str, Any],
+    ) -> None:
+        if units.samples < 2:
+            raise UnfitError("a batch of one sample shows no layout")
+        try:
+            plan = examine(self._model, parameters, units, inputs, options)
+        except UnfitError as error:
+            self._unfit[family] = str(error)
+            raise
+        self._plans[family] = {**self._plans.get(family, {}), **plan}
+
+    def _pass(
+        self,
+        batch: Batch,
+        receiver: Receiver,
+        parameters: Sequence[nn.Parameter],
+        plan: Plan,
+        inputs: Any,
+        options: Mapping[str, Any],
+        new: bool,
+    ) -> tuple[MixedPass, Any]:
+        session = Session(Units(batch.sizes), parameters, receiver)
+        mode = MixedForward(self._model, parameters, session, plan)
+        with _taken_back_on_error(self._model), mode:
+            tree = run(self._model, inputs, options)
+        passed = MixedPass(batch, session, mode, check_losses=new)
+        return passed, tree_map_only(Tensor, passed.output, tree)
+
+
+class MixedPass:
+    """A mixed batch on its way through the model, and back.
+
+    The graph is cut at the outputs: the losses reach back to the cut, and from there the model is
+    walked once.
+
+    Args:
+        batch: which samples belong to which domain.
+        session: where the gradients go.
+        mode: sees what checkpoints run on the way back.
+        check_losses: whether to make sure that the losses do not mix domains.
+    """
+
+    def __init__(
+        self, batch: Batch, session: Session, mode: MixedForward, check_losses: bool
+    ) -> None:
+        self.batch = batch
+        self._session = session
+        self._mode = mode
+        self._check_losses = check_losses
+        self._walking = False
+        self._outputs: list[Tensor] = []
+        self._cuts: list[Tensor] = []
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether anything can be walked backward."""
+        return bool(self._cuts)
+
+    def output(self, tensor: Tensor) -> Tensor:
+        """An output of the model, cut off, in the order of the batch."""
+        if tensor.ndim == 0 or len(tensor) != self.batch.size:
+            raise UnsupportedError(f"an output has shape {list(tensor.shape)}")
+        cut = tensor.detach()
+        if tensor.requires_grad:
+            cut.requires_grad_().register_hook(self._require_own_walk)  # type: ignore[no-untyped-call]
+            self._outputs.append(tensor)
+            self._cuts.append(cut)
+        return cut if self.batch.is_in_order else cut[self.batch.back.to(cut.device)]
+
+    def backward(self, losses: Tensor) -> None:
+        """Walk back from the sum over domains of their mean losses.
+
+        Raises:
+            AgreementError: the losses mix domains or do not depend on the outputs.
+        """
+        self._walking = True
+        try:
+            direct = self._session.parameters_behind(losses)
+            if direct or self._check_losses:
+                gradients = self._domain_by_domain(losses, direct)
+            else:
+                gradients = self._at_once(losses)
+        finally:
+            self._walking = False
+        pairs = [
+            (output, gradient)
+            for output, gradient in zip(self._outputs, gradients, strict=True)
+            if gradient is not None
+        ]
+        self._outputs, self._cuts = [], []
+        with self._session.on_the_way_back():
+            with self._mode:
+                torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
+            self._session.finish()
+
+    def _require_own_walk(self, gradient: Tensor) -> None:
+        if not self._walking:
+            raise AgreementError(FOREIGN_BACKWARD)
+
+    def _at_once(self, losses: Tensor) -> list[Tensor | None]:
+        seeds = torch.empty(self.batch.size, dtype=losses.dtype, device=losses.device)
+        for rows, size in zip(self.batch.rows, self.batch.sizes, strict=True):
+            seeds[rows.to(losses.device)] = 1.0 / size
+        torch.autograd.backward(losses, seeds)
+        gradients = [cut.grad for cut in self._cuts]
+        if all(gradient is None for gradient in gradients):
+            raise AgreementError(UNREACHED.format(domains=f"domains {self.batch.labels}"))
+        return gradients
+
+    def _domain_by_domain(
+        self, losses: Tensor, direct: Sequence[nn.Parameter]
+    ) -> list[Tensor | None]:
+        """The same, with a look at each domain's share, and the parameters in the losses."""
+        totals: list[Tensor | None] = [None] * len(self._cuts)
+        mixed, start = False, 0
+        for label, rows in zip(self.batch.labels, self.batch.rows, strict=True):
+            loss = losses[rows.to(losses.device)].mean()
+            with self._session.gradients_of_unit(direct):
+                torch.autograd.backward(loss, retain_graph=label != self.batch.labels[-1])
+            own = slice(start, start + len(rows))
+            start += len(rows)
+            if all(cut.grad is None for cut in self._cuts):
+                raise AgreementError(UNREACHED.format(domains=f"domain {label}"))
+            for index, cut in enumerate(self._cuts):
+                gradient, cut.grad = cut.grad, None
+                if gradient is None:
+                    continue
+                total = totals[index]
+                if total is None:
+                    totals[index] = total = torch.zeros_like(gradient)
+                total[own] = gradient[own]
+                gradient[own] = 0
+                # NaN is no sign of mixing: 0 · inf in another sample's row makes one.
+                mixed |= bool((gradient.nan_to_num_(0.0, 0.0, 0.0) != 0).any())
+        if mixed:
+            raise AgreementError(MIXED_LOSSES)
+        return totals
+
+
+UNREACHED = (
+    "the losses of {domains} do not depend on the outputs of agree(x, domain); compute them from "
+    "the outputs of the latest call."
+)
+MIXED_LOSSES = (
+    "the losses of one domain depend on outputs of another (a contrastive or batch-wise loss?), "
+    "so they are no losses of single domains. Compute each domain's loss from its own samples, "
+    "`with agree.domain(name)`."
+)
+
+
+def _in_order(batch: Batch, inputs: Any) -> Any:
+    return inputs if batch.is_in_order else select(inputs, batch.order)
+
+
+def _family(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    inputs: Any,
+    options: Mapping[str, Any],
+) -> Hashable:
+    """What a plan depends on, apart from the number of samples."""
+    leaves, spec = tree_flatten((inputs, dict(options)))
+    devices = {parameter.device.type for parameter in parameters}
+    return (
+        str(spec),
+        tuple(_kind(leaf) for leaf in leaves),
+        tuple((id(parameter), parameter.shape, parameter.dtype) for parameter in parameters),
+        tuple(module.training for module in model.modules()),
+        tuple(
+            torch.get_autocast_dtype(device)
+            for device in sorted(devices)
+            if torch.is_autocast_enabled(device)
+        ),
+    )
+
+
+def _kind(leaf: Any) -> Hashable:
+    if isinstance(leaf, Tensor):
+        return leaf.ndim, leaf.dtype, leaf.device.type
+    if isinstance(leaf, (bool, str)):
+        return leaf
+    return type(leaf).__name__
+
+
+@contextmanager
+def _taken_back_on_error(model: nn.Module) -> Iterator[None]:
+    """Put small buffers (running statistics) back if the forward pass fails."""
+    before = [(b, b.detach().clone()) for b in model.buffers() if b.numel() <= SMALL_BUFFER]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+        raise

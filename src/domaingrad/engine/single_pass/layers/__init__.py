@@ -1,0 +1,1 @@
+"""Layers whose weight gradients are known unit by unit."""

@@ -1,0 +1,117 @@
+"""Where the samples lie in each call: found by passing all samples, and all but one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from .forward import Layout, Plan
+from .interception import Call, Interception, Kind, Site
+from .units import Axis, LayoutError, axis_between
+
+Tensors = list[Any]
+
+
+class Recorder(Interception):
+    """Answers each taken call as it is, and keeps its tensors.
+
+    Args:
+        model: the model.
+        parameters: what is trained.
+        without_samples: calls known to hold no samples.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        without_samples: Collection[Site],
+    ) -> None:
+        super().__init__(model, parameters)
+        self.sites: dict[Site, tuple[Tensors, Tensors, tuple[Kind | None, ...]]] = {}
+        self._without_samples = without_samples
+
+    def take(self, call: Call) -> Any:
+        """Keep the tensors and make the call."""
+        arguments = [_kept(leaf) for leaf in call.leaves]
+        result = call.native()
+        results = [_kept(leaf) for leaf in tree_flatten(result)[0]]
+        self.sites[call.site] = arguments, results, tuple(call.kinds)
+        if call.site in self._without_samples:
+            self.mark(result, call.site.origins)
+        return result
+
+
+def _kept(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else None
+
+
+def plan_of(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    run: Callable[[int], Any],
+    samples: int,
+) -> Plan:
+    """The layout of each call that uses parameters.
+
+    Args:
+        model: the model.
+        parameters: what is trained.
+        run: passes the first so many samples through the model.
+        samples: number of samples.
+
+    Raises:
+        LayoutError: the model takes another way with one sample less, or a shape does not follow
+            the number of samples.
+    """
+    without: set[Site] = set()
+    while True:
+        large, small = (
+            _sites(model, parameters, run, count, without) for count in (samples, samples - 1)
+        )
+        if large.keys() != small.keys():
+            raise LayoutError(
+                f"the model takes another way with {samples - 1} than with {samples} samples"
+            )
+        plan: dict[Site, Layout] = {}
+        for site, (arguments, results, _) in large.items():
+            few_arguments, few_results, _ = small[site]
+            plan[site] = Layout(
+                _axes(arguments, few_arguments, samples), _axes(results, few_results, samples)
+            )
+        # A plain tensor of the model's looks like samples until its shape stays the same; what is
+        # computed from it is then seen anew.
+        found = {
+            site
+            for site, layout in plan.items()
+            if not layout.holds_samples(large[site][2]) and site not in without
+        }
+        if not found:
+            return plan
+        without |= found
+
+
+def _sites(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    run: Callable[[int], Any],
+    count: int,
+    without_samples: Collection[Site],
+) -> dict[Site, tuple[Tensors, Tensors, tuple[Kind | None, ...]]]:
+    recorder = Recorder(model, parameters, without_samples)
+    with recorder, torch.enable_grad():
+        run(count)
+    return recorder.sites
+
+
+def _axes(many: Tensors, few: Tensors, samples: int) -> tuple[Axis | None, ...]:
+    if len(many) != len(few):
+        raise LayoutError(f"{len(many)} tensors for {samples} samples, {len(few)} for one less")
+    return tuple(
+        axis_between(a, b, samples, samples - 1) if isinstance(a, Tensor) else None
+        for a, b in zip(many, few, strict=True)
+    )

@@ -1,0 +1,314 @@
+"""The first step of a model: is the single pass exact, and where do the samples lie?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from ..batch import run
+from .chance import WithoutChance
+from .forward import MixedForward, Plan
+from .gradients import UnitGradients
+from .probe import plan_of
+from .session import Session
+from .units import Units
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
+"""Largest relative distance between the two computations, by precision."""
+
+TOLERANCE_OF_HALF = 5e-2
+TOLERANCE_OF_TF32 = 1e-2
+SMALLEST = 1e-4
+"""Gradients below this share of the model's are compared as if they had this share: where a
+gradient is truly zero, rounding is all there is."""
+
+
+class UnfitError(Exception):
+    """The single pass is not exact for this model; the message says where."""
+
+
+def out_of_sight(model: nn.Module) -> str | None:
+    """Why nothing can be said of a model before it runs, if so."""
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            return f"module {name!r} is compiled, so its calls cannot be seen"
+        if getattr(module, "sparse", False):
+            return f"module {name!r} ({type(module).__name__}) has sparse gradients"
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        return "its lazy parameters get their shape in the first forward pass"
+    return None
+
+
+@contextmanager
+def preserved(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Leave buffers and ``.grad`` as they were, whatever is done to them."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def examine(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    units: Units,
+    inputs: Any,
+    options: Mapping[str, Any],
+) -> Plan:
+    """Find the plan of a model, and compare the single pass with one pass a unit.
+
+    The outputs must be the same, and so must the gradients of Σ_s ⟨r_s, output_s⟩ for a random r,
+    unit by unit. Nothing of the model changes, and no random number is drawn.
+
+    Args:
+        model: the model.
+        parameters: what is trained.
+        units: the units of the batch.
+        inputs: the batch, unit after unit.
+        options: passed to the model as they are.
+
+    Raises:
+        UnfitError: the two differ, or the single pass cannot be made.
+    """
+    examination = Examination(model, parameters, units, inputs, options)
+    with WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
+        try:
+            return examination.plan()
+        except (UnfitError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [""]
+            raise UnfitError(f"{type(error).__name__}: {reason[0]}") from error
+
+
+@dataclass
+class Examination:
+    """The two computations, and their comparison."""
+
+    model: nn.Module
+    parameters: Sequence[nn.Parameter]
+    units: Units
+    inputs: Any
+    options: Mapping[str, Any]
+    _rest: Any = None
+
+    def plan(self) -> Plan:
+        """The plan, if the single pass is exact."""
+        with preserved(self.model, self.parameters):
+            plan = plan_of(self.model, self.parameters, self._first, self.units.samples)
+        single, outputs = self._single(plan)
+        starts = [sum(self.units.sizes[:unit]) for unit in range(self.units.count)]
+        for unit, (start, size) in enumerate(zip(starts, self.units.sizes, strict=True)):
+            gradients, own = self._separate(start, size)
+            self._compare_outputs([output[start : start + size] for output in outputs], own, plan)
+            self._compare_gradients(
+                [None if rows is None else rows[unit] for rows in single], gradients
+            )
+        return plan
+
+    def _first(self, count: int) -> Any:
+        return run(self.model, _rows(self.inputs, 0, count), self.options)
+
+    def _single(self, plan: Plan) -> tuple[list[list[Tensor] | None], list[Tensor]]:
+        sketches = Sketches(self.parameters)
+        session = Session(self.units, self.parameters, sketches)
+        mode = MixedForward(self.model, self.parameters, session, plan)
+        with preserved(self.model, self.parameters):
+            with mode:
+                outputs = self._outputs(
+                    run(self.model, self.inputs, self.options), self.units.samples
+                )
+            weights = torch.cat([torch.full((n,), 1.0 / n) for n in self.units.sizes])
+            with mode, session.on_the_way_back():
+                self._walk(outputs, 0, weights)
+            with session.on_the_way_back():
+                session.finish()
+            leaked = [index for index, p in enumerate(self.parameters) if p.grad is not None]
+        if leaked:
+            raise UnfitError(
+                f"parameter {self._name(leaked[0])} is used where it cannot be seen (in an "
+                f"autograd.Function of the model's own, or in a gradient taken inside the model)"
+            )
+        found = [sketches.found.get(index) for index in range(len(self.parameters))]
+        return found, [output.detach() for output in outputs]
+
+    def _separate(self, start: int, size: int) -> tuple[list[Tensor | None], list[Tensor]]:
+        with preserved(self.model, self.parameters):
+            inputs = _rows(self.inputs, start, size)
+            outputs = self._outputs(run(self.model, inputs, self.options), size)
+            self._walk(outputs, start, torch.full((size,), 1.0 / size))
+            gradients = [
+                None if p.grad is None else sketch(index, p.grad)
+                for index, p in enumerate(self.parameters)
+            ]
+        return gradients, [output.detach() for output in outputs]
+
+    def _outputs(self, tree: Any, size: int) -> list[Tensor]:
+        leaves, spec = tree_flatten(tree)
+        rest = (spec, [leaf for leaf in leaves if not isinstance(leaf, Tensor)])
+        if self._rest is not None and rest != self._rest:
+            raise UnfitError("what the model returns beside tensors changes with the batch")
+        self._rest = rest
+        if not all(leaf is None or isinstance(leaf, (bool, int, float, str)) for leaf in rest[1]):
+            raise UnfitError("the model returns objects that are no tensors")
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for leaf in tensors:
+            if leaf.ndim == 0 or len(leaf) != size:
+                raise UnfitError(f"an output has shape {list(leaf.shape)} for {size} samples")
+        return [leaf for leaf in tensors if leaf.requires_grad]
+
+    def _walk(self, outputs: Sequence[Tensor], start: int, weights: Tensor) -> None:
+        """Backward from random directions, the same for a sample in both computations."""
+        if not outputs:
+            raise UnfitError("no output depends on a parameter")
+        directions = []
+        for index, output in enumerate(outputs):
+            draw = torch.Generator().manual_seed(index)
+            shape = (self.units.samples, *output.shape[1:])
+            own = torch.randn(shape, generator=draw)[start : start + len(output)]
+            weighted = own * weights.view(-1, *(1,) * (own.ndim - 1))
+            directions.append(weighted.to(output))
+        torch.autograd.backward(list(outputs), directions)
+
+    def _compare_outputs(
+        self, single: Sequence[Tensor], separate: Sequence[Tensor], plan: Plan
+    ) -> None:
+        for one, other in zip(single, separate, strict=True):
+            if one.shape != other.shape or _far(one, other, _size(other), self._tolerance):
+                raise UnfitError(f"{self._first_mixing(plan)} mixes samples of different domains")
+
+    def _compare_gradients(
+        self, single: Sequence[Tensor | None], separate: Sequence[Tensor | None]
+    ) -> None:
+        sizes = [
+            float(s[-1]) / parameter.numel() ** 0.5
+            for s, parameter in zip(separate, self.parameters, strict=True)
+            if s is not None and parameter.numel() > 0
+        ]
+        typical = max((size for size in sizes if math.isfinite(size)), default=0.0)
+        for index, (one, other) in enumerate(zip(single, separate, strict=True)):
+            if one is None and other is None:
+                continue
+            one = _zeros_for(other) if one is None else one  # noqa: PLW2901
+            other = _zeros_for(one) if other is None else other  # noqa: PLW2901
+            floor = SMALLEST * typical * self.parameters[index].numel() ** 0.5
+            if _far(one, other, max(_size(other[-1:]), floor), self._tolerance):
+                raise UnfitError(
+                    f"the gradient of {self._name(index)} is not that of separate passes"
+                )
+
+    @property
+    def _tolerance(self) -> float:
+        device = self.parameters[0].device.type
+        if torch.is_autocast_enabled(device):
+            return TOLERANCE_OF_HALF
+        tolerance = max(TOLERANCE.get(p.dtype, TOLERANCE_OF_HALF) for p in self.parameters)
+        if device == "cuda" and tolerance == TOLERANCE[torch.float32]:
+            return TOLERANCE_OF_TF32
+        return tolerance
+
+    def _name(self, index: int) -> str:
+        wanted = self.parameters[index]
+        return next(
+            repr(name) for name, parameter in self.model.named_parameters() if parameter is wanted
+        )
+
+    def _first_mixing(self, plan: Plan) -> str:
+        """The first module whose output for the first unit changes with the rest of the batch."""
+        session = Session(self.units, self.parameters, Sketches(self.parameters))
+        size = self.units.sizes[0]
+        with MixedForward(self.model, self.parameters, session, plan):
+            whole = self._module_outputs(self.inputs)
+        alone = self._module_outputs(_rows(self.inputs, 0, size))
+        for (name, kind, many), (_, _, few) in zip(whole, alone, strict=False):
+            if many.shape[1:] != few.shape[1:] or len(many) * size != len(few) * self.units.samples:
+                continue
+            if _far(many[: len(few)], few, _size(few), self._tolerance):
+                return f"module {name!r} ({kind})" if name else f"the model ({kind})"
+        return "the model"
+
+    def _module_outputs(self, inputs: Any) -> list[tuple[str, str, Tensor]]:
+        names = {module: name for name, module in self.model.named_modules()}
+        outputs: list[tuple[str, str, Tensor]] = []
+
+        def keep(module: nn.Module, _: Any, output: Any) -> None:
+            if module in names and isinstance(output, Tensor) and output.ndim > 0:
+                outputs.append((names[module], type(module).__name__, output.detach().clone()))
+
+        hook = nn.modules.module.register_module_forward_hook(keep)
+        try:
+            with preserved(self.model, self.parameters):
+                run(self.model, inputs, self.options)
+        finally:
+            hook.remove()
+        return outputs
+
+
+class Sketches:
+    """Keeps, of each unit's gradient of each parameter, two random products and the norm."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.found: dict[int, list[Tensor]] = {}
+        self._parameters = parameters
+
+    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
+        """Reduce the gradients to a few numbers each."""
+        self.found[index] = [sketch(index, gradient) for gradient in gradients.stack().unbind(0)]
+        return None
+
+    def finish(self) -> dict[int, Tensor]:
+        """Nothing waits."""
+        return {}
+
+
+def sketch(index: int, gradient: Tensor) -> Tensor:
+    """Two products with random vectors, and the norm: [3] in float64 on the CPU.
+
+    Two gradients at a distance d differ in a product by d · N(0, 1).
+    """
+    flat = gradient.detach().flatten()
+    if flat.dtype not in (torch.float32, torch.float64):
+        flat = flat.float()
+    draw = torch.Generator().manual_seed(index)
+    directions = torch.randn(2, flat.numel(), generator=draw).to(flat)
+    return torch.cat([directions @ flat, flat.norm().reshape(1)]).double().cpu()
+
+
+def _far(one: Tensor, other: Tensor, scale: float, tolerance: float) -> bool:
+    """Whether two computations differ by more than rounding, where either is finite."""
+    finite = one.isfinite() | other.isfinite()
+    difference = (one.double() - other.double()).abs()[finite]
+    if difference.numel() == 0:
+        return False
+    return not float(difference.max()) <= tolerance * scale
+
+
+def _size(tensor: Tensor) -> float:
+    """The largest finite component."""
+    finite = tensor.detach()[tensor.isfinite()]
+    return float(finite.abs().max()) if finite.numel() > 0 else 0.0
+
+
+def _zeros_for(other: Tensor | None) -> Tensor:
+    assert other is not None
+    return torch.zeros_like(other)
+
+
+def _rows(inputs: Any, start: int, count: int) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor[start : start + count], inputs)
