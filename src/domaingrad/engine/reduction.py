@@ -27,6 +27,9 @@ COMPILE_FROM = 2**20
 """Components times domains from which ``"auto"`` compiles: below, a step is shorter than what a
 compiled call saves (measured: benchmarks/reduction.py)."""
 
+FOLDED_FROM = 2**16
+"""Components from which folding one gradient after the other is faster than whole-stack sums."""
+
 MOST_UNROLLED = 64
 """Domains up to which the fused loop is unrolled over them."""
 
@@ -72,11 +75,16 @@ class Reduction:
         return stack.numel() >= COMPILE_FROM and compiler_found(stack.device)
 
     def _eager(self, stack: Tensor, factors: Tensor | None) -> Reduced:
-        running = RunningStatistics(self._rule.statistics)
-        for index, gradient in enumerate(stack.unbind(0)):
-            g = gradient.to(accumulation_dtype(gradient.dtype))
-            running.fold(g if factors is None else g.mul_(factors[index]))
-        statistics = running.statistics()
+        g = stack.to(accumulation_dtype(stack.dtype))
+        if factors is not None:
+            g = g * factors.to(g).unsqueeze(1)
+        if g.shape[1] < FOLDED_FROM:
+            statistics = statistics_of(g, self._rule.statistics | {"mean"})
+        else:
+            running = RunningStatistics(self._rule.statistics)
+            for gradient in g.unbind(0):
+                running.fold(gradient)
+            statistics = running.statistics()
         total = statistics.mean.sum()
         return self._rule.propose(statistics), total
 
@@ -96,17 +104,24 @@ def _compiled(rule: ElementwiseRule, count: int) -> Compiled:
     """The compiled reduction of a rule for a number of domains."""
     by_count = _cache.setdefault(rule, {})
     if count not in by_count:
-        by_count[count] = torch.compile(_reduction(rule), dynamic=True, fullgraph=True)
+        by_count[count] = torch.compile(
+            _reduction(rule, count),
+            dynamic=True,
+            fullgraph=True,
+            options={"unroll_reductions_threshold": MOST_UNROLLED},
+        )
     return by_count[count]
 
 
-def _reduction(rule: ElementwiseRule) -> Any:
+def _reduction(rule: ElementwiseRule, count: int) -> Any:
     def reduce(
         stack: Tensor, factors: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        if len(stack) != count:  # For the compiler: it unrolls a number that it knows.
+            raise ValueError(f"expected {count} gradients; found {len(stack)}")
         g = stack.to(accumulation_dtype(stack.dtype))
         if factors is not None:
-            g = g * factors.unsqueeze(1)
+            g = g * factors.to(g).unsqueeze(1)
         statistics = statistics_of(g, rule.statistics | {"mean"})
         proposal = rule.propose(statistics)
         return proposal.update, proposal.tally, proposal.mask, statistics.mean.sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,39 +83,31 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
-    """Collect statistics from stacked gradients of shape [K, *shape].
-
-    One pass over the K slices without branches on their values, so that a compiler makes one loop
-    of it and of the rule.
+    """Collect statistics from stacked gradients of shape [K, *shape] (two passes for ``m2``).
 
     >>> s = statistics_of(torch.tensor([[1.0, -2.0], [3.0, 2.0]]), ["mean", "sign_sum"])
     >>> s.mean.tolist(), s.sign_sum.tolist()
     ([2.0, 0.0], [2, 0])
     """
     count = gradients.shape[0]
-    slices = gradients.to(accumulation_dtype(gradients.dtype)).unbind(0)
-    names = frozenset(names)
+    g = gradients.to(accumulation_dtype(gradients.dtype))
+    integer = counting_dtype(count)
+    mean = g.mean(0)
     values: dict[Statistic, Tensor] = {}
-    mean = _sum(slices) / count
-    if "m2" in names:
-        deviations = [g - mean for g in slices]
-        # The second term takes back the rounding of the mean.
-        rounding = _sum(deviations).square() / count
-        values["m2"] = (_sum([d.square() for d in deviations]) - rounding).clamp(min=0)
-    if "mean" in names:
-        values["mean"] = mean
-    signs = [g.sign().to(torch.int8) for g in slices] if names & {"sign_sum", "active"} else []
-    if "sign_sum" in names:
-        values["sign_sum"] = _sum(signs, counting_dtype(count))
-    if "active" in names:
-        values["active"] = _sum([sign.abs() for sign in signs], counting_dtype(count))
-    if "log_sum" in names:
-        values["log_sum"] = _sum([(g.abs() + LOG_FLOOR).log() for g in slices])
+    for name in names:
+        match name:
+            case "mean":
+                values[name] = mean
+            case "m2":
+                # The second term takes back the rounding of the mean.
+                deviation = g - mean
+                rounding = deviation.sum(0).square() / count
+                values[name] = (deviation.square().sum(0) - rounding).clamp(min=0)
+            case "sign_sum":
+                values[name] = g.sign().to(torch.int8).sum(0, dtype=integer)
+            case "active":
+                # By way of signs: comparisons are several times slower on a CPU.
+                values[name] = g.sign().to(torch.int8).abs().sum(0, dtype=integer)
+            case "log_sum":
+                values[name] = (g.abs() + LOG_FLOOR).log().sum(0)
     return Statistics(count, values)
-
-
-def _sum(terms: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    total = terms[0].to(dtype or terms[0].dtype)
-    for term in terms[1:]:
-        total = total + term
-    return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class SinglePass:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._plans: dict[Hashable, dict[Any, Any]] = {}
+        self._plans: dict[Hashable, Plan] = {}
         self._unfit: dict[Hashable, str] = {}
 
     def forward(
@@ -83,7 +83,9 @@ class SinglePass:
         except UnfitError as error:
             self._unfit[family] = str(error)
             raise
-        self._plans[family] = {**self._plans.get(family, {}), **plan}
+        known = self._plans.setdefault(family, plan)
+        known.layouts.update(plan.layouts)
+        known.comes_back |= plan.comes_back
 
     def _pass(
         self,
@@ -99,7 +101,8 @@ class SinglePass:
         mode = MixedForward(self._model, parameters, session, plan)
         with _taken_back_on_error(self._model), mode:
             tree = run(self._model, inputs, options)
-        passed = MixedPass(batch, session, mode, check_losses=new)
+        on_return = mode if plan.comes_back else nullcontext()
+        passed = MixedPass(batch, session, on_return, check_losses=new)
         return passed, tree_map_only(Tensor, passed.output, tree)
 
 
@@ -112,16 +115,20 @@ class MixedPass:
     Args:
         batch: which samples belong to which domain.
         session: where the gradients go.
-        mode: sees what checkpoints run on the way back.
+        on_return: entered on the way back, to see what checkpoints run there.
         check_losses: whether to make sure that the losses do not mix domains.
     """
 
     def __init__(
-        self, batch: Batch, session: Session, mode: MixedForward, check_losses: bool
+        self,
+        batch: Batch,
+        session: Session,
+        on_return: AbstractContextManager[Any],
+        check_losses: bool,
     ) -> None:
         self.batch = batch
         self._session = session
-        self._mode = mode
+        self._on_return = on_return
         self._check_losses = check_losses
         self._walking = False
         self._outputs: list[Tensor] = []
@@ -165,7 +172,7 @@ class MixedPass:
         ]
         self._outputs, self._cuts = [], []
         with self._session.on_the_way_back():
-            with self._mode:
+            with self._on_return:
                 torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
             self._session.finish()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,13 @@ class Layout:
         )
 
 
-Plan = Mapping[Site, Layout]
+@dataclass
+class Plan:
+    """What is known of a model: where the samples lie in each call."""
+
+    layouts: dict[Site, Layout]
+    comes_back: bool = False
+    """Whether parts of the model run again on the way back (checkpoints)."""
 
 
 class UnknownSiteError(Exception):
@@ -83,6 +89,7 @@ class MixedForward(Interception):
         super().__init__(model, parameters)
         self.session = session
         self._plan = plan
+        self.comes_back = False
         self._norms = {
             id(module.running_mean): module
             for module in model.modules()
@@ -96,6 +103,7 @@ class MixedForward(Interception):
 
     def take(self, call: Call) -> Any:
         """By its layer, by spreading, or once a unit."""
+        self.comes_back |= self.session.walking
         layout = self._layout(call)
         if not layout.holds_samples(call.kinds):
             result = call.native()
@@ -111,7 +119,7 @@ class MixedForward(Interception):
         if self.session.walking:
             sites = [replace(call.site, occurrence=o + 1) for o in range(call.site.occurrence)]
         for site in sites:
-            layout = self._plan.get(site)
+            layout = self._plan.layouts.get(site)
             if layout is not None and layout.fits(call.leaves, self.session.units.samples):
                 return layout
         raise UnknownSiteError(call.site)

@@ -91,7 +91,7 @@ def plan_of(
             if not layout.holds_samples(large[site][2]) and site not in without
         }
         if not found:
-            return plan
+            return Plan(plan)
         without |= found
 
 

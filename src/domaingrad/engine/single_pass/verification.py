@@ -139,6 +139,7 @@ class Examination:
                 self._walk(outputs, 0, weights)
             with session.on_the_way_back():
                 session.finish()
+            plan.comes_back = mode.comes_back
             leaked = [index for index, p in enumerate(self.parameters) if p.grad is not None]
         if leaked:
             raise UnfitError(
