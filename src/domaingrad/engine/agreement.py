@@ -19,8 +19,9 @@ from .errors import AgreementError, SinglePassWarning
 from .reduction import Kernels
 from .separate_passes import SeparatePasses
 from .single_pass.engine import MIXED_LOSSES, MixedPass, SinglePass
+from .single_pass.inventory import Inventory
 from .single_pass.receivers import Agreement, Scratch, agreement_of
-from .single_pass.verification import UnfitError, out_of_sight
+from .single_pass.verification import UnfitError
 from .step import Step, warn_of_non_finite
 
 Engine = Literal["auto", "single-pass", "streaming"]
@@ -120,7 +121,8 @@ class GradientAgreement:
         self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
         self._kernels = kernels
-        self._single_pass = SinglePass(model)
+        self._single_pass = SinglePass()
+        self._scratch = Scratch()
         self._warned: set[str] = set()
         self._batch: SeparatePasses | tuple[MixedPass, Agreement] | None = None
         self._open: Hashable | None = None
@@ -157,28 +159,31 @@ class GradientAgreement:
         self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         if self.engine == "streaming":
             return self._separately(batch, inputs, options)
-        reason = out_of_sight(self.model)
+        inventory = Inventory(self.model)
+        reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
             return self._separately(batch, inputs, options)
-        agreement = self._agreement(batch)
+        agreement = self._agreement(batch, inventory)
         try:
             if reason is not None:
                 raise UnfitError(reason)
-            passed, outputs = self._single_pass.forward(batch, agreement, inputs, options)
+            passed, outputs = self._single_pass.forward(
+                inventory, batch, agreement, inputs, options
+            )
         except UnfitError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:
             self._batch = passed, agreement
         return outputs
 
-    def _agreement(self, batch: Batch) -> Agreement:
+    def _agreement(self, batch: Batch, inventory: Inventory) -> Agreement:
         scale = self._loss_scale
         return agreement_of(
             self.rule,
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            inventory.trained,
             [self._weights.get(label, 1.0) / scale for label in batch.labels],
             scale,
-            Scratch(),
+            self._scratch,
             self._kernels,
         )
 

@@ -23,7 +23,7 @@ Kernels = Literal["auto", "eager", "compiled"]
 Reduced = tuple[Proposal, Tensor]
 """The proposal for some components, and the sum of their means: finite if all gradients are."""
 
-COMPILE_FROM = 2**20
+COMPILE_FROM = 300_000
 """Components times domains from which ``"auto"`` compiles: below, a step is shorter than what a
 compiled call saves (measured: benchmarks/reduction.py)."""
 
@@ -105,7 +105,7 @@ def _compiled(rule: ElementwiseRule, count: int) -> Compiled:
     by_count = _cache.setdefault(rule, {})
     if count not in by_count:
         by_count[count] = torch.compile(
-            _reduction(rule, count),
+            _reduction(rule),
             dynamic=True,
             fullgraph=True,
             options={"unroll_reductions_threshold": MOST_UNROLLED},
@@ -113,12 +113,11 @@ def _compiled(rule: ElementwiseRule, count: int) -> Compiled:
     return by_count[count]
 
 
-def _reduction(rule: ElementwiseRule, count: int) -> Any:
+def _reduction(rule: ElementwiseRule) -> Any:
     def reduce(
         stack: Tensor, factors: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        if len(stack) != count:  # For the compiler: it unrolls a number that it knows.
-            raise ValueError(f"expected {count} gradients; found {len(stack)}")
+        stack.unbind(0)  # So the compiler learns K as a number, and unrolls it.
         g = stack.to(accumulation_dtype(stack.dtype))
         if factors is not None:
             g = g * factors.to(g).unsqueeze(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .forward import UnsupportedError
+from .plan import UnsupportedError
 
 aten = torch.ops.aten
 

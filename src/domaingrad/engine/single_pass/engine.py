@@ -12,7 +12,9 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..batch import Batch, run, select
 from ..errors import FOREIGN_BACKWARD, AgreementError
-from .forward import MixedForward, Plan, UnknownSiteError, UnsupportedError
+from .forward import MixedForward
+from .inventory import Inventory
+from .plan import Plan, UnknownSiteError, UnsupportedError
 from .session import Receiver, Session
 from .units import Units
 from .verification import UnfitError, examine
@@ -26,18 +28,15 @@ class SinglePass:
 
     The first batch of each family (the same parameters, modes of the modules, kinds of inputs) is
     examined once; so is one on which the model takes a way not seen before.
-
-    Args:
-        model: the model.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._plans: dict[Hashable, Plan] = {}
         self._unfit: dict[Hashable, str] = {}
 
     def forward(
         self,
+        inventory: Inventory,
         batch: Batch,
         receiver: Receiver,
         inputs: Any,
@@ -48,19 +47,18 @@ class SinglePass:
         Raises:
             UnfitError: the single pass is not exact.
         """
-        parameters = [p for p in self._model.parameters() if p.requires_grad]
         units = Units(batch.sizes)
         in_order = _in_order(batch, inputs)
-        family = _family(self._model, parameters, inputs, options)
+        family = _family(inventory, inputs, options)
         if family in self._unfit:
             raise UnfitError(self._unfit[family])
         examined = family not in self._plans
         while True:
             if examined:
-                self._examine(family, parameters, units, in_order, options)
+                self._examine(family, inventory, units, in_order, options)
             try:
                 return self._pass(
-                    batch, receiver, parameters, self._plans[family], in_order, options, examined
+                    batch, receiver, inventory, self._plans[family], in_order, options, examined
                 )
             except (UnknownSiteError, UnsupportedError) as error:
                 if examined:
@@ -71,7 +69,7 @@ class SinglePass:
     def _examine(
         self,
         family: Hashable,
-        parameters: Sequence[nn.Parameter],
+        inventory: Inventory,
         units: Units,
         inputs: Any,
         options: Mapping[str, Any],
@@ -79,7 +77,7 @@ class SinglePass:
         if units.samples < 2:
             raise UnfitError("a batch of one sample shows no layout")
         try:
-            plan = examine(self._model, parameters, units, inputs, options)
+            plan = examine(inventory, units, inputs, options)
         except UnfitError as error:
             self._unfit[family] = str(error)
             raise
@@ -91,16 +89,16 @@ class SinglePass:
         self,
         batch: Batch,
         receiver: Receiver,
-        parameters: Sequence[nn.Parameter],
+        inventory: Inventory,
         plan: Plan,
         inputs: Any,
         options: Mapping[str, Any],
         new: bool,
     ) -> tuple[MixedPass, Any]:
-        session = Session(Units(batch.sizes), parameters, receiver)
-        mode = MixedForward(self._model, parameters, session, plan)
-        with _taken_back_on_error(self._model), mode:
-            tree = run(self._model, inputs, options)
+        session = Session(Units(batch.sizes), inventory.trained, receiver)
+        mode = MixedForward(inventory, session, plan)
+        with _taken_back_on_error(inventory), mode:
+            tree = run(inventory.model, inputs, options)
         on_return = mode if plan.comes_back else nullcontext()
         passed = MixedPass(batch, session, on_return, check_losses=new)
         return passed, tree_map_only(Tensor, passed.output, tree)
@@ -235,20 +233,15 @@ def _in_order(batch: Batch, inputs: Any) -> Any:
     return inputs if batch.is_in_order else select(inputs, batch.order)
 
 
-def _family(
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
-    inputs: Any,
-    options: Mapping[str, Any],
-) -> Hashable:
+def _family(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> Hashable:
     """What a plan depends on, apart from the number of samples."""
     leaves, spec = tree_flatten((inputs, dict(options)))
-    devices = {parameter.device.type for parameter in parameters}
+    devices = {parameter.device.type for parameter in inventory.trained}
     return (
         str(spec),
         tuple(_kind(leaf) for leaf in leaves),
-        tuple((id(parameter), parameter.shape, parameter.dtype) for parameter in parameters),
-        tuple(module.training for module in model.modules()),
+        tuple((id(p), p.shape, p.dtype) for p in inventory.trained),
+        tuple(module.training for module in inventory.modules),
         tuple(
             torch.get_autocast_dtype(device)
             for device in sorted(devices)
@@ -266,9 +259,9 @@ def _kind(leaf: Any) -> Hashable:
 
 
 @contextmanager
-def _taken_back_on_error(model: nn.Module) -> Iterator[None]:
+def _taken_back_on_error(inventory: Inventory) -> Iterator[None]:
     """Put small buffers (running statistics) back if the forward pass fails."""
-    before = [(b, b.detach().clone()) for b in model.buffers() if b.numel() <= SMALL_BUFFER]
+    before = [(b, b.detach().clone()) for b in inventory.buffers if b.numel() <= SMALL_BUFFER]
     try:
         yield
     except BaseException:

@@ -106,7 +106,7 @@ class Spread(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Sums over the samples of each unit."""
         with _walk(ctx.session):
-            parts = torch.split(g, list(ctx.session.units.sizes), ctx.dim)
+            parts = torch.split_with_sizes(g, list(ctx.session.units.sizes), ctx.dim)
             gradients = [part.sum(ctx.dim).reshape(ctx.like.shape) for part in parts]
             update = ctx.session.contribute(ctx.use, Given(ctx.like, gradients))
         return None, None, None, update, None, None

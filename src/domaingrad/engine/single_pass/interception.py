@@ -10,9 +10,10 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from .inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +33,28 @@ class Site:
     occurrence: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One call with its tensors told apart.
 
-    ``leaves`` are all arguments in flat order; ``kinds`` stands beside them, ``None`` for samples
-    and for what is no tensor.
+    ``tensors`` are those among the arguments, in order; ``kinds`` stands beside them, ``None`` for
+    samples.
     """
 
     site: Site
     function: Callable[..., Any]
-    leaves: list[Any]
-    spec: TreeSpec
-    kinds: list[Kind | None]
-
-    @property
-    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments as they were given."""
-        args, kwargs = tree_unflatten(self.leaves, self.spec)
-        return args, kwargs
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    tensors: Sequence[Tensor]
+    kinds: Sequence[Kind | None]
 
     def native(self) -> Any:
         """The call itself."""
-        args, kwargs = self.arguments
+        return self.function(*self.args, **self.kwargs)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Any:
+        """The call with other tensors in the place of its own."""
+        args, kwargs = _replaced((tuple(self.args), dict(self.kwargs)), iter(tensors))
         return self.function(*args, **kwargs)
 
 
@@ -80,18 +80,18 @@ class Interception(TorchFunctionMode):
     function that is written in Python is opened, so that its inner calls are seen.
 
     Args:
-        model: its buffers and frozen parameters are constants.
-        parameters: what is trained.
+        inventory: the model's parameters, and its buffers, which are constants.
     """
 
-    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, inventory: Inventory) -> None:
         super().__init__()
         self._constant = Kind(self)
-        self._fixed: dict[int, Kind] = {id(buffer): self._constant for buffer in model.buffers()}
-        self._fixed |= {id(parameter): self._constant for parameter in model.parameters()}
+        self._fixed: dict[int, Kind] = {
+            id(tensor): self._constant for tensor in (*inventory.buffers, *inventory.frozen)
+        }
         self._fixed |= {
             id(parameter): Kind(self, frozenset({index}))
-            for index, parameter in enumerate(parameters)
+            for index, parameter in enumerate(inventory.trained)
         }
         self._occurrences: Counter[tuple[str, frozenset[int]]] = Counter()
         self._open: list[Callable[..., Any]] = []
@@ -119,12 +119,14 @@ class Interception(TorchFunctionMode):
             return self._attribute(func, args[0])
         if func is torch.autograd.backward:
             return self._opened(func, args, kwargs)  # Checkpoints run on the way back.
-        samples, origins = self._survey((args, kwargs))
-        if samples:
+        tensors = _tensors(args, kwargs)
+        kinds = [self.kind(tensor) for tensor in tensors]
+        origins = _origins(kinds)
+        if None in kinds:
             self._forget_if_written(func, args)
             if not origins and func not in MIXING:
                 return func(*args, **kwargs)
-            return self._answer(func, args, kwargs, origins)
+            return self._answer(func, args, kwargs, tensors, kinds, origins)
         result = func(*args, **kwargs)
         self.mark((result, args[0]) if writes(func) else result, origins)
         return result
@@ -135,17 +137,6 @@ class Interception(TorchFunctionMode):
         if isinstance(result, Tensor) and (kind := self.kind(tensor)) is not None:
             self.mark(result, kind.origins)
         return result
-
-    def _survey(self, arguments: Any) -> tuple[bool, frozenset[int]]:
-        """Whether there are samples, and the parameters behind shared tensors."""
-        samples, origins = False, frozenset[int]()
-        for tensor in _tensors(arguments):
-            kind = self.kind(tensor)
-            if kind is None:
-                samples = True
-            elif kind.origins:
-                origins = origins | kind.origins
-        return samples, origins
 
     def _forget_if_written(self, func: Callable[..., Any], args: Sequence[Any]) -> None:
         """A tensor into which samples are written holds samples."""
@@ -165,16 +156,16 @@ class Interception(TorchFunctionMode):
         func: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
+        tensors: Sequence[Tensor],
+        kinds: Sequence[Kind | None],
         origins: frozenset[int],
     ) -> Any:
         if isinstance(func, FunctionType) and func not in MIXING and func not in self._open:  # type: ignore[comparison-overlap]
             return self._opened(func, args, kwargs)
         name = func.__name__
         self._occurrences[name, origins] += 1
-        leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
-        kinds = [self.kind(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves]
         site = Site(name, origins, self._occurrences[name, origins])
-        return self.take(Call(site, func, leaves, spec, kinds))
+        return self.take(Call(site, func, args, kwargs, tensors, kinds))
 
     def _opened(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -188,7 +179,7 @@ class Interception(TorchFunctionMode):
 
     def mark(self, result: Any, origins: frozenset[int]) -> None:
         """Write on the results of a call without samples what they are."""
-        for tensor in _tensors(result):
+        for tensor in _tensors((result,), {}):
             if id(tensor) not in self._fixed:
                 trained = origins and tensor.requires_grad
                 tensor._domaingrad_kind = (  # type: ignore[attr-defined]
@@ -202,15 +193,35 @@ def writes(func: Callable[..., Any]) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among arguments, those in lists and dictionaries too."""
+    found: list[Tensor] = []
+    for value in args:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(value, {})
+        elif isinstance(value, dict):
+            found += _tensors((), value)
+    return found + _tensors(tuple(kwargs.values()), {}) if kwargs else found
+
+
+def _replaced(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """A structure of arguments with other tensors, taken in the order of :func:`_tensors`."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
+        return next(tensors)
+    if isinstance(value, (tuple, list)):
+        parts = [_replaced(part, tensors) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {name: _replaced(part, tensors) for name, part in value.items()}
+    return value
+
+
+def _origins(kinds: Sequence[Kind | None]) -> frozenset[int]:
+    """The parameters behind shared tensors."""
+    found = [kind.origins for kind in kinds if kind is not None and kind.origins]
+    return found[0] if len(found) == 1 else frozenset().union(*found)
 
 
 @cache

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from .forward import Layout, Plan
 from .interception import Call, Interception, Kind, Site
+from .inventory import Inventory
+from .plan import Layout, Plan
 from .units import Axis, LayoutError, axis_between
 
 Tensors = list[Any]
@@ -20,24 +21,18 @@ class Recorder(Interception):
     """Answers each taken call as it is, and keeps its tensors.
 
     Args:
-        model: the model.
-        parameters: what is trained.
+        inventory: what the model is made of.
         without_samples: calls known to hold no samples.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: Sequence[nn.Parameter],
-        without_samples: Collection[Site],
-    ) -> None:
-        super().__init__(model, parameters)
+    def __init__(self, inventory: Inventory, without_samples: Collection[Site]) -> None:
+        super().__init__(inventory)
         self.sites: dict[Site, tuple[Tensors, Tensors, tuple[Kind | None, ...]]] = {}
         self._without_samples = without_samples
 
     def take(self, call: Call) -> Any:
         """Keep the tensors and make the call."""
-        arguments = [_kept(leaf) for leaf in call.leaves]
+        arguments = [tensor.detach() for tensor in call.tensors]
         result = call.native()
         results = [_kept(leaf) for leaf in tree_flatten(result)[0]]
         self.sites[call.site] = arguments, results, tuple(call.kinds)
@@ -50,17 +45,11 @@ def _kept(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else None
 
 
-def plan_of(
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
-    run: Callable[[int], Any],
-    samples: int,
-) -> Plan:
+def plan_of(inventory: Inventory, run: Callable[[int], Any], samples: int) -> Plan:
     """The layout of each call that uses parameters.
 
     Args:
-        model: the model.
-        parameters: what is trained.
+        inventory: what the model is made of.
         run: passes the first so many samples through the model.
         samples: number of samples.
 
@@ -70,9 +59,7 @@ def plan_of(
     """
     without: set[Site] = set()
     while True:
-        large, small = (
-            _sites(model, parameters, run, count, without) for count in (samples, samples - 1)
-        )
+        large, small = (_sites(inventory, run, count, without) for count in (samples, samples - 1))
         if large.keys() != small.keys():
             raise LayoutError(
                 f"the model takes another way with {samples - 1} than with {samples} samples"
@@ -96,13 +83,12 @@ def plan_of(
 
 
 def _sites(
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
+    inventory: Inventory,
     run: Callable[[int], Any],
     count: int,
     without_samples: Collection[Site],
 ) -> dict[Site, tuple[Tensors, Tensors, tuple[Kind | None, ...]]]:
-    recorder = Recorder(model, parameters, without_samples)
+    recorder = Recorder(inventory, without_samples)
     with recorder, torch.enable_grad():
         run(count)
     return recorder.sites

@@ -15,7 +15,7 @@ from domaingrad.rules.statistics import accumulation_dtype
 from ..reduction import Kernels, Reduction
 from .gradients import UnitGradients
 
-TILE = 2**21
+TILE = 2**22
 """Components of all domains together that are computed before the rule is applied to them: they
 stay in the processor's cache."""
 
@@ -132,22 +132,18 @@ class ElementwiseAgreement:
 
 def _joined(parts: Sequence[Proposal], shape: Sequence[int]) -> Proposal:
     """One proposal for the whole tensor."""
-    (first, *rest) = parts
-    if not rest:
-        mask = None if first.mask is None else first.mask.view(tuple(shape))
-        return Proposal(first.update.view(tuple(shape)), first.tally, mask)
+    updates = [part.update for part in parts]
+    tallies = [part.tally for part in parts if part.tally is not None]
+    masks = [part.mask for part in parts if part.mask is not None]
     return Proposal(
-        torch.cat([part.update for part in parts]).view(tuple(shape)),
-        None if first.tally is None else torch.stack([_of(part.tally) for part in parts]).sum(0),
-        None
-        if first.mask is None
-        else torch.cat([_of(part.mask) for part in parts]).view(tuple(shape)),
+        _one(updates).view(tuple(shape)),
+        torch.stack(tallies).sum(0) if tallies else None,
+        _one(masks).view(tuple(shape)) if masks else None,
     )
 
 
-def _of(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
+def _one(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class GramianAgreement:

@@ -54,9 +54,10 @@ class Axis:
     def split(self, tensor: Tensor, units: Units) -> list[Tensor]:
         """One tensor a unit; views unless interleaved."""
         if not self.interleaved:
-            return list(torch.split(tensor, [n * self.per_sample for n in units.sizes], self.dim))
+            sizes = [n * self.per_sample for n in units.sizes]
+            return list(torch.split_with_sizes(tensor, sizes, self.dim))
         apart = torch.unflatten(tensor, self.dim, (self.per_sample, units.samples))
-        parts = torch.split(apart, list(units.sizes), self.dim + 1)
+        parts = torch.split_with_sizes(apart, list(units.sizes), self.dim + 1)
         return [part.flatten(self.dim, self.dim + 1) for part in parts]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..batch import run
 from .chance import WithoutChance
-from .forward import MixedForward, Plan
+from .forward import MixedForward
 from .gradients import UnitGradients
+from .inventory import Inventory
+from .plan import Plan
 from .probe import plan_of
 from .session import Session
 from .units import Units
@@ -35,24 +36,12 @@ class UnfitError(Exception):
     """The single pass is not exact for this model; the message says where."""
 
 
-def out_of_sight(model: nn.Module) -> str | None:
-    """Why nothing can be said of a model before it runs, if so."""
-    for name, module in model.named_modules():
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-            return f"module {name!r} is compiled, so its calls cannot be seen"
-        if getattr(module, "sparse", False):
-            return f"module {name!r} ({type(module).__name__}) has sparse gradients"
-    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
-        return "its lazy parameters get their shape in the first forward pass"
-    return None
-
-
 @contextmanager
-def preserved(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def preserved(inventory: Inventory) -> Iterator[None]:
     """Leave buffers and ``.grad`` as they were, whatever is done to them."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
+    buffers = [(buffer, buffer.detach().clone()) for buffer in inventory.buffers]
+    gradients = [parameter.grad for parameter in inventory.trained]
+    for parameter in inventory.trained:
         parameter.grad = None
     try:
         yield
@@ -60,13 +49,12 @@ def preserved(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(inventory.trained, gradients, strict=True):
             parameter.grad = gradient
 
 
 def examine(
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
+    inventory: Inventory,
     units: Units,
     inputs: Any,
     options: Mapping[str, Any],
@@ -77,8 +65,7 @@ def examine(
     unit by unit. Nothing of the model changes, and no random number is drawn.
 
     Args:
-        model: the model.
-        parameters: what is trained.
+        inventory: what the model is made of.
         units: the units of the batch.
         inputs: the batch, unit after unit.
         options: passed to the model as they are.
@@ -86,7 +73,7 @@ def examine(
     Raises:
         UnfitError: the two differ, or the single pass cannot be made.
     """
-    examination = Examination(model, parameters, units, inputs, options)
+    examination = Examination(inventory, units, inputs, options)
     with WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
         try:
             return examination.plan()
@@ -101,17 +88,26 @@ def examine(
 class Examination:
     """The two computations, and their comparison."""
 
-    model: nn.Module
-    parameters: Sequence[nn.Parameter]
+    inventory: Inventory
     units: Units
     inputs: Any
     options: Mapping[str, Any]
     _rest: Any = None
 
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self.inventory.model
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What is trained."""
+        return self.inventory.trained
+
     def plan(self) -> Plan:
         """The plan, if the single pass is exact."""
-        with preserved(self.model, self.parameters):
-            plan = plan_of(self.model, self.parameters, self._first, self.units.samples)
+        with preserved(self.inventory):
+            plan = plan_of(self.inventory, self._first, self.units.samples)
         single, outputs = self._single(plan)
         starts = [sum(self.units.sizes[:unit]) for unit in range(self.units.count)]
         for unit, (start, size) in enumerate(zip(starts, self.units.sizes, strict=True)):
@@ -128,8 +124,8 @@ class Examination:
     def _single(self, plan: Plan) -> tuple[list[list[Tensor] | None], list[Tensor]]:
         sketches = Sketches(self.parameters)
         session = Session(self.units, self.parameters, sketches)
-        mode = MixedForward(self.model, self.parameters, session, plan)
-        with preserved(self.model, self.parameters):
+        mode = MixedForward(self.inventory, session, plan)
+        with preserved(self.inventory):
             with mode:
                 outputs = self._outputs(
                     run(self.model, self.inputs, self.options), self.units.samples
@@ -150,7 +146,7 @@ class Examination:
         return found, [output.detach() for output in outputs]
 
     def _separate(self, start: int, size: int) -> tuple[list[Tensor | None], list[Tensor]]:
-        with preserved(self.model, self.parameters):
+        with preserved(self.inventory):
             inputs = _rows(self.inputs, start, size)
             outputs = self._outputs(run(self.model, inputs, self.options), size)
             self._walk(outputs, start, torch.full((size,), 1.0 / size))
@@ -234,27 +230,27 @@ class Examination:
         """The first module whose output for the first unit changes with the rest of the batch."""
         session = Session(self.units, self.parameters, Sketches(self.parameters))
         size = self.units.sizes[0]
-        with MixedForward(self.model, self.parameters, session, plan):
+        with MixedForward(self.inventory, session, plan):
             whole = self._module_outputs(self.inputs)
         alone = self._module_outputs(_rows(self.inputs, 0, size))
-        for (name, kind, many), (_, _, few) in zip(whole, alone, strict=False):
+        for (name, many), (_, few) in zip(whole, alone, strict=False):
             if many.shape[1:] != few.shape[1:] or len(many) * size != len(few) * self.units.samples:
                 continue
             if _far(many[: len(few)], few, _size(few), self._tolerance):
-                return f"module {name!r} ({kind})" if name else f"the model ({kind})"
+                return name
         return "the model"
 
-    def _module_outputs(self, inputs: Any) -> list[tuple[str, str, Tensor]]:
-        names = {module: name for name, module in self.model.named_modules()}
-        outputs: list[tuple[str, str, Tensor]] = []
+    def _module_outputs(self, inputs: Any) -> list[tuple[str, Tensor]]:
+        own = set(self.inventory.modules)
+        outputs: list[tuple[str, Tensor]] = []
 
         def keep(module: nn.Module, _: Any, output: Any) -> None:
-            if module in names and isinstance(output, Tensor) and output.ndim > 0:
-                outputs.append((names[module], type(module).__name__, output.detach().clone()))
+            if module in own and isinstance(output, Tensor) and output.ndim > 0:
+                outputs.append((self.inventory.name_of(module), output.detach().clone()))
 
         hook = nn.modules.module.register_module_forward_hook(keep)
         try:
-            with preserved(self.model, self.parameters):
+            with preserved(self.inventory):
                 run(self.model, inputs, self.options)
         finally:
             hook.remove()

@@ -61,7 +61,7 @@ class Convolution(Layer):
             found[0] = Slices(self, weight, x, g)
         if bias and wanted[1]:
             dimensions = (0, *range(2, g.ndim))
-            parts = torch.split(g, list(self.units.sizes))
+            parts = torch.split_with_sizes(g, list(self.units.sizes))
             found[1] = Given(bias[0], [part.sum(dimensions) for part in parts])
         if not input_wanted:
             return None, found
@@ -115,7 +115,10 @@ class Slices(UnitGradients):
         """One call a unit."""
         sizes = list(self._layer.units.sizes)
         parts = zip(
-            torch.split(self._x, sizes), torch.split(self._g, sizes), out.unbind(0), strict=True
+            torch.split_with_sizes(self._x, sizes),
+            torch.split_with_sizes(self._g, sizes),
+            out.unbind(0),
+            strict=True,
         )
         for x, g, target in parts:
             gradient = self._layer.library(g, x, self._weight, (False, True, False))[1]

@@ -96,7 +96,7 @@ class GroupNorm(Layer):
         parts = [
             self._backward(dy, inputs, own_mean, own_rstd, shared[0], (False, *_two(wanted)))[1:]
             for dy, inputs, own_mean, own_rstd in zip(
-                *(torch.split(t, sizes) for t in (g, x, mean, rstd)), strict=True
+                *(torch.split_with_sizes(t, sizes) for t in (g, x, mean, rstd)), strict=True
             )
         ]
         found = _given(shared, wanted, parts)
@@ -148,7 +148,12 @@ class BatchNorm(Layer):
         y = torch.empty_like(x)
         kept: list[Tensor] = []
         sizes = list(self.units.sizes)
-        parts = zip(torch.split(x, sizes), torch.split(y, sizes), self.momenta, strict=True)
+        parts = zip(
+            torch.split_with_sizes(x, sizes),
+            torch.split_with_sizes(y, sizes),
+            self.momenta,
+            strict=True,
+        )
         for part, out, momentum in parts:
             _require_several_values(part, self.training)
             normalized, mean, invstd = torch.native_batch_norm(
@@ -168,7 +173,11 @@ class BatchNorm(Layer):
         mask = (input_wanted, *_two(wanted))
         sizes = list(self.units.sizes)
         slices = zip(
-            torch.split(g, sizes), torch.split(x, sizes), moments[::2], moments[1::2], strict=True
+            torch.split_with_sizes(g, sizes),
+            torch.split_with_sizes(x, sizes),
+            moments[::2],
+            moments[1::2],
+            strict=True,
         )
         parts = [
             torch.ops.aten.native_batch_norm_backward(
