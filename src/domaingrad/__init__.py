@@ -5,7 +5,14 @@ gradients out of any model in anyone's training loop.
 """
 
 from . import inspect, rules
-from .engine import AgreementError, GradientAgreement, NonFiniteGradientWarning
+from .engine import (
+    AgreementError,
+    GradientAgreement,
+    NonFiniteGradientWarning,
+    SignalToNoise,
+    SinglePassWarning,
+    signal_to_noise,
+)
 from .rules import AgrRand, AgrSum, ANDMask, Mean, PCGrad, SANDMask
 
 __version__ = "0.1.0"
@@ -20,6 +27,9 @@ __all__ = [
     "NonFiniteGradientWarning",
     "PCGrad",
     "SANDMask",
+    "SignalToNoise",
+    "SinglePassWarning",
     "inspect",
     "rules",
+    "signal_to_noise",
 ]

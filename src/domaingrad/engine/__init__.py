@@ -1,13 +1,19 @@
 """Engine: how to get the domains' gradients out of a model. Knows no method."""
 
 from .agreement import Engine, GradientAgreement
-from .errors import AgreementError, NonFiniteGradientWarning
+from .errors import AgreementError, NonFiniteGradientWarning, SinglePassWarning
+from .reduction import Kernels
 from .running import RunningStatistics
+from .signal_to_noise import SignalToNoise, signal_to_noise
 
 __all__ = [
     "AgreementError",
     "Engine",
     "GradientAgreement",
+    "Kernels",
     "NonFiniteGradientWarning",
     "RunningStatistics",
+    "SignalToNoise",
+    "SinglePassWarning",
+    "signal_to_noise",
 ]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .layers.convolution import Convolution
 from .layers.embedding import Embedding
 from .layers.linear import Linear
-from .layers.norms import BatchNorm, GroupNorm, LayerNorm
+from .layers.norms import BatchNorm, GroupNorm, LayerNorm, PooledBatchNorm
 from .taken import Taken
 from .units import Axis
 
@@ -226,6 +226,12 @@ def _batch_norm(
 ) -> Any:
     if taken.axis(input) != Axis(0) or (weight is None and bias is not None):
         return NotImplemented
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = running_mean, running_var
+    if not training or taken.forward.pools_statistics:
+        pooled = PooledBatchNorm(taken.units, running, training, momentum, eps)
+        return taken.run(pooled, input, weight, bias)
     count = taken.units.count
     momenta = [momentum] * count
     module = taken.forward.batch_norm_of(running_mean)
@@ -234,9 +240,6 @@ def _batch_norm(
             first = int(module.num_batches_tracked)
             momenta = [1.0 / (first + unit) for unit in range(count)]
         module.num_batches_tracked.add_(count - 1)
-    running = None
-    if running_mean is not None and running_var is not None:
-        running = running_mean, running_var
     layer = BatchNorm(taken.units, running, training, tuple(momenta), eps)
     return taken.run(layer, input, weight, bias)
 

@@ -17,7 +17,7 @@ from .inventory import Inventory
 from .plan import Plan, UnknownSiteError, UnsupportedError
 from .session import Receiver, Session
 from .units import Units
-from .verification import UnfitError, examine
+from .verification import UnfitError, examine, examine_samples
 
 SMALL_BUFFER = 2**16
 """Entries up to which a buffer is remembered in case a forward pass has to be taken back."""
@@ -28,9 +28,14 @@ class SinglePass:
 
     The first batch of each family (the same parameters, modes of the modules, kinds of inputs) is
     examined once; so is one on which the model takes a way not seen before.
+
+    Args:
+        of_samples: the units are the samples, and batch norms in training mode look at the whole
+            batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_samples: bool = False) -> None:
+        self._of_samples = of_samples
         self._plans: dict[Hashable, Plan] = {}
         self._unfit: dict[Hashable, str] = {}
 
@@ -77,7 +82,8 @@ class SinglePass:
         if units.samples < 2:
             raise UnfitError("a batch of one sample shows no layout")
         try:
-            plan = examine(inventory, units, inputs, options)
+            check = examine_samples if self._of_samples else examine
+            plan = check(inventory, units, inputs, options)
         except UnfitError as error:
             self._unfit[family] = str(error)
             raise
@@ -96,7 +102,7 @@ class SinglePass:
         new: bool,
     ) -> tuple[MixedPass, Any]:
         session = Session(Units(batch.sizes), inventory.trained, receiver)
-        mode = MixedForward(inventory, session, plan)
+        mode = MixedForward(inventory, session, plan, pools_statistics=self._of_samples)
         with _taken_back_on_error(inventory), mode:
             tree = run(inventory.model, inputs, options)
         on_return = mode if plan.comes_back else nullcontext()
@@ -179,10 +185,9 @@ class MixedPass:
             raise AgreementError(FOREIGN_BACKWARD)
 
     def _at_once(self, losses: Tensor) -> list[Tensor | None]:
-        seeds = torch.empty(self.batch.size, dtype=losses.dtype, device=losses.device)
-        for rows, size in zip(self.batch.rows, self.batch.sizes, strict=True):
-            seeds[rows.to(losses.device)] = 1.0 / size
-        torch.autograd.backward(losses, seeds)
+        sizes = torch.tensor(self.batch.sizes)
+        seeds = sizes.reciprocal().repeat_interleave(sizes)[self.batch.back.cpu()]
+        torch.autograd.backward(losses, seeds.to(losses))
         gradients = [cut.grad for cut in self._cuts]
         if all(gradient is None for gradient in gradients):
             raise AgreementError(UNREACHED.format(domains=f"domains {self.batch.labels}"))

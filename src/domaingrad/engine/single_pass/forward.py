@@ -27,11 +27,20 @@ class MixedForward(Interception):
         inventory: what the model is made of.
         session: where the gradients go.
         plan: where the samples lie in each call.
+        pools_statistics: whether batch norms in training mode look at the whole batch, and not at
+            each unit by itself.
     """
 
-    def __init__(self, inventory: Inventory, session: Session, plan: Plan) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        session: Session,
+        plan: Plan,
+        pools_statistics: bool = False,
+    ) -> None:
         super().__init__(inventory)
         self.session = session
+        self.pools_statistics = pools_statistics
         self.comes_back = False
         self._inventory = inventory
         self._plan = plan

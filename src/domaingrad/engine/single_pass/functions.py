@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .gradients import Given
+from .gradients import Given, Stacked
 from .layers.base import Layer
 from .session import Session, Use
 from .units import Axis
@@ -106,9 +106,9 @@ class Spread(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Sums over the samples of each unit."""
         with _walk(ctx.session):
-            parts = torch.split_with_sizes(g, list(ctx.session.units.sizes), ctx.dim)
-            gradients = [part.sum(ctx.dim).reshape(ctx.like.shape) for part in parts]
-            update = ctx.session.contribute(ctx.use, Given(ctx.like, gradients))
+            stack = ctx.session.units.sums(g.movedim(ctx.dim, 0))
+            shape = (ctx.session.units.count, *ctx.like.shape)
+            update = ctx.session.contribute(ctx.use, Stacked(ctx.like, stack.reshape(shape)))
         return None, None, None, update, None, None
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from domaingrad.rules.statistics import accumulation_dtype
+
 from .units import Units
+
+TILE = 2**22
+"""Components of all units together that are computed before something is done with them: they
+stay in the processor's cache."""
+
+FEW_PAIRS = 4
+"""Positions a sample up to which squares come from products over pairs of positions."""
 
 BATCHED_FROM = 8
 """From this number of units of equal size on, one batched product is faster than one each."""
@@ -44,8 +54,26 @@ class UnitGradients(ABC):
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Σ over units of the gradients and of their squares; half precision in float32."""
-        stack = self.stack().float() if self.dtype.itemsize < 4 else self.stack()
-        return stack.sum(0), stack.square_().sum(0)
+        total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
+        squares = torch.zeros_like(total)
+        for rows in self.tiles():
+            size = (total[rows] if total.ndim > 0 else total).shape
+            stack = torch.empty((self.count, *size), dtype=self.dtype, device=self.device)
+            self.fill(rows, stack)
+            stack = stack.to(total.dtype)
+            if total.ndim > 0:
+                total[rows], squares[rows] = stack.sum(0), stack.square_().sum(0)
+            else:
+                total, squares = stack.sum(0), stack.square_().sum(0)
+        return total, squares
+
+    def tiles(self) -> list[slice]:
+        """Rows to be computed together: all of them, or as many as stay in the cache."""
+        rows = self.shape[0] if self.shape else 1
+        step = max(rows, 1)
+        if self.tiled:
+            step = max(1, TILE // (self.count * max(1, math.prod(self.shape[1:]))))
+        return [slice(start, start + step) for start in range(0, max(rows, 1), step)]
 
 
 class Given(UnitGradients):
@@ -97,7 +125,7 @@ class Products(UnitGradients):
     ) -> None:
         super().__init__(like, outputs[0].dtype, units.count)
         self._x, self._g = inputs, outputs
-        self._positions = len(inputs[0]) // units.sizes[0]
+        self._positions = len(inputs[0])
         self._batched: tuple[Tensor, Tensor] | None = None
         if units.equal and units.count >= BATCHED_FROM:
             self._batched = torch.stack(list(inputs)), torch.stack(list(outputs))
@@ -111,3 +139,22 @@ class Products(UnitGradients):
             return
         for x, g, target in zip(self._x, self._g, out.unbind(0), strict=True):
             torch.mm(g[:, rows].t(), x, out=target)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Without the gradients themselves where each unit has few positions.
+
+        One position: Σ_s (g_s x_sᵀ)² = (g²)ᵀ (x²). Few: all pairs t ≤ t' of positions of a unit,
+        (g_t ∘ g_t')ᵀ (x_t ∘ x_t'), twice for t < t'.
+        """
+        count = self._positions
+        if count > FEW_PAIRS or len({len(x) for x in self._x}) != 1:
+            return super().moments()
+        dtype = accumulation_dtype(self.dtype)
+        x, g = (torch.stack(list(parts)).to(dtype) for parts in (self._x, self._g))
+        total = torch.mm(g.flatten(0, 1).t(), x.flatten(0, 1))
+        first, second = torch.triu_indices(x.shape[1], x.shape[1], device=x.device).unbind(0)
+        twice = torch.where(first == second, 1.0, 2.0).to(x)
+        pairs_of_g = g[:, first] * g[:, second] * twice.view(1, -1, 1)
+        pairs_of_x = x[:, first] * x[:, second]
+        squares = torch.mm(pairs_of_g.flatten(0, 1).t(), pairs_of_x.flatten(0, 1))
+        return total.view(self.shape), squares.view(self.shape)

@@ -15,10 +15,6 @@ from domaingrad.rules.statistics import accumulation_dtype
 from ..reduction import Kernels, Reduction
 from .gradients import UnitGradients
 
-TILE = 2**22
-"""Components of all domains together that are computed before the rule is applied to them: they
-stay in the processor's cache."""
-
 
 class Scratch:
     """Memory for one tile at a time, used again from step to step."""
@@ -101,15 +97,10 @@ class ElementwiseAgreement:
 
     def _proposed(self, gradients: UnitGradients) -> Proposal:
         shape, count = gradients.shape, gradients.count
-        rows = shape[0] if shape else 1
-        step = max(rows, 1)
-        if gradients.tiled:
-            step = max(1, TILE // (count * max(1, math.prod(shape[1:]))))
         parts = []
-        for start in range(0, max(rows, 1), step):
-            size = (min(step, rows - start), *shape[1:]) if shape else ()
+        for tile in gradients.tiles():
+            size = (min(tile.stop, shape[0]) - tile.start, *shape[1:]) if shape else ()
             stack = self._scratch.take((count, *size), gradients.dtype, gradients.device)
-            tile = slice(start, start + step)
             gradients.fill(tile, stack)
             flat = stack.view(count, math.prod(size))
             part, total = self._reduction.propose(flat, self._factors)

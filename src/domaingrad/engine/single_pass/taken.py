@@ -28,6 +28,7 @@ class Forward(Protocol):
     """The forward pass that the call belongs to."""
 
     session: Session
+    pools_statistics: bool
 
     def batch_norm_of(self, running_mean: Tensor | None) -> nn.modules.batchnorm._BatchNorm | None:
         """The module that owns these running statistics."""

@@ -34,6 +34,15 @@ class Units:
         """Whether all units have the same number of samples."""
         return len(set(self.sizes)) == 1
 
+    def sums(self, rows: Tensor) -> Tensor:
+        """From one row a sample, [N, …], the sum over each unit's rows: [K, …]."""
+        if self.count == self.samples:
+            return rows
+        if self.equal:
+            return rows.unflatten(0, (self.count, -1)).sum(1)  # type: ignore[no-untyped-call,no-any-return]
+        parts = torch.split_with_sizes(rows, list(self.sizes))
+        return torch.stack([part.sum(0) for part in parts])
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -66,6 +75,17 @@ class Axis:
             return torch.cat(list(parts), self.dim)
         apart = [torch.unflatten(part, self.dim, (self.per_sample, -1)) for part in parts]
         return torch.cat(apart, self.dim + 1).flatten(self.dim, self.dim + 1)
+
+    def sums(self, tensor: Tensor, units: Units, keep: int = 1) -> Tensor:
+        """Sums over all but the last ``keep`` dimensions and within each unit: [K, …]."""
+        if self.interleaved:
+            tensor = torch.unflatten(tensor, self.dim, (self.per_sample, units.samples))
+            tensor = tensor.movedim(self.dim + 1, 0)
+        else:
+            tensor = torch.unflatten(tensor, self.dim, (units.samples, self.per_sample))
+            tensor = tensor.movedim(self.dim, 0)
+        between = tuple(range(1, tensor.ndim - keep))
+        return units.sums(tensor.sum(between) if between else tensor)
 
     def rows(self, tensor: Tensor, units: Units) -> list[Tensor]:
         """One matrix a unit: all dimensions but the last flattened."""

@@ -73,15 +73,44 @@ def examine(
     Raises:
         UnfitError: the two differ, or the single pass cannot be made.
     """
-    examination = Examination(inventory, units, inputs, options)
+    return _examined(Examination(inventory, units, inputs, options))
+
+
+def _examined(examination: Examination, whole: Examination | None = None) -> Plan:
+    """The plan, from the whole batch, if the single pass is exact."""
     with WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
         try:
-            return examination.plan()
+            return examination.compare((whole or examination).plan())
         except (UnfitError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             reason = str(error).strip().splitlines() or [""]
             raise UnfitError(f"{type(error).__name__}: {reason[0]}") from error
+
+
+SAMPLES = 4
+"""Samples that are compared one by one where the units are samples."""
+
+
+def examine_samples(
+    inventory: Inventory, units: Units, inputs: Any, options: Mapping[str, Any]
+) -> Plan:
+    """As :func:`examine`, with a few samples as units and batch norms in evaluation mode."""
+    count = min(SAMPLES, units.samples)
+    norms = [
+        module
+        for module in inventory.modules
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    for norm in norms:
+        norm.train(False)
+    whole = Examination(inventory, units, inputs, options)
+    few = Examination(inventory, Units((1,) * count), _rows(inputs, 0, count), options)
+    try:
+        return _examined(few, whole)
+    finally:
+        for norm in norms:
+            norm.train(True)
 
 
 @dataclass
@@ -105,9 +134,12 @@ class Examination:
         return self.inventory.trained
 
     def plan(self) -> Plan:
-        """The plan, if the single pass is exact."""
+        """Where the samples lie."""
         with preserved(self.inventory):
-            plan = plan_of(self.inventory, self._first, self.units.samples)
+            return plan_of(self.inventory, self._first, self.units.samples)
+
+    def compare(self, plan: Plan) -> Plan:
+        """The plan, if the single pass is exact."""
         single, outputs = self._single(plan)
         starts = [sum(self.units.sizes[:unit]) for unit in range(self.units.count)]
         for unit, (start, size) in enumerate(zip(starts, self.units.sizes, strict=True)):

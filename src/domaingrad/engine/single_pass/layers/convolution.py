@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..gradients import Given, Products, UnitGradients
+from ..gradients import Products, Stacked, UnitGradients
 from ..units import Axis, Units
 from .base import Layer
 
@@ -60,9 +60,7 @@ class Convolution(Layer):
         elif wanted[0]:
             found[0] = Slices(self, weight, x, g)
         if bias and wanted[1]:
-            dimensions = (0, *range(2, g.ndim))
-            parts = torch.split_with_sizes(g, list(self.units.sizes))
-            found[1] = Given(bias[0], [part.sum(dimensions) for part in parts])
+            found[1] = Stacked(bias[0], self.units.sums(g.flatten(2).sum(2)))
         if not input_wanted:
             return None, found
         return self.library(g, x, weight, (True, False, False))[0], found

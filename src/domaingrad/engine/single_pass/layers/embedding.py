@@ -8,6 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from domaingrad.rules.statistics import accumulation_dtype
+
 from ..gradients import UnitGradients
 from ..units import Axis, Units
 from .base import Layer
@@ -53,3 +55,20 @@ class Scattered(UnitGradients):
                 self._layer.scale_grad_by_freq,
             )
             target.copy_(cast(Tensor, gradient)[rows])
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """From the rows that each unit picked, without a table for each unit."""
+        if self._layer.scale_grad_by_freq:
+            return super().moments()
+        dtype = accumulation_dtype(self.dtype)
+        rows, width = self.shape
+        units = torch.cat([torch.full_like(i.flatten(), e) for e, (i, _) in enumerate(self._parts)])
+        indices = torch.cat([i.flatten() for i, _ in self._parts])
+        g = torch.cat([part.reshape(-1, width) for _, part in self._parts]).to(dtype)
+        if self._layer.padding_idx >= 0:
+            g = g * (indices != self._layer.padding_idx).unsqueeze(1)
+        picked, where = torch.unique(units * rows + indices, return_inverse=True)
+        sums = g.new_zeros(len(picked), width).index_add_(0, where, g)
+        total = g.new_zeros(rows, width).index_add_(0, picked % rows, sums)
+        squares = g.new_zeros(rows, width).index_add_(0, picked % rows, sums.square())
+        return total, squares

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..gradients import Given, Products, UnitGradients
+from ..gradients import Products, Stacked, UnitGradients
 from ..units import Axis, Units
 from .base import Layer
 
@@ -45,7 +45,7 @@ class Linear(Layer):
             pair = (outputs, inputs) if self.flipped else (inputs, outputs)
             found[0] = Products(weight, *pair, self.units)
         if bias and wanted[1]:
-            found[1] = Given(bias[0], [part.sum(0) for part in outputs])
+            found[1] = Stacked(bias[0], self.axis.sums(g, self.units))
         if not input_wanted:
             return None, found
         return torch.matmul(g, weight.t() if self.flipped else weight), found

@@ -9,9 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..gradients import Given, UnitGradients
+from ..gradients import Given, Stacked, UnitGradients
 from ..units import Axis, Units
 from .base import Layer
+
+MANY = 8
+"""Units from which whole-batch products are faster than the library's call for each unit."""
 
 
 @dataclass
@@ -34,13 +37,18 @@ class LayerNorm(Layer):
     ) -> tuple[Tensor | None, list[UnitGradients | None]]:
         """By the library: x at once, the rest unit by unit."""
         x, mean, rstd, *shared = saved
-        parts = [
-            self._backward(dy, inputs, own_mean, own_rstd, shared, (False, *_two(wanted)))[1:]
-            for dy, inputs, own_mean, own_rstd in zip(
-                *(self.axis.split(t, self.units) for t in (g, x, mean, rstd)), strict=True
-            )
-        ]
-        found = _given(shared, wanted, parts)
+        if self.units.count >= MANY:
+            products = (g * ((x - mean) * rstd), g)
+            stacks = [self.axis.sums(t, self.units, len(self.normalized_shape)) for t in products]
+            found = _stacked(shared, wanted, stacks)
+        else:
+            parts = [
+                self._backward(dy, inputs, own_mean, own_rstd, shared, (False, *_two(wanted)))[1:]
+                for dy, inputs, own_mean, own_rstd in zip(
+                    *(self.axis.split(t, self.units) for t in (g, x, mean, rstd)), strict=True
+                )
+            ]
+            found = _given(shared, wanted, parts)
         if not input_wanted:
             return None, found
         return self._backward(g, x, mean, rstd, shared, (True, False, False))[0], found
@@ -92,14 +100,25 @@ class GroupNorm(Layer):
     ) -> tuple[Tensor | None, list[UnitGradients | None]]:
         """By the library: x at once, the rest unit by unit."""
         x, mean, rstd, *shared = saved
-        sizes = list(self.units.sizes)
-        parts = [
-            self._backward(dy, inputs, own_mean, own_rstd, shared[0], (False, *_two(wanted)))[1:]
-            for dy, inputs, own_mean, own_rstd in zip(
-                *(torch.split_with_sizes(t, sizes) for t in (g, x, mean, rstd)), strict=True
+        if self.units.count >= MANY:
+            channels = x.shape[1] // self.groups
+            means, rstds = (
+                t.view(len(x), self.groups, 1).expand(-1, -1, channels).reshape(len(x), -1, 1)
+                for t in (mean, rstd)
             )
-        ]
-        found = _given(shared, wanted, parts)
+            normalized = (x.flatten(2) - means) * rstds
+            found = _stacked(shared, wanted, _by_channel(g, normalized, self.units))
+        else:
+            sizes = list(self.units.sizes)
+            parts = [
+                self._backward(dy, inputs, own_mean, own_rstd, shared[0], (False, *_two(wanted)))[
+                    1:
+                ]
+                for dy, inputs, own_mean, own_rstd in zip(
+                    *(torch.split_with_sizes(t, sizes) for t in (g, x, mean, rstd)), strict=True
+                )
+            ]
+            found = _given(shared, wanted, parts)
         if not input_wanted:
             return None, found
         return self._backward(g, x, mean, rstd, shared[0], (True, False, False))[0], found
@@ -144,7 +163,7 @@ class BatchNorm(Layer):
 
     def forward(self, x: Tensor, *shared: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Unit by unit, into one output."""
-        weight, bias = self._affine(shared)
+        weight, bias = _pair(shared)
         y = torch.empty_like(x)
         kept: list[Tensor] = []
         sizes = list(self.units.sizes)
@@ -169,7 +188,7 @@ class BatchNorm(Layer):
         """By the library, unit by unit."""
         count = self.units.count
         x, moments, shared = saved[0], saved[1 : 1 + 2 * count], saved[1 + 2 * count :]
-        weight, _ = self._affine(shared)
+        weight, _ = _pair(shared)
         mask = (input_wanted, *_two(wanted))
         sizes = list(self.units.sizes)
         slices = zip(
@@ -192,9 +211,73 @@ class BatchNorm(Layer):
     def _running(self) -> tuple[Tensor | None, Tensor | None]:
         return self.running or (None, None)
 
-    @staticmethod
-    def _affine(shared: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        return shared[0] if shared else None, shared[1] if len(shared) > 1 else None
+
+@dataclass
+class PooledBatchNorm(Layer):
+    """Batch normalisation with the statistics of the whole batch, or with fixed ones.
+
+    In training mode the loss of a sample depends on all others; the gradient of a unit is then its
+    rows' share of the batch's gradient.
+    """
+
+    units: Units
+    running: tuple[Tensor, Tensor] | None
+    training: bool
+    momentum: float
+    eps: float
+
+    def forward(self, x: Tensor, *shared: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All at once."""
+        weight, bias = _pair(shared)
+        running_mean, running_var = self.running or (None, None)
+        y, mean, invstd = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, self.training, self.momentum, self.eps
+        )
+        return y, (x, mean, invstd, *shared)
+
+    def backward(
+        self, g: Tensor, saved: tuple[Tensor, ...], input_wanted: bool, wanted: tuple[bool, ...]
+    ) -> tuple[Tensor | None, list[UnitGradients | None]]:
+        """X by the library; weight and bias by products with the normalised input."""
+        x, mean, invstd, *shared = saved
+        running = self.running or (None, None)
+        dx = None
+        if input_wanted:
+            dx = torch.ops.aten.native_batch_norm_backward(
+                g,
+                x,
+                _pair(shared)[0],
+                *running,
+                mean,
+                invstd,
+                self.training,
+                self.eps,
+                (True, False, False),
+            )[0]
+        if not self.training and self.running is not None:
+            mean, invstd = self.running[0], (self.running[1] + self.eps).rsqrt()
+        normalized = (x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)) - mean.view(1, -1, 1)
+        normalized.mul_(invstd.view(1, -1, 1))
+        return dx, _stacked(shared, wanted, _by_channel(g, normalized, self.units))
+
+
+def _pair(shared: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    return shared[0] if shared else None, shared[1] if len(shared) > 1 else None
+
+
+def _by_channel(g: Tensor, normalized: Tensor, units: Units) -> list[Tensor]:
+    """The gradients of weight and bias of each unit, [K, C], from those of the output [N, C, …]."""
+    g = g.reshape(normalized.shape)
+    return [units.sums((g * normalized).sum(2)), units.sums(g.sum(2))]
+
+
+def _stacked(
+    shared: Sequence[Tensor], wanted: tuple[bool, ...], stacks: Sequence[Tensor]
+) -> list[UnitGradients | None]:
+    return [
+        Stacked(like, stack) if want else None
+        for like, want, stack in zip(shared, wanted, stacks, strict=False)
+    ]
 
 
 def _two(wanted: tuple[bool, ...]) -> tuple[bool, bool]:
