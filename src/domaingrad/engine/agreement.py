@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -16,6 +16,7 @@ from domaingrad.rules import Rule
 
 from .batch import Batch
 from .errors import AgreementError, SinglePassWarning
+from .gathered import Gathered, Gatherer
 from .reduction import Kernels
 from .separate_passes import SeparatePasses
 from .single_pass.engine import MIXED_LOSSES, MixedPass, SinglePass
@@ -124,8 +125,10 @@ class GradientAgreement:
         self._single_pass = SinglePass()
         self._scratch = Scratch()
         self._warned: set[str] = set()
-        self._batch: SeparatePasses | tuple[MixedPass, Agreement] | None = None
+        self._batch: SeparatePasses | MixedPass | None = None
+        self._gathered = Gathered()
         self._open: Hashable | None = None
+        self._removed = False
         self._step: Step | None = None
 
     def __call__(self, inputs: Any, domain: Tensor, **options: Any) -> Any:
@@ -163,24 +166,21 @@ class GradientAgreement:
         reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
             return self._separately(batch, inputs, options)
-        agreement = self._agreement(batch, inventory)
         try:
             if reason is not None:
                 raise UnfitError(reason)
-            passed, outputs = self._single_pass.forward(
-                inventory, batch, agreement, inputs, options
-            )
+            passed, outputs = self._single_pass.forward(inventory, batch, inputs, options)
         except UnfitError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:
-            self._batch = passed, agreement
+            self._batch = passed
         return outputs
 
-    def _agreement(self, batch: Batch, inventory: Inventory) -> Agreement:
+    def _agreement(self, batch: Batch) -> Agreement:
         scale = self._loss_scale
         return agreement_of(
             self.rule,
-            inventory.trained,
+            self._trained,
             [self._weights.get(label, 1.0) / scale for label in batch.labels],
             scale,
             self._scratch,
@@ -225,30 +225,67 @@ class GradientAgreement:
             AgreementError: no batch to go back through, or losses that mix domains.
             ValueError: losses that are not one a sample.
         """
-        self._require_no_domain_open("agree.backward(losses)")
-        batch, self._batch = self._batch, None
-        if batch is None:
+        batch = self._batch_for(losses, "agree.backward(losses)")
+        if self._gathered.counts:
             raise AgreementError(
-                "agree.backward(losses) needs outputs of agree(x, domain) from this step, computed "
-                "with gradients enabled; call agree(x, domain) before each backward."
-            )
-        passes = batch if isinstance(batch, SeparatePasses) else batch[0]
-        _check_losses(losses, passes.batch.size)
-        if self._step is not None:
-            raise AgreementError(
-                f"domains {self._step.listed} wait for agree.combine(); call it before "
-                f"agree.backward, or use one of the two ways throughout a step."
+                "losses wait in agree.accumulate for agree.combine(); give the last ones to "
+                "agree.accumulate, too, and call agree.combine()."
             )
         if isinstance(batch, SeparatePasses):
             self._walk_separately(batch, losses)
-        else:
-            passed, agreement = batch
-            passed.backward(losses)
-            if agreement.non_finite and not self._non_finite_expected:
-                labels = passed.batch.labels
-                warn_of_non_finite(
-                    [labels[unit] for unit in sorted(agreement.non_finite)], stacklevel=3
-                )
+            return
+        agreement = self._agreement(batch.batch)
+        batch.backward(losses, agreement)
+        if agreement.non_finite and not self._non_finite_expected:
+            labels = batch.batch.labels
+            warn_of_non_finite(
+                [labels[unit] for unit in sorted(agreement.non_finite)], stacklevel=3
+            )
+
+    def accumulate(self, losses: Tensor) -> None:
+        """Keep the domains' gradients of these losses; :meth:`combine` agrees on the sum so far.
+
+        For batches too large for memory: after several mixed batches, g_e is the gradient of the
+        mean loss over all samples of domain e in them. Keeps K gradients of the model's size.
+
+        Args:
+            losses: as for :meth:`backward`.
+        """
+        batch = self._batch_for(losses, "agree.accumulate(losses)")
+        if isinstance(batch, MixedPass):
+            batch.backward(losses, Gatherer(self._gathered, batch.batch))
+            return
+        for index, label in enumerate(batch.batch.labels):
+            with _set_aside(self._trained):
+                batch.backward(index, losses)
+                gradients = [parameter.grad for parameter in self._trained]
+            self._gathered.add(label, batch.batch.sizes[index], dict(enumerate(gradients)))
+
+    def remove(self) -> None:
+        """End the use of this object; the model is as it was, since nothing was attached to it."""
+        self.discard()
+        self._removed = True
+
+    def _batch_for(self, losses: Tensor, call: str) -> SeparatePasses | MixedPass:
+        """The batch that the losses belong to, for one walk."""
+        self._require_no_domain_open(call)
+        batch, self._batch = self._batch, None
+        if batch is None:
+            raise AgreementError(
+                f"{call} needs outputs of agree(x, domain) from this step, computed with gradients "
+                f"enabled; call agree(x, domain) before each backward."
+            )
+        _check_losses(losses, batch.batch.size)
+        if self._step is not None:
+            raise AgreementError(
+                f"domains {self._step.listed} wait for agree.combine(); call it before "
+                f"{call}, or use one of the two ways throughout a step."
+            )
+        return batch
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _walk_separately(self, passes: SeparatePasses, losses: Tensor) -> None:
         try:
@@ -287,17 +324,13 @@ class GradientAgreement:
                 f"domain {name!r} was already taken in this step; put all its backward calls in "
                 f"one block, and call agree.combine() at the end of the step."
             )
-        before = [parameter.grad for parameter in step.parameters]
-        for parameter in step.parameters:
-            parameter.grad = None
-        self._open = name
-        try:
-            yield
+        with _set_aside(step.parameters):
+            self._open = name
+            try:
+                yield
+            finally:
+                self._open = None
             gradients = [parameter.grad for parameter in step.parameters]
-        finally:
-            self._open = None
-            for parameter, gradient in zip(step.parameters, before, strict=True):
-                parameter.grad = gradient
         step.take(name, gradients, self._weights.get(name, 1.0))
         self._step = step
 
@@ -309,13 +342,35 @@ class GradientAgreement:
             ValueError: fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree.combine()")
+        if self._gathered.counts:
+            self._take_gathered()
         self._combine()
+
+    def _take_gathered(self) -> None:
+        if self._step is not None:
+            raise AgreementError(
+                f"domains {self._step.listed} were taken one by one while losses wait in "
+                f"agree.accumulate; use one of the two ways throughout a step."
+            )
+        step = self._new_step()
+        for label in sorted(self._gathered.counts):
+            gradients = self._gathered.mean_of(label, len(step.parameters))
+            step.take(label, gradients, self._weights.get(label, 1.0))
+        self._gathered = Gathered()
+        self._step = step
 
     def discard(self) -> None:
         """Forget the domains and the batch taken since the last update, after a caught error."""
         self._require_no_domain_open("agree.discard()")
         self._batch = None
         self._step = None
+        self._gathered = Gathered()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, between steps: what was found out of the model is left behind."""
+        self._require_between_steps("copied or pickled")
+        fresh = {"_single_pass": SinglePass(), "_scratch": Scratch(), "_batch": None}
+        return {**self.__dict__, **fresh}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold, between steps: the rule's random state.
@@ -324,10 +379,7 @@ class GradientAgreement:
             AgreementError: a step is under way.
         """
         self._require_no_domain_open("agree.state_dict()")
-        if self._step is not None:
-            raise AgreementError(
-                f"domains {self._step.listed} wait for agree.combine(); save between steps."
-            )
+        self._require_between_steps("saved")
         return {"rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -360,11 +412,34 @@ class GradientAgreement:
             )
         step.add_update()
 
+    def _require_between_steps(self, done: str) -> None:
+        if self._step is not None or self._gathered.counts:
+            names = self._step.listed if self._step is not None else "in agree.accumulate"
+            raise AgreementError(
+                f"domains {names} wait for agree.combine(); GradientAgreement is {done} between "
+                f"steps."
+            )
+
     def _require_no_domain_open(self, call: str) -> None:
+        if self._removed:
+            raise AgreementError(f"{call} after agree.remove(); make a new GradientAgreement.")
         if self._open is not None:
             raise AgreementError(
                 f"{call} stands inside the block of domain {self._open!r}; end that block first."
             )
+
+
+@contextmanager
+def _set_aside(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Empty ``.grad`` for the block, and what was there after it."""
+    before = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
 
 
 def _check_losses(losses: Tensor, size: int) -> None:

@@ -122,10 +122,10 @@ def _in_one_pass(
         raise UnfitError(reason)
     passes = _passes.setdefault(inventory.model, SinglePass(of_samples=True))
     with torch.enable_grad():
-        passed, outputs = passes.forward(inventory, batch, moments, inputs, options)
+        passed, outputs = passes.forward(inventory, batch, inputs, options)
         values = losses(outputs)
         _check(values, batch.size)
-        passed.backward(values)
+        passed.backward(values, moments)
 
 
 def _sample_by_sample(

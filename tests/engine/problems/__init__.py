@@ -37,7 +37,6 @@ UNFIT = {
     "embedding bags": "offsets",
     "hard mixture of experts": "no dimension grows with the number of samples",
     "a function with its own gradient": "used where it cannot be seen",
-    "unrolled optimisation": "used where it cannot be seen",
     "a penalty as an output": "used where it cannot be seen",
 }
 """Problems for which one pass for all domains is not exact, and what the refusal says."""

@@ -43,7 +43,6 @@ class SinglePass:
         self,
         inventory: Inventory,
         batch: Batch,
-        receiver: Receiver,
         inputs: Any,
         options: Mapping[str, Any],
     ) -> tuple[MixedPass, Any]:
@@ -63,7 +62,7 @@ class SinglePass:
                 self._examine(family, inventory, units, in_order, options)
             try:
                 return self._pass(
-                    batch, receiver, inventory, self._plans[family], in_order, options, examined
+                    batch, inventory, self._plans[family], in_order, options, examined
                 )
             except (UnknownSiteError, UnsupportedError) as error:
                 if examined:
@@ -94,14 +93,13 @@ class SinglePass:
     def _pass(
         self,
         batch: Batch,
-        receiver: Receiver,
         inventory: Inventory,
         plan: Plan,
         inputs: Any,
         options: Mapping[str, Any],
         new: bool,
     ) -> tuple[MixedPass, Any]:
-        session = Session(Units(batch.sizes), inventory.trained, receiver)
+        session = Session(Units(batch.sizes), inventory.trained)
         mode = MixedForward(inventory, session, plan, pools_statistics=self._of_samples)
         with _taken_back_on_error(inventory), mode:
             tree = run(inventory.model, inputs, options)
@@ -154,8 +152,12 @@ class MixedPass:
             self._cuts.append(cut)
         return cut if self.batch.is_in_order else cut[self.batch.back.to(cut.device)]
 
-    def backward(self, losses: Tensor) -> None:
+    def backward(self, losses: Tensor, receiver: Receiver) -> None:
         """Walk back from the sum over domains of their mean losses.
+
+        Args:
+            losses: one a sample.
+            receiver: what is done with the gradients.
 
         Raises:
             AgreementError: the losses mix domains or do not depend on the outputs.
@@ -175,10 +177,8 @@ class MixedPass:
             if gradient is not None
         ]
         self._outputs, self._cuts = [], []
-        with self._session.on_the_way_back():
-            with self._on_return:
-                torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
-            self._session.finish()
+        with self._session.on_the_way_back(receiver), self._on_return:
+            torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
 
     def _require_own_walk(self, gradient: Tensor) -> None:
         if not self._walking:
@@ -186,7 +186,7 @@ class MixedPass:
 
     def _at_once(self, losses: Tensor) -> list[Tensor | None]:
         sizes = torch.tensor(self.batch.sizes)
-        seeds = sizes.reciprocal().repeat_interleave(sizes)[self.batch.back.cpu()]
+        seeds = sizes.double().reciprocal().repeat_interleave(sizes)[self.batch.back.cpu()]
         torch.autograd.backward(losses, seeds.to(losses))
         gradients = [cut.grad for cut in self._cuts]
         if all(gradient is None for gradient in gradients):

@@ -45,19 +45,16 @@ class Session:
     Args:
         units: the units in the batch.
         parameters: what is trained.
-        receiver: what is done with the gradients.
     """
 
-    def __init__(
-        self, units: Units, parameters: Sequence[nn.Parameter], receiver: Receiver
-    ) -> None:
+    def __init__(self, units: Units, parameters: Sequence[nn.Parameter]) -> None:
         self.units = units
         self.walking = False
         self.inside = False
         self.anchor = torch.empty(0, requires_grad=True)
         self._parameters = parameters
         self._index = {id(parameter): index for index, parameter in enumerate(parameters)}
-        self._receiver = receiver
+        self._receiver: Receiver | None = None
         self._pending: dict[int, WeakSet[Use]] = {}
         self._stashed: dict[int, Tensor] = {}
         self._late: set[int] = set()
@@ -134,20 +131,25 @@ class Session:
                 parameter.grad = gradient
 
     @contextmanager
-    def on_the_way_back(self) -> Iterator[None]:
-        """While autograd walks; only then may the layers' backward run."""
-        self.walking = True
+    def on_the_way_back(self, receiver: Receiver) -> Iterator[None]:
+        """While autograd walks; only then may the layers' backward run.
+
+        Args:
+            receiver: what is done with the gradients.
+        """
+        self.walking, self._receiver = True, receiver
         try:
             yield
+            self._finish(receiver)
         finally:
-            self.walking = False
+            self.walking, self._receiver = False, None
 
     def require_own_walk(self) -> None:
         """Refuse a walk that is not ours."""
         if not self.walking:
             raise AgreementError(FOREIGN_BACKWARD)
 
-    def finish(self) -> None:
+    def _finish(self, receiver: Receiver) -> None:
         """Hand on what had to wait."""
         self._pass_on_derived()
         for index, parts in self._outside.items():
@@ -158,12 +160,13 @@ class Session:
             for index, stack in self._stashed.items()
         }
         self._stashed.clear()
-        for index, update in (updates | self._receiver.finish()).items():
+        for index, update in (updates | receiver.finish()).items():
             if update is not None:
                 parameter = self._parameters[index]
                 torch.autograd.backward(parameter, update.to(parameter.dtype))
 
     def _received(self, index: int, gradients: UnitGradients) -> Tensor | None:
+        assert self._receiver is not None
         update = self._receiver.receive(index, gradients)
         return None if update is None else update.to(self._parameters[index].dtype)
 

@@ -155,7 +155,7 @@ class Examination:
 
     def _single(self, plan: Plan) -> tuple[list[list[Tensor] | None], list[Tensor]]:
         sketches = Sketches(self.parameters)
-        session = Session(self.units, self.parameters, sketches)
+        session = Session(self.units, self.parameters)
         mode = MixedForward(self.inventory, session, plan)
         with preserved(self.inventory):
             with mode:
@@ -163,10 +163,8 @@ class Examination:
                     run(self.model, self.inputs, self.options), self.units.samples
                 )
             weights = torch.cat([torch.full((n,), 1.0 / n) for n in self.units.sizes])
-            with mode, session.on_the_way_back():
+            with session.on_the_way_back(sketches), mode:
                 self._walk(outputs, 0, weights)
-            with session.on_the_way_back():
-                session.finish()
             plan.comes_back = mode.comes_back
             leaked = [index for index, p in enumerate(self.parameters) if p.grad is not None]
         if leaked:
@@ -260,7 +258,7 @@ class Examination:
 
     def _first_mixing(self, plan: Plan) -> str:
         """The first module whose output for the first unit changes with the rest of the batch."""
-        session = Session(self.units, self.parameters, Sketches(self.parameters))
+        session = Session(self.units, self.parameters)
         size = self.units.sizes[0]
         with MixedForward(self.inventory, session, plan):
             whole = self._module_outputs(self.inputs)
