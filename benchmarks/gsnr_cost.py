@@ -113,6 +113,14 @@ def backpack(case: Case) -> Way:
             model = package.extend(deepcopy(case.model))
         with package.backpack(extensions.SumGradSquared()):
             F.cross_entropy(model(case.x), case.y).backward()
+        unknown = {
+            type(module).__name__
+            for module in model.modules()
+            for parameter in module.parameters(recurse=False)
+            if not hasattr(parameter, "sum_grad_squared")
+        }
+        if unknown:
+            raise NotImplementedError(f"SumGradSquared knows no {', '.join(sorted(unknown))}")
         for parameter in model.parameters():
             # The backward is of the mean loss, so each sample's gradient comes divided by N.
             parameter.sum_grad_squared.mul_(len(case.x))

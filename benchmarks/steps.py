@@ -115,7 +115,10 @@ def torchjd(b: Batch, aggregator: Aggregator, chunk: int | None = None) -> Way:
     parameters = list(b.model.parameters())
 
     def step() -> None:
-        autojac, aggregation = import_module("torchjd.autojac"), import_module("torchjd.aggregation")
+        autojac, aggregation = (
+            import_module("torchjd.autojac"),
+            import_module("torchjd.aggregation"),
+        )
         own = aggregator == "AND-mask"
         combine = dg.ANDMask() if own else getattr(aggregation, aggregator)()
         autojac.backward(_losses_of_domains(b), parallel_chunk_size=chunk)

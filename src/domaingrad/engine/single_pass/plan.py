@@ -45,6 +45,9 @@ class Plan:
 class UnknownSiteError(Exception):
     """A call that the plan does not know: the model took another way than before."""
 
+    def __init__(self, site: Site) -> None:
+        super().__init__(f"the model takes another way each time (call of {site.function})")
+
 
 class UnsupportedError(Exception):
     """A call that cannot be told apart unit by unit."""

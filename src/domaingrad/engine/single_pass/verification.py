@@ -163,8 +163,9 @@ class Examination:
                     run(self.model, self.inputs, self.options), self.units.samples
                 )
             weights = torch.cat([torch.full((n,), 1.0 / n) for n in self.units.sizes])
+            directions = self._directions(outputs, 0, weights)
             with session.on_the_way_back(sketches), mode:
-                self._walk(outputs, 0, weights)
+                torch.autograd.backward(outputs, directions)
             plan.comes_back = mode.comes_back
             leaked = [index for index, p in enumerate(self.parameters) if p.grad is not None]
         if leaked:
@@ -179,7 +180,8 @@ class Examination:
         with preserved(self.inventory):
             inputs = _rows(self.inputs, start, size)
             outputs = self._outputs(run(self.model, inputs, self.options), size)
-            self._walk(outputs, start, torch.full((size,), 1.0 / size))
+            directions = self._directions(outputs, start, torch.full((size,), 1.0 / size))
+            torch.autograd.backward(outputs, directions)
             gradients = [
                 None if p.grad is None else sketch(index, p.grad)
                 for index, p in enumerate(self.parameters)
@@ -200,8 +202,8 @@ class Examination:
                 raise UnfitError(f"an output has shape {list(leaf.shape)} for {size} samples")
         return [leaf for leaf in tensors if leaf.requires_grad]
 
-    def _walk(self, outputs: Sequence[Tensor], start: int, weights: Tensor) -> None:
-        """Backward from random directions, the same for a sample in both computations."""
+    def _directions(self, outputs: Sequence[Tensor], start: int, weights: Tensor) -> list[Tensor]:
+        """Random directions to go back from, the same for a sample in both computations."""
         if not outputs:
             raise UnfitError("no output depends on a parameter")
         directions = []
@@ -211,7 +213,7 @@ class Examination:
             own = torch.randn(shape, generator=draw)[start : start + len(output)]
             weighted = own * weights.view(-1, *(1,) * (own.ndim - 1))
             directions.append(weighted.to(output))
-        torch.autograd.backward(list(outputs), directions)
+        return directions
 
     def _compare_outputs(
         self, single: Sequence[Tensor], separate: Sequence[Tensor], plan: Plan
