@@ -24,8 +24,8 @@ DOMAINS = (2, 3, 5, 10, 20, 50, 100)
 
 NOTE = (
     "AND-mask; forward, backward and rule, no optimiser. The first table holds the median ratios "
-    "to a plain ERM step on the same samples, the second the spread. DomainBed's way and the retained "
-    "graph are our own short versions of them."
+    "to a plain ERM step on the same samples, the second the spread. DomainBed's way and the "
+    "retained graph are our own short versions of them."
 )
 
 

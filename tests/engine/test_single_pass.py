@@ -105,6 +105,16 @@ def test_a_module_that_mixes_samples_is_named() -> None:
     assert_mean(model, separate(model, x, y, domain))
 
 
+def test_a_head_that_starts_at_zero_hides_nothing() -> None:
+    model = BatchAttention().double()
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    x, _, domain = batch([0, 0, 1, 1, 1])
+    with pytest.raises(dg.AgreementError, match="'mix'"):
+        dg.GradientAgreement(model, dg.Mean(), engine="single-pass")(x, domain)
+    assert not model.head.weight.any(), "the parameters are as they were"
+
+
 def test_a_loss_that_mixes_domains_is_refused_at_the_first_step() -> None:
     x, _, domain = batch([0, 1, 0, 1])
     agree = dg.GradientAgreement(mlp(), dg.Mean(), engine="single-pass")

@@ -114,31 +114,31 @@ class Products(UnitGradients):
 
     Args:
         like: W, [outputs, …], whose rows are flattened.
-        inputs, outputs: x_e [positions, inputs] and the gradient of y_e [positions, outputs].
+        x: inputs, [positions, inputs], unit after unit.
+        g: gradients of y, [positions, outputs], likewise.
         units: the units, to whose samples the positions belong in equal numbers.
     """
 
     tiled = True
 
-    def __init__(
-        self, like: Tensor, inputs: Sequence[Tensor], outputs: Sequence[Tensor], units: Units
-    ) -> None:
-        super().__init__(like, outputs[0].dtype, units.count)
-        self._x, self._g = inputs, outputs
-        self._positions = len(inputs[0])
-        self._batched: tuple[Tensor, Tensor] | None = None
-        if units.equal and units.count >= BATCHED_FROM:
-            self._batched = torch.stack(list(inputs)), torch.stack(list(outputs))
+    def __init__(self, like: Tensor, x: Tensor, g: Tensor, units: Units) -> None:
+        super().__init__(like, g.dtype, units.count)
+        self._x, self._g = x, g
+        self._units = units
+        self._positions = len(x) // units.samples
 
     def fill(self, rows: slice, out: Tensor) -> None:
         """One product a unit, or one batched product over units of equal size."""
         out = out.flatten(2) if out.ndim > 3 else out
-        if self._batched is not None:
-            x, g = self._batched
-            torch.bmm(g[:, :, rows].transpose(1, 2), x, out=out)
+        g = self._g[:, rows]
+        if self._units.equal and self.count >= BATCHED_FROM:
+            g = g.unflatten(0, (self.count, -1))  # type: ignore[no-untyped-call]
+            torch.bmm(g.transpose(1, 2), self._x.view(self.count, -1, self._x.shape[1]), out=out)
             return
-        for x, g, target in zip(self._x, self._g, out.unbind(0), strict=True):
-            torch.mm(g[:, rows].t(), x, out=target)
+        sizes = [size * self._positions for size in self._units.sizes]
+        parts = (torch.split_with_sizes(tensor, sizes) for tensor in (self._x, g))
+        for x, own, target in zip(*parts, out.unbind(0), strict=True):
+            torch.mm(own.t(), x, out=target)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Without the gradients themselves where each unit has few positions.
@@ -146,15 +146,17 @@ class Products(UnitGradients):
         One position: Σ_s (g_s x_sᵀ)² = (g²)ᵀ (x²). Few: all pairs t ≤ t' of positions of a unit,
         (g_t ∘ g_t')ᵀ (x_t ∘ x_t'), twice for t < t'.
         """
-        count = self._positions
-        if count > FEW_PAIRS or len({len(x) for x in self._x}) != 1:
+        if not self._units.equal or len(self._x) > FEW_PAIRS * self.count:
             return super().moments()
         dtype = accumulation_dtype(self.dtype)
-        x, g = (torch.stack(list(parts)).to(dtype) for parts in (self._x, self._g))
-        total = torch.mm(g.flatten(0, 1).t(), x.flatten(0, 1))
+        x, g = self._x.to(dtype), self._g.to(dtype)
+        total = torch.mm(g.t(), x).view(self.shape)
+        if len(x) == self.count:
+            return total, torch.mm(g.square().t(), x.square()).view(self.shape)
+        x, g = (t.unflatten(0, (self.count, -1)) for t in (x, g))  # type: ignore[no-untyped-call]
         first, second = torch.triu_indices(x.shape[1], x.shape[1], device=x.device).unbind(0)
         twice = torch.where(first == second, 1.0, 2.0).to(x)
         pairs_of_g = g[:, first] * g[:, second] * twice.view(1, -1, 1)
         pairs_of_x = x[:, first] * x[:, second]
         squares = torch.mm(pairs_of_g.flatten(0, 1).t(), pairs_of_x.flatten(0, 1))
-        return total.view(self.shape), squares.view(self.shape)
+        return total, squares.view(self.shape)

@@ -87,9 +87,11 @@ class Axis:
         between = tuple(range(1, tensor.ndim - keep))
         return units.sums(tensor.sum(between) if between else tensor)
 
-    def rows(self, tensor: Tensor, units: Units) -> list[Tensor]:
-        """One matrix a unit: all dimensions but the last flattened."""
-        return [part.reshape(-1, part.shape[-1]) for part in self.split(tensor, units)]
+    def rows(self, tensor: Tensor, units: Units) -> Tensor:
+        """A matrix, unit after unit: all dimensions but the last flattened."""
+        if self.dim == 0 and not self.interleaved:
+            return tensor.reshape(-1, tensor.shape[-1])
+        return torch.cat([p.reshape(-1, p.shape[-1]) for p in self.split(tensor, units)])
 
 
 class LayoutError(ValueError):

@@ -32,6 +32,10 @@ SMALLEST = 1e-4
 gradient is truly zero, rounding is all there is."""
 
 
+SIZE_FOR_ZEROS = 0.1
+"""Standard deviation of what stands in for parameters that are all zero."""
+
+
 class UnfitError(Exception):
     """The single pass is not exact for this model; the message says where."""
 
@@ -51,6 +55,25 @@ def preserved(inventory: Inventory) -> Iterator[None]:
                 buffer.copy_(before)
         for parameter, gradient in zip(inventory.trained, gradients, strict=True):
             parameter.grad = gradient
+
+
+@contextmanager
+def without_zeros(inventory: Inventory) -> Iterator[None]:
+    """Random numbers for the block in parameters that are all zero.
+
+    Behind a layer that starts at zero (a residual branch, a head), all would look alike.
+    """
+    silent = [p for p in inventory.trained if p.numel() > 0 and not p.detach().any()]
+    with torch.no_grad():
+        for index, parameter in enumerate(silent):
+            draw = torch.Generator().manual_seed(index)
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * SIZE_FOR_ZEROS)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter in silent:
+                parameter.zero_()
 
 
 def examine(
@@ -78,7 +101,7 @@ def examine(
 
 def _examined(examination: Examination, whole: Examination | None = None) -> Plan:
     """The plan, from the whole batch, if the single pass is exact."""
-    with WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
+    with without_zeros(examination.inventory), WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
         try:
             return examination.compare((whole or examination).plan())
         except (UnfitError, MemoryError, torch.OutOfMemoryError):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..gradients import Products, Stacked, UnitGradients
+from domaingrad.rules.statistics import accumulation_dtype
+
+from ..gradients import TILE, Products, Stacked, UnitGradients
 from ..units import Axis, Units
 from .base import Layer
 
@@ -57,6 +59,8 @@ class Convolution(Layer):
         found: list[UnitGradients | None] = [None] * len(wanted)
         if wanted[0] and self._by_patches(weight, g):
             found[0] = self._products(x, weight, g)
+        elif wanted[0] and self._by_sample(weight):
+            found[0] = Patches(self, weight, x, g)
         elif wanted[0]:
             found[0] = Slices(self, weight, x, g)
         if bias and wanted[1]:
@@ -68,6 +72,10 @@ class Convolution(Layer):
     def _by_patches(self, weight: Tensor, g: Tensor) -> bool:
         plain = not self.transposed and self.groups == 1 and weight.ndim == 4
         return plain and max(self.units.sizes) * prod(g.shape[2:]) <= FEW_POSITIONS
+
+    def _by_sample(self, weight: Tensor) -> bool:
+        plain = not self.transposed and self.groups == 1 and weight.ndim == 4
+        return plain and self.units.count == self.units.samples
 
     def _products(self, x: Tensor, weight: Tensor, g: Tensor) -> Products:
         kernel = weight.shape[2:]
@@ -121,3 +129,36 @@ class Slices(UnitGradients):
         for x, g, target in parts:
             gradient = self._layer.library(g, x, self._weight, (False, True, False))[1]
             target.copy_(gradient[rows])
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """One unit's gradient at a time."""
+        total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
+        squares = torch.zeros_like(total)
+        sizes = list(self._layer.units.sizes)
+        parts = (torch.split_with_sizes(t, sizes) for t in (self._x, self._g))
+        for x, g in zip(*parts, strict=True):
+            gradient = self._layer.library(g, x, self._weight, (False, True, False))[1].to(total)
+            total += gradient
+            squares.addcmul_(gradient, gradient)
+        return total, squares
+
+
+class Patches(Slices):
+    """Each sample's weight gradient as a product over its patches, some samples at a time."""
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Sums over the products of some samples after the other."""
+        kernel, layer = self._weight.shape[2:], self._layer
+        total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
+        squares = torch.zeros_like(total)
+        positions = prod(self._g.shape[2:])
+        largest = max(prod(self.shape), prod(self.shape[1:]) * positions)
+        step = max(1, TILE // largest)
+        for start in range(0, len(self._x), step):
+            some = slice(start, start + step)
+            columns = F.unfold(self._x[some], kernel, layer.dilation, layer.padding, layer.stride)
+            g = self._g[some].flatten(2)
+            gradients = torch.bmm(g, columns.transpose(1, 2)).to(total)
+            total += gradients.sum(0).view(self.shape)
+            squares += gradients.square_().sum(0).view(self.shape)
+        return total, squares

@@ -39,9 +39,9 @@ class Linear(Layer):
     ) -> tuple[Tensor | None, list[UnitGradients | None]]:
         """G W; g_eᵀ x_e; the sum of g_e over positions."""
         x, weight, *bias = saved
-        inputs, outputs = self.axis.rows(x, self.units), self.axis.rows(g, self.units)
         found: list[UnitGradients | None] = [None] * len(wanted)
         if wanted[0]:
+            inputs, outputs = self.axis.rows(x, self.units), self.axis.rows(g, self.units)
             pair = (outputs, inputs) if self.flipped else (inputs, outputs)
             found[0] = Products(weight, *pair, self.units)
         if bias and wanted[1]:
