@@ -43,27 +43,33 @@ class GradientAgreement:
 
     - A domain absent from a step does not vote. A parameter that a domain does not use counts as
       zero there; one that no domain uses keeps its ``.grad``. Frozen parameters are left alone.
-    - Each domain passes the model by itself, in order of its label or of its context: BatchNorm in
-      training mode normalises with that domain's statistics, as separate passes would, and moves
-      its running statistics once per domain.
+    - Each domain counts by itself: BatchNorm in training mode normalises with that domain's
+      statistics, as separate passes would, and moves its running statistics once per domain, in
+      order of label or of contexts.
     - A non-finite gradient of one domain stays visible in ``.grad`` and its domain is named in a
       :class:`NonFiniteGradientWarning` (not under ``scaler``, which skips such steps).
 
     Args:
         model: the module whose parameters get the update.
         rule: what to do with the domains' gradients.
-        engine: ``"streaming"`` runs the domains one after the other; for element-wise rules its
-            gradient memory does not depend on their number, Gramian rules keep K gradients.
-            ``"auto"`` chooses; in this version always streaming. ``"single-pass"`` is reserved.
+        engine: how a mixed batch passes the model. ``"single-pass"`` makes one forward and one
+            backward, with the gradients of parameters told apart by domain in each layer;
+            ``"streaming"`` passes the domains one after the other. ``"auto"`` takes the single pass
+            where its examination of the first step finds it exact, and else says why not in a
+            :class:`SinglePassWarning`. With ``agree.domain`` it is always streaming: for
+            element-wise rules gradient memory does not depend on the number of domains, Gramian
+            rules keep K gradients.
         weights: positive factor on g_e by name of the domain (its label in a mixed batch); 1 for
             those not named. It does not change a domain's vote on the sign.
         scaler: the ``torch.amp.GradScaler`` in use: its scale is undone before the rule, which may
             depend on it, and put back after.
+        kernels: ``"eager"`` runs an element-wise rule operation by operation, ``"compiled"`` as one
+            loop by ``torch.compile``; ``"auto"`` compiles for large tensors where a compiler is
+            found (single pass only).
 
     Raises:
         TypeError: a model that is no module, a rule that is no rule.
         ValueError: an unknown engine, a weight that is not positive, a model with nothing to train.
-        NotImplementedError: ``engine="single-pass"``.
 
     >>> import domaingrad as dg
     >>> model = nn.Linear(2, 1)
