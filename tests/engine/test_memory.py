@@ -90,6 +90,7 @@ def test_after_backward_no_outputs_are_kept(engine: Engine) -> None:
     before = gradient_sized_bytes()
     buffer = 2 * SIZE * 4 if engine == "single-pass" else 0
     for _ in range(3):
-        agree.backward(agree(torch.ones(4, 1), torch.tensor([0, 1, 0, 1])).sum(1))
+        inputs = torch.arange(4.0).unsqueeze(1)
+        agree.backward(agree(inputs, torch.tensor([0, 1, 0, 1])).sum(1))
         model.zero_grad()
         assert gradient_sized_bytes() == before + buffer

@@ -467,3 +467,233 @@ def test_a_rule_that_cannot_be_compiled_goes_on_without() -> None:
 def test_unknown_kernels_are_refused() -> None:
     with pytest.raises(ValueError, match="'auto', 'eager', 'compiled'; found 'fast'"):
         dg.GradientAgreement(mlp(), dg.Mean(), kernels="fast")
+
+
+class MixedGradient(torch.autograd.Function):
+    """Mixes samples on the way back only."""
+
+    @staticmethod
+    def forward(_ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx, g: Tensor) -> Tensor:
+        return g - g.mean(0)
+
+
+class MixStyle(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x + 0.5 * x[torch.randperm(len(x))]
+
+
+class NoiseOfTheBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) * x.std(0, keepdim=True)
+
+
+class Teacher(nn.Module):
+    """A target without gradient, from the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.body(x)
+        with torch.no_grad():
+            return logits, (logits - logits.mean(0)).softmax(1)
+
+
+class Centre(nn.Module):
+    """A running mean of its own, moved once a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.centre.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return x - self.centre
+
+
+class Apply(nn.Module):
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function.apply(x)
+
+
+def between(layer: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), layer, nn.Tanh(), nn.Linear(4, CLASSES))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: between(Apply(MixedGradient)),
+        lambda: between(MixStyle()),
+        lambda: between(NoiseOfTheBatch()),
+        lambda: between(Centre()),
+        Teacher,
+    ],
+    ids=["on the way back", "MixStyle", "noise of the batch", "own statistics", "teacher"],
+)
+def test_what_mixes_samples_in_any_way_is_found(build: Callable[[], nn.Module]) -> None:
+    x, _, domain = batch([0, 1, 0, 1, 1])
+    agree = dg.GradientAgreement(build().double(), dg.Mean(), engine="single-pass")
+    with pytest.raises(dg.AgreementError, match="not exact for this model"):
+        agree(x, domain)
+
+
+class UsedTwice(nn.Module):
+    """A parameter beside a branch that autograd gives the same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d, self.e, self.h = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.p = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.d(x)
+        return self.h((torch.tanh(self.e(x) + self.p) + self.p + d).square())
+
+
+@pytest.mark.parametrize("domain", [[0, 1, 2, 3], [0, 1, 0, 1]])
+def test_autograds_own_gradients_are_not_written_to(domain: list[int]) -> None:
+    """One sample a domain: sums over its samples are views."""
+    torch.manual_seed(0)
+    model = UsedTwice().double()
+    x, y, labels = batch(domain)
+    agree = dg.GradientAgreement(model, dg.Mean(), engine="single-pass")
+    agree.backward(losses_of(agree(x, labels), y))
+    assert_mean(model, separate(model, x, y, labels))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.use_reentrant, self.on = use_reentrant, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.on:
+            x = torch.utils.checkpoint.checkpoint(self.block, x, use_reentrant=self.use_reentrant)
+        else:
+            x = self.block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoints_switched_on_later(use_reentrant: bool) -> None:
+    model = Checkpointed(use_reentrant).double()
+    agree = dg.GradientAgreement(model, dg.Mean(), engine="single-pass")
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    for model.on in (False, True, False):
+        model.zero_grad()
+        agree.backward(losses_of(agree(x, domain), y))
+        assert_mean(model, separate_by_backward(model, x, y, domain))
+
+
+def separate_by_backward(model: nn.Module, x: Tensor, y: Tensor, domain: Tensor) -> list[Tensor]:
+    twin = copy.deepcopy(model)
+    stacks = []
+    for e in domain.unique():
+        twin.zero_grad()
+        losses_of(twin(x[domain == e]), y[domain == e]).mean().backward()
+        stacks.append([parameter.grad.clone() for parameter in twin.parameters()])
+    return [torch.stack(gradients) for gradients in zip(*stacks, strict=True)]
+
+
+class Centred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.on = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.body(x))
+        return self.head(x - x.mean(0) if self.on else x)
+
+
+def test_mixing_that_begins_later_is_found() -> None:
+    model = Centred().double()
+    agree = dg.GradientAgreement(model, dg.Mean())
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    agree.backward(losses_of(agree(x, domain), y))
+    model.on = True
+    model.zero_grad()
+    with pytest.warns(dg.SinglePassWarning, match="mixes samples"):
+        agree.backward(losses_of(agree(x, domain), y))
+    assert_mean(model, separate(model, x, y, domain))
+
+
+def test_a_loss_that_begins_to_mix_domains_is_refused() -> None:
+    agree = dg.GradientAgreement(mlp(), dg.Mean(), engine="single-pass")
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    agree.backward(losses_of(agree(x, domain), y))
+    outputs = agree(x, domain)
+    with pytest.raises(dg.AgreementError, match="depend on outputs of another"):
+        agree.backward((outputs @ outputs.T).mean(1))
+
+
+@pytest.mark.parametrize("first", [0.0, float("nan")])
+def test_a_first_batch_that_shows_nothing_is_no_proof(first: float) -> None:
+    model = nn.Sequential(Centred().double())
+    model[0].on = True
+    agree = dg.GradientAgreement(model, dg.Mean())
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    agree(torch.full_like(x, first), domain)
+    agree.discard()
+    with pytest.warns(dg.SinglePassWarning, match="mixes samples"):
+        agree.backward(losses_of(agree(x, domain), y))
+    assert_mean(model, separate(model, x, y, domain))
+
+
+def test_hooks_on_gradients_see_each_domains() -> None:
+    model = mlp()
+    model[0].weight.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    agree = dg.GradientAgreement(model, dg.Mean())
+    agree.backward(losses_of(agree(x, domain), y))
+    stacks = separate(mlp(), x, y, domain)
+    assert_mean(model, [stacks[0].clamp(-1e-3, 1e-3), *stacks[1:]])
+
+
+def test_accumulated_gradients_belong_to_their_parameters() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
+    agree = dg.GradientAgreement(model, dg.Mean())
+    x, _, domain = batch([0, 1, 0, 1])
+    agree.accumulate(agree(x, domain).square().sum(1))
+    expected = torch.stack(
+        [
+            torch.autograd.grad(model(x[domain == e]).square().sum(1).mean(), model[1].weight)[0]
+            for e in (0, 1)
+        ]
+    ).mean(0)
+    model[0].requires_grad_(False)
+    agree.combine()
+    torch.testing.assert_close(model[1].weight.grad, expected)
+    assert model[0].weight.grad is None
+
+
+def test_large_finite_gradients_are_finite() -> None:
+    model = nn.Linear(4, 2, bias=False)
+    agree = dg.GradientAgreement(model, dg.Mean(), engine="single-pass")
+    x = torch.ones(4, 4)
+    x[0, 0] = 0.5
+    agree.backward(agree(x, torch.tensor([0, 0, 1, 1])).sum(1) * 1e38)
+    assert model.weight.grad.isfinite().all()
+
+
+def test_running_statistics_changed_before_the_way_back_are_noticed() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double().eval()
+    agree = dg.GradientAgreement(model, dg.Mean(), engine="single-pass")
+    x, y, domain = batch([0, 1, 0, 1])
+    losses = losses_of(agree(x, domain), y)
+    model[1].running_var.fill_(50.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        agree.backward(losses)

@@ -22,7 +22,7 @@ from .separate_passes import SeparatePasses
 from .single_pass.engine import MIXED_LOSSES, MixedPass, SinglePass
 from .single_pass.inventory import Inventory
 from .single_pass.receivers import Agreement, Scratch, agreement_of
-from .single_pass.verification import UnfitError
+from .single_pass.verification import InconclusiveError, UnfitError
 from .step import Step, warn_of_non_finite
 
 Engine = Literal["auto", "single-pass", "streaming"]
@@ -209,7 +209,7 @@ class GradientAgreement:
                 f"'streaming', which pass the domains one after the other where need be."
             ) from error
         outputs = self._separately(batch, inputs, options)
-        if str(error) not in self._warned:
+        if not isinstance(error, InconclusiveError) and str(error) not in self._warned:
             self._warned.add(str(error))
             warn(
                 f"one pass for all domains is not exact for this model: {error}. The domains pass "
@@ -259,13 +259,15 @@ class GradientAgreement:
         """
         batch = self._batch_for(losses, "agree.accumulate(losses)")
         if isinstance(batch, MixedPass):
-            batch.backward(losses, Gatherer(self._gathered, batch.batch))
+            gatherer = Gatherer(self._gathered, batch.batch, batch.parameters)
+            batch.backward(losses, gatherer)
             return
         for index, label in enumerate(batch.batch.labels):
-            with _set_aside(self._trained):
+            trained = self._trained
+            with _set_aside(trained):
                 batch.backward(index, losses)
-                gradients = [parameter.grad for parameter in self._trained]
-            self._gathered.add(label, batch.batch.sizes[index], dict(enumerate(gradients)))
+                gradients = {parameter: parameter.grad for parameter in trained}
+            self._gathered.add(label, batch.batch.sizes[index], gradients)
 
     def remove(self) -> None:
         """End the use of this object; the model is as it was, since nothing was attached to it."""
@@ -360,7 +362,7 @@ class GradientAgreement:
             )
         step = self._new_step()
         for label in sorted(self._gathered.counts):
-            gradients = self._gathered.mean_of(label, len(step.parameters))
+            gradients = self._gathered.mean_of(label, step.parameters)
             step.take(label, gradients, self._weights.get(label, 1.0))
         self._gathered = Gathered()
         self._step = step

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from domaingrad.rules.statistics import accumulation_dtype
 
@@ -17,29 +17,29 @@ class Gathered:
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
-        self._sums: dict[int, dict[int, Tensor]] = {}
+        self._sums: dict[int, dict[nn.Parameter, Tensor]] = {}
 
-    def add(self, label: int, samples: int, means: Mapping[int, Tensor | None]) -> None:
-        """Add the gradients of a mean loss over so many samples, by index of the parameter."""
+    def add(self, label: int, samples: int, means: Mapping[nn.Parameter, Tensor | None]) -> None:
+        """Add the gradients of a mean loss over so many samples."""
         self.note(label, samples)
-        for index, mean in means.items():
+        for parameter, mean in means.items():
             if mean is not None:
-                self.add_one(label, index, mean.to(accumulation_dtype(mean.dtype)) * samples)
+                self.add_one(label, parameter, mean.to(accumulation_dtype(mean.dtype)) * samples)
 
     def note(self, label: int, samples: int) -> None:
         """Count samples of a domain."""
         self.counts[label] = self.counts.get(label, 0) + samples
 
-    def add_one(self, label: int, index: int, total: Tensor) -> None:
+    def add_one(self, label: int, parameter: nn.Parameter, total: Tensor) -> None:
         """Add the sum of a domain's gradients for one parameter."""
         sums = self._sums.setdefault(label, {})
-        sums[index] = total if index not in sums else sums[index].add_(total)
+        sums[parameter] = total if parameter not in sums else sums[parameter].add_(total)
 
-    def mean_of(self, label: int, parameters: int) -> list[Tensor | None]:
+    def mean_of(self, label: int, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
         """The gradients of the mean loss over all samples of a domain."""
         sums = self._sums.get(label, {})
-        means = {index: total / self.counts[label] for index, total in sums.items()}
-        return [means.get(index) for index in range(parameters)]
+        means = {parameter: total / self.counts[label] for parameter, total in sums.items()}
+        return [means.get(parameter) for parameter in parameters]
 
 
 class Gatherer:
@@ -48,11 +48,15 @@ class Gatherer:
     Args:
         gathered: where they go.
         batch: which domains there are.
+        parameters: what is trained.
     """
 
-    def __init__(self, gathered: Gathered, batch: Batch) -> None:
+    def __init__(
+        self, gathered: Gathered, batch: Batch, parameters: Sequence[nn.Parameter]
+    ) -> None:
         self._gathered = gathered
-        self._found: list[tuple[int, int, Tensor]] = []
+        self._parameters = parameters
+        self._found: list[tuple[int, nn.Parameter, Tensor]] = []
         self._batch = batch
 
     def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
@@ -62,13 +66,13 @@ class Gatherer:
         for label, size, mean in zip(
             self._batch.labels, self._batch.sizes, stack.unbind(0), strict=True
         ):
-            self._found.append((label, index, mean * size))
+            self._found.append((label, self._parameters[index], mean * size))
         return None
 
     def finish(self) -> dict[int, Tensor]:
         """Only a pass that came to its end counts."""
         for label, size in zip(self._batch.labels, self._batch.sizes, strict=True):
             self._gathered.note(label, size)
-        for label, index, total in self._found:
-            self._gathered.add_one(label, index, total)
+        for label, parameter, total in self._found:
+            self._gathered.add_one(label, parameter, total)
         return {}

@@ -20,7 +20,7 @@ from .separate_passes import SeparatePasses
 from .single_pass.engine import SinglePass
 from .single_pass.gradients import UnitGradients
 from .single_pass.inventory import Inventory
-from .single_pass.verification import UnfitError
+from .single_pass.verification import InconclusiveError, UnfitError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ def signal_to_noise(
         The statistics of each trained parameter that the losses depend on, by its name.
 
     Raises:
-        ValueError: losses that are not one a sample, nothing to train.
+        ValueError: losses that are not one a sample, nothing to train, or a batch norm in training
+            mode in a model whose samples must pass one by one.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> x, y = torch.tensor([[1.0], [2.0]]), torch.zeros(2)
@@ -90,19 +91,16 @@ def signal_to_noise(
         _in_one_pass(inventory, batch, moments, inputs, losses, options)
     except UnfitError as error:
         moments = _Moments(size)
-        _sample_by_sample(inventory, batch, moments, inputs, losses, options)
+        _sample_by_sample(error, inventory, batch, moments, inputs, losses, options)
+        if isinstance(error, InconclusiveError):
+            return moments.by_name(inventory)
         warn(
             f"one pass for all samples is not exact for this model: {error}. The samples pass one "
             f"by one instead, which is right but slow.",
             SinglePassWarning,
             stacklevel=2,
         )
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: moments.found[index]
-        for index, parameter in enumerate(inventory.trained)
-        if index in moments.found
-    }
+    return moments.by_name(inventory)
 
 
 _passes: WeakKeyDictionary[nn.Module, SinglePass] = WeakKeyDictionary()
@@ -129,6 +127,7 @@ def _in_one_pass(
 
 
 def _sample_by_sample(
+    error: UnfitError,
     inventory: Inventory,
     batch: Batch,
     moments: _Moments,
@@ -137,6 +136,11 @@ def _sample_by_sample(
     options: Mapping[str, Any],
 ) -> None:
     """The outputs pass through ``losses`` together, since it knows the batch's targets."""
+    if inventory.training_batch_norms:
+        raise ValueError(
+            f"the samples must pass one by one ({error}), and batch norms in training mode need "
+            f"several; call eval() on the norms, or change what the message names."
+        ) from error
     passes = SeparatePasses(batch)
     with torch.enable_grad():
         values = losses(passes.forward(inventory.model, inputs, options))
@@ -178,6 +182,15 @@ class _Moments:
             if before is None
             else SignalToNoise(before.mean + g, before.mean_square + square)
         )
+
+    def by_name(self, inventory: Inventory) -> dict[str, SignalToNoise]:
+        """What was found, by the names of the parameters."""
+        names = {id(p): name for name, p in inventory.model.named_parameters()}
+        return {
+            names[id(parameter)]: self.found[index]
+            for index, parameter in enumerate(inventory.trained)
+            if index in self.found
+        }
 
     def finish(self) -> dict[int, Tensor]:
         """Nothing waits."""

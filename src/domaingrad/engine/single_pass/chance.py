@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, each draw is the same: dropout keeps all, the rest takes its mean.
+    """While it is entered, each draw is the same: dropout keeps all, noise has its own size.
 
     The state of the random generators is left alone.
     """
@@ -75,14 +75,15 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.bernoulli: _bernoulli,
     aten.bernoulli_: _bernoulli_,
     aten.native_dropout: _dropout,
-    aten.uniform_: lambda x, low=0.0, high=1.0: x.fill_((low + high) / 2),
-    aten.normal_: lambda x, mean=0.0, *_: x.fill_(mean),
+    aten.uniform_: lambda x, low=0.0, high=1.0: x.fill_(low + 0.3 * (high - low)),
+    aten.normal_: lambda x, mean=0.0, std=1.0: x.fill_(mean + std),
     aten.exponential_: lambda x, rate=1.0: x.fill_(1 / rate),
     aten.random_: lambda x, *_: x.fill_(0),
-    aten.rand: _created(0.5),
-    aten.randn: _created(0.0),
-    aten.rand_like: _filled(0.5),
-    aten.randn_like: _filled(0.0),
-    aten.randperm: lambda n, **kwargs: torch.arange(n, **_known(kwargs)),
+    aten.rand: _created(0.3),
+    aten.randn: _created(1.0),
+    aten.rand_like: _filled(0.3),
+    aten.randn_like: _filled(1.0),
+    # Not the identity, which would hide that samples are mixed.
+    aten.randperm: lambda n, **kwargs: torch.arange(n, **_known(kwargs)).roll(1),
 }
 """What stands in for a draw, by operation."""

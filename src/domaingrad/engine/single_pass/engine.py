@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -17,7 +18,13 @@ from .inventory import Inventory
 from .plan import Plan, UnknownSiteError, UnsupportedError
 from .session import Receiver, Session
 from .units import Units
-from .verification import UnfitError, examine, examine_samples
+from .verification import InconclusiveError, UnfitError, examine, examine_samples
+
+MOST_TRIES = 3
+"""Examinations in one step, for a model that takes its ways at random."""
+
+MOST_EXAMINATIONS = 50
+"""Examinations of one family, after which its models pass domain by domain."""
 
 SMALL_BUFFER = 2**16
 """Entries up to which a buffer is remembered in case a forward pass has to be taken back."""
@@ -38,6 +45,7 @@ class SinglePass:
         self._of_samples = of_samples
         self._plans: dict[Hashable, Plan] = {}
         self._unfit: dict[Hashable, str] = {}
+        self._examinations: Counter[Hashable] = Counter()
 
     def forward(
         self,
@@ -56,19 +64,17 @@ class SinglePass:
         family = _family(inventory, inputs, options)
         if family in self._unfit:
             raise UnfitError(self._unfit[family])
-        examined = family not in self._plans
-        while True:
-            if examined:
-                self._examine(family, inventory, units, in_order, options)
-            try:
-                return self._pass(
-                    batch, inventory, self._plans[family], in_order, options, examined
-                )
-            except (UnknownSiteError, UnsupportedError) as error:
-                if examined:
-                    self._unfit[family] = f"{type(error).__name__}: {error}"
-                    raise UnfitError(self._unfit[family]) from error
-                examined = True
+        for _ in range(MOST_TRIES):
+            if family in self._plans:
+                try:
+                    return self._pass(batch, inventory, self._plans[family], in_order, options)
+                except UnknownSiteError:
+                    pass
+                except UnsupportedError as error:
+                    self._unfit[family] = str(error)
+                    raise UnfitError(str(error)) from error
+            self._examine(family, inventory, units, in_order, options)
+        raise InconclusiveError("the model takes another way each time")
 
     def _examine(
         self,
@@ -79,16 +85,22 @@ class SinglePass:
         options: Mapping[str, Any],
     ) -> None:
         if units.samples < 2:
-            raise UnfitError("a batch of one sample shows no layout")
+            raise InconclusiveError("a batch of one sample shows no layout")
+        self._examinations[family] += 1
         try:
+            if self._examinations[family] > MOST_EXAMINATIONS:
+                raise UnfitError("the model keeps taking ways not seen before")
             check = examine_samples if self._of_samples else examine
             plan = check(inventory, units, inputs, options)
+        except InconclusiveError:
+            raise
         except UnfitError as error:
             self._unfit[family] = str(error)
             raise
-        known = self._plans.setdefault(family, plan)
-        known.layouts.update(plan.layouts)
-        known.comes_back |= plan.comes_back
+        if family in self._plans:
+            self._plans[family].add(plan)
+        else:
+            self._plans[family] = plan
 
     def _pass(
         self,
@@ -97,15 +109,17 @@ class SinglePass:
         plan: Plan,
         inputs: Any,
         options: Mapping[str, Any],
-        new: bool,
     ) -> tuple[MixedPass, Any]:
         session = Session(Units(batch.sizes), inventory.trained)
         mode = MixedForward(inventory, session, plan, pools_statistics=self._of_samples)
-        with _taken_back_on_error(inventory), mode:
-            tree = run(inventory.model, inputs, options)
-        on_return = mode if plan.comes_back else nullcontext()
-        passed = MixedPass(batch, session, on_return, check_losses=new)
-        return passed, tree_map_only(Tensor, passed.output, tree)
+        with _taken_back_on_error(inventory):
+            with mode:
+                tree = run(inventory.model, inputs, options)
+            if not mode.ways <= plan.ways:
+                raise UnknownSiteError("calls that were not examined")
+            comes_back = plan.comes_back or mode.comes_back
+            passed = MixedPass(batch, session, mode if comes_back else nullcontext(), plan)
+            return passed, tree_map_only(Tensor, passed.output, tree)
 
 
 class MixedPass:
@@ -118,7 +132,7 @@ class MixedPass:
         batch: which samples belong to which domain.
         session: where the gradients go.
         on_return: entered on the way back, to see what checkpoints run there.
-        check_losses: whether to make sure that the losses do not mix domains.
+        plan: remembers which kinds of losses do not mix domains.
     """
 
     def __init__(
@@ -126,15 +140,20 @@ class MixedPass:
         batch: Batch,
         session: Session,
         on_return: AbstractContextManager[Any],
-        check_losses: bool,
+        plan: Plan,
     ) -> None:
         self.batch = batch
         self._session = session
         self._on_return = on_return
-        self._check_losses = check_losses
+        self._plan = plan
         self._walking = False
         self._outputs: list[Tensor] = []
         self._cuts: list[Tensor] = []
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What is trained."""
+        return self._session.parameters
 
     @property
     def has_graph(self) -> bool:
@@ -164,9 +183,10 @@ class MixedPass:
         """
         self._walking = True
         try:
-            direct = self._session.parameters_behind(losses)
-            if direct or self._check_losses:
+            direct, kind = self._session.behind(losses)
+            if direct or kind not in self._plan.losses:
                 gradients = self._domain_by_domain(losses, direct)
+                self._plan.losses.add(kind)
             else:
                 gradients = self._at_once(losses)
         finally:
@@ -258,7 +278,7 @@ def _family(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> Ha
 def _kind(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         return leaf.ndim, leaf.dtype, leaf.device.type
-    if isinstance(leaf, (bool, str)):
+    if leaf is None or isinstance(leaf, (bool, int, str)):
         return leaf
     return type(leaf).__name__
 
@@ -266,11 +286,17 @@ def _kind(leaf: Any) -> Hashable:
 @contextmanager
 def _taken_back_on_error(inventory: Inventory) -> Iterator[None]:
     """Put small buffers (running statistics) back if the forward pass fails."""
-    before = [(b, b.detach().clone()) for b in inventory.buffers if b.numel() <= SMALL_BUFFER]
+    before = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in inventory.modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.numel() <= SMALL_BUFFER
+    ]
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for buffer, value in before:
+            for module, name, buffer, value in before:
+                module._buffers[name] = buffer
                 buffer.copy_(value)
         raise

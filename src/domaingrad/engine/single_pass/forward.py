@@ -16,6 +16,11 @@ from .session import Session
 from .taken import Taken
 
 
+def saved_elsewhere() -> bool:
+    """Whether hooks take what autograd saves, as those of a checkpoint do."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 class MixedForward(Interception):
     """Takes over each call with parameters, so that the way back tells the units apart.
 
@@ -61,6 +66,9 @@ class MixedForward(Interception):
             return result
         if not torch.is_grad_enabled():
             self.session.used_without_graph(call.site.origins)
+            self.comes_back = True
+        elif saved_elsewhere():
+            self.comes_back = True
         return Taken(self, call, layout).answer(LAYERS)
 
     def _layout(self, call: Call) -> Layout:
@@ -69,9 +77,9 @@ class MixedForward(Interception):
         if self.session.walking:
             sites = [replace(call.site, occurrence=o + 1) for o in range(call.site.occurrence)]
         for site in sites:
-            layout = self._plan.layouts.get(site)
-            if layout is not None and layout.fits(call.tensors, self.session.units.samples):
-                return layout
+            for layout in self._plan.layouts.get(site, ()):
+                if layout.fits(call.tensors, self.session.units.samples):
+                    return layout
         raise UnknownSiteError(call.site)
 
     def batch_norm_of(self, running_mean: Tensor | None) -> nn.modules.batchnorm._BatchNorm | None:

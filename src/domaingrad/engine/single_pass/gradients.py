@@ -105,8 +105,8 @@ class Stacked(UnitGradients):
         out.copy_(self._stack[:, rows] if self._stack.ndim > 1 else self._stack)
 
     def stack(self) -> Tensor:
-        """The stack itself."""
-        return self._stack
+        """A copy: the stack may be a view of what autograd still needs."""
+        return self._stack.clone()
 
 
 class Products(UnitGradients):

@@ -85,12 +85,16 @@ class Interception(TorchFunctionMode):
 
     def __init__(self, inventory: Inventory) -> None:
         super().__init__()
-        self._constant = Kind(self)
+        self._owner = object()
+        self.ways: set[tuple[str, str]] = set()
+        """Which function of PyTorch was called after which."""
+        self._last = ""
+        self._constant = Kind(self._owner)
         self._fixed: dict[int, Kind] = {
             id(tensor): self._constant for tensor in (*inventory.buffers, *inventory.frozen)
         }
         self._fixed |= {
-            id(parameter): Kind(self, frozenset({index}))
+            id(parameter): Kind(self._owner, frozenset({index}))
             for index, parameter in enumerate(inventory.trained)
         }
         self._occurrences: Counter[tuple[str, frozenset[int]]] = Counter()
@@ -115,8 +119,11 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.passive():
             return func(*args, **kwargs)
-        if getattr(func, "__name__", "") == "__get__":
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
             return self._attribute(func, args[0])
+        self.ways.add((self._last, name))
+        self._last = name
         if func is torch.autograd.backward:
             return self._opened(func, args, kwargs)  # Checkpoints run on the way back.
         tensors = _tensors(args, kwargs)
@@ -149,7 +156,7 @@ class Interception(TorchFunctionMode):
         if fixed is not None:
             return fixed
         kind = getattr(tensor, "_domaingrad_kind", None)
-        return kind if kind is not None and kind.owner is self else None
+        return kind if kind is not None and kind.owner is self._owner else None
 
     def _answer(
         self,
@@ -183,7 +190,7 @@ class Interception(TorchFunctionMode):
             if id(tensor) not in self._fixed:
                 trained = origins and tensor.requires_grad
                 tensor._domaingrad_kind = (  # type: ignore[attr-defined]
-                    Kind(self, origins) if trained else self._constant
+                    Kind(self._owner, origins) if trained else self._constant
                 )
 
 

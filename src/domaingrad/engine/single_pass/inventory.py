@@ -39,6 +39,8 @@ class Inventory:
                 return f"{self.name_of(module)} is compiled, so its calls cannot be seen"
             if getattr(module, "sparse", False):
                 return f"{self.name_of(module)} has sparse gradients"
+        if any(parameter._backward_hooks for parameter in self.trained):
+            return "hooks on its parameters' gradients are to see each domain's"
         if any(isinstance(parameter, UninitializedParameter) for parameter in self.trained):
             return "its lazy parameters get their shape in the first forward pass"
         return None
@@ -52,6 +54,15 @@ class Inventory:
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
             and module.running_mean is not None
         }
+
+    @property
+    def training_batch_norms(self) -> list[nn.Module]:
+        """The batch norms that look at the batch."""
+        return [
+            module
+            for module in self.modules
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        ]
 
     def name_of(self, wanted: nn.Module) -> str:
         """How a message speaks of a module."""

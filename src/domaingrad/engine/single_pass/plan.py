@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -37,16 +37,29 @@ class Layout:
 class Plan:
     """What is known of a model: where the samples lie in each call."""
 
-    layouts: dict[Site, Layout]
+    layouts: dict[Site, list[Layout]]
+    ways: set[tuple[str, str]]
+    """Which function was called after which, in the passes that were examined."""
+    losses: set[Hashable] = field(default_factory=set)
+    """The kinds of losses that were seen not to mix domains."""
     comes_back: bool = False
     """Whether parts of the model run again on the way back (checkpoints)."""
+
+    def add(self, other: Plan) -> None:
+        """Take in what another examination found."""
+        for site, layouts in other.layouts.items():
+            known = self.layouts.setdefault(site, [])
+            known += [layout for layout in layouts if layout not in known]
+        self.ways |= other.ways
+        self.comes_back |= other.comes_back
 
 
 class UnknownSiteError(Exception):
     """A call that the plan does not know: the model took another way than before."""
 
-    def __init__(self, site: Site) -> None:
-        super().__init__(f"the model takes another way each time (call of {site.function})")
+    def __init__(self, what: Site | str) -> None:
+        called = what if isinstance(what, str) else f"call of {what.function}"
+        super().__init__(f"the model takes another way each time ({called})")
 
 
 class UnsupportedError(Exception):

@@ -15,6 +15,8 @@ from .plan import Layout, Plan
 from .units import Axis, LayoutError, axis_between
 
 Tensors = list[Any]
+Recorded = tuple[Tensors, Tensors, tuple[Kind | None, ...]]
+"""Arguments, results, and what the arguments depend on."""
 
 
 class Recorder(Interception):
@@ -27,7 +29,7 @@ class Recorder(Interception):
 
     def __init__(self, inventory: Inventory, without_samples: Collection[Site]) -> None:
         super().__init__(inventory)
-        self.sites: dict[Site, tuple[Tensors, Tensors, tuple[Kind | None, ...]]] = {}
+        self.sites: dict[Site, Recorded] = {}
         self._without_samples = without_samples
 
     def take(self, call: Call) -> Any:
@@ -59,26 +61,29 @@ def plan_of(inventory: Inventory, run: Callable[[int], Any], samples: int) -> Pl
     """
     without: set[Site] = set()
     while True:
-        large, small = (_sites(inventory, run, count, without) for count in (samples, samples - 1))
+        small, ways_of_fewer = _sites(inventory, run, samples - 1, without)
+        large, ways = _sites(inventory, run, samples, without)
+        if large.keys() != small.keys():  # The first pass of all may have filled a cache.
+            small, ways_of_fewer = _sites(inventory, run, samples - 1, without)
         if large.keys() != small.keys():
             raise LayoutError(
                 f"the model takes another way with {samples - 1} than with {samples} samples"
             )
-        plan: dict[Site, Layout] = {}
+        layouts: dict[Site, Layout] = {}
         for site, (arguments, results, _) in large.items():
             few_arguments, few_results, _ = small[site]
-            plan[site] = Layout(
+            layouts[site] = Layout(
                 _axes(arguments, few_arguments, samples), _axes(results, few_results, samples)
             )
         # A plain tensor of the model's looks like samples until its shape stays the same; what is
         # computed from it is then seen anew.
         found = {
             site
-            for site, layout in plan.items()
+            for site, layout in layouts.items()
             if not layout.holds_samples(large[site][2]) and site not in without
         }
         if not found:
-            return Plan(plan)
+            return Plan({site: [layout] for site, layout in layouts.items()}, ways | ways_of_fewer)
         without |= found
 
 
@@ -87,11 +92,11 @@ def _sites(
     run: Callable[[int], Any],
     count: int,
     without_samples: Collection[Site],
-) -> dict[Site, tuple[Tensors, Tensors, tuple[Kind | None, ...]]]:
+) -> tuple[dict[Site, Recorded], set[tuple[str, str]]]:
     recorder = Recorder(inventory, without_samples)
     with recorder, torch.enable_grad():
         run(count)
-    return recorder.sites
+    return recorder.sites, recorder.ways
 
 
 def _axes(many: Tensors, few: Tensors, samples: int) -> tuple[Axis | None, ...]:

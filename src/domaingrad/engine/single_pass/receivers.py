@@ -107,7 +107,7 @@ class ElementwiseAgreement:
             if self._is_not_finite(total):
                 gradients.fill(tile, stack)
                 self._note(flat)
-                if part.update.isfinite().all():
+                if self.non_finite and part.update.isfinite().all():
                     part.update.fill_(math.nan)  # Visible whatever the rule masks.
             parts.append(part)
         return _joined(parts, shape)
@@ -186,7 +186,7 @@ def agreement_of(
     """The receiver for the rule's family."""
     on_gradients = None
     if any(factor != 1.0 for factor in factors):
-        on_gradients = torch.tensor(factors, device=parameters[0].device)
+        on_gradients = torch.tensor(factors, device=parameters[0].device, dtype=torch.float64)
     match rule:
         case ElementwiseRule():
             return ElementwiseAgreement(rule, on_gradients, scale, scratch, kernels)

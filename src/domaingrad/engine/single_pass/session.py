@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet
@@ -52,7 +52,7 @@ class Session:
         self.walking = False
         self.inside = False
         self.anchor = torch.empty(0, requires_grad=True)
-        self._parameters = parameters
+        self.parameters = parameters
         self._index = {id(parameter): index for index, parameter in enumerate(parameters)}
         self._receiver: Receiver | None = None
         self._pending: dict[int, WeakSet[Use]] = {}
@@ -97,22 +97,33 @@ class Session:
             self._stash(target, gradients)
             if pending or target in self._late:
                 return None
-            gradients = Stacked(self._parameters[target], self._stashed.pop(target))
+            gradients = Stacked(self.parameters[target], self._stashed.pop(target))
         return self._received(target, gradients)
 
-    def parameters_behind(self, losses: Tensor) -> list[nn.Parameter]:
-        """The parameters that the losses use directly (a penalty on the weights, say)."""
-        found, seen, nodes = [], set(), [losses.grad_fn]
+    def behind(self, losses: Tensor) -> tuple[list[nn.Parameter], Hashable]:
+        """The parameters that losses use directly (a penalty), and of what calls they are made.
+
+        Raises:
+            AgreementError: part of the losses is in a re-entrant checkpoint.
+        """
+        found, seen, names = [], set(), set()
+        nodes = [losses.grad_fn]
         while nodes:
             node = nodes.pop()
             if node is None or node in seen:
                 continue
             seen.add(node)
+            names.add(node.name())
+            if "CheckpointFunction" in node.name():
+                raise AgreementError(
+                    "the losses are computed in a re-entrant checkpoint, behind which parameters "
+                    "cannot be seen; use checkpoint(..., use_reentrant=False) there, or none."
+                )
             variable = getattr(node, "variable", None)
             if variable is not None and (index := self.index(variable)) is not None:
-                found.append(self._parameters[index])
+                found.append(self.parameters[index])
             nodes += [following for following, _ in node.next_functions]
-        return found
+        return found, frozenset(names)
 
     @contextmanager
     def gradients_of_unit(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -153,22 +164,22 @@ class Session:
         """Hand on what had to wait."""
         self._pass_on_derived()
         for index, parts in self._outside.items():
-            self._stash(index, Given(self._parameters[index], parts))
+            self._stash(index, Given(self.parameters[index], parts))
         self._outside.clear()
         updates = {
-            index: self._received(index, Stacked(self._parameters[index], stack))
+            index: self._received(index, Stacked(self.parameters[index], stack))
             for index, stack in self._stashed.items()
         }
         self._stashed.clear()
         for index, update in (updates | receiver.finish()).items():
-            if update is not None:
-                parameter = self._parameters[index]
+            parameter = self.parameters[index]
+            if update is not None and parameter.requires_grad:
                 torch.autograd.backward(parameter, update.to(parameter.dtype))
 
     def _received(self, index: int, gradients: UnitGradients) -> Tensor | None:
         assert self._receiver is not None
         update = self._receiver.receive(index, gradients)
-        return None if update is None else update.to(self._parameters[index].dtype)
+        return None if update is None else update.to(self.parameters[index].dtype)
 
     def _stash(self, target: int, gradients: UnitGradients) -> None:
         stack = gradients.stack()
@@ -187,7 +198,7 @@ class Session:
         rows: list[tuple[Tensor | None, ...]] = [
             torch.autograd.grad(
                 roots,
-                self._parameters,
+                self.parameters,
                 [stack[unit].to(root) for root, stack in zip(roots, stacks, strict=True)],
                 retain_graph=unit < self.units.count - 1,
                 allow_unused=True,
@@ -196,4 +207,4 @@ class Session:
         ]
         for index, parts in enumerate(zip(*rows, strict=True)):
             if any(part is not None for part in parts):
-                self._stash(index, Given(self._parameters[index], parts))
+                self._stash(index, Given(self.parameters[index], parts))

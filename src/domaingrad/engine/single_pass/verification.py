@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -40,10 +41,19 @@ class UnfitError(Exception):
     """The single pass is not exact for this model; the message says where."""
 
 
+class InconclusiveError(UnfitError):
+    """The batch does not show whether the single pass is exact; another may."""
+
+
 @contextmanager
 def preserved(inventory: Inventory) -> Iterator[None]:
     """Leave buffers and ``.grad`` as they were, whatever is done to them."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in inventory.buffers]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in inventory.modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     gradients = [parameter.grad for parameter in inventory.trained]
     for parameter in inventory.trained:
         parameter.grad = None
@@ -51,8 +61,10 @@ def preserved(inventory: Inventory) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
         for parameter, gradient in zip(inventory.trained, gradients, strict=True):
             parameter.grad = gradient
 
@@ -64,16 +76,15 @@ def without_zeros(inventory: Inventory) -> Iterator[None]:
     Behind a layer that starts at zero (a residual branch, a head), all would look alike.
     """
     silent = [p for p in inventory.trained if p.numel() > 0 and not p.detach().any()]
-    with torch.no_grad():
-        for index, parameter in enumerate(silent):
-            draw = torch.Generator().manual_seed(index)
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * SIZE_FOR_ZEROS)
+    before = [parameter.data for parameter in silent]
+    # The data are exchanged, not overwritten: an open graph may hold the parameter.
+    for index, parameter in enumerate(silent):
+        parameter.data = (_drawn(index, parameter.shape) * SIZE_FOR_ZEROS).to(before[index])
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter in silent:
-                parameter.zero_()
+        for parameter, data in zip(silent, before, strict=True):
+            parameter.data = data
 
 
 def examine(
@@ -96,19 +107,15 @@ def examine(
     Raises:
         UnfitError: the two differ, or the single pass cannot be made.
     """
-    return _examined(Examination(inventory, units, inputs, options))
+    examination = Examination(inventory, units, inputs, options)
 
+    def check() -> Plan:
+        plan = examination.plan()
+        examination.compare(plan)
+        examination.compare_buffers(plan)
+        return plan
 
-def _examined(examination: Examination, whole: Examination | None = None) -> Plan:
-    """The plan, from the whole batch, if the single pass is exact."""
-    with without_zeros(examination.inventory), WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
-        try:
-            return examination.compare((whole or examination).plan())
-        except (UnfitError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            reason = str(error).strip().splitlines() or [""]
-            raise UnfitError(f"{type(error).__name__}: {reason[0]}") from error
+    return _guarded(inventory, check)
 
 
 SAMPLES = 4
@@ -120,20 +127,39 @@ def examine_samples(
 ) -> Plan:
     """As :func:`examine`, with a few samples as units and batch norms in evaluation mode."""
     count = min(SAMPLES, units.samples)
-    norms = [
-        module
-        for module in inventory.modules
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
-    for norm in norms:
-        norm.train(False)
     whole = Examination(inventory, units, inputs, options)
     few = Examination(inventory, Units((1,) * count), _rows(inputs, 0, count), options)
+
+    def check() -> Plan:
+        plan = whole.plan()
+        with _evaluating(inventory.training_batch_norms):
+            few.compare(plan)
+        return plan
+
+    return _guarded(inventory, check)
+
+
+@contextmanager
+def _evaluating(norms: Sequence[nn.Module]) -> Iterator[None]:
+    for norm in norms:
+        norm.train(False)
     try:
-        return _examined(few, whole)
+        yield
     finally:
         for norm in norms:
             norm.train(True)
+
+
+def _guarded(inventory: Inventory, check: Callable[[], Plan]) -> Plan:
+    """Make a check without chance and without zeros; whatever fails in it makes a model unfit."""
+    with without_zeros(inventory), WithoutChance(), torch.enable_grad():  # type: ignore[no-untyped-call]
+        try:
+            return check()
+        except (UnfitError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [""]
+            raise UnfitError(f"{type(error).__name__}: {reason[0]}") from error
 
 
 @dataclass
@@ -161,17 +187,54 @@ class Examination:
         with preserved(self.inventory):
             return plan_of(self.inventory, self._first, self.units.samples)
 
-    def compare(self, plan: Plan) -> Plan:
-        """The plan, if the single pass is exact."""
+    def compare(self, plan: Plan) -> None:
+        """Outputs and gradients of the single pass against those of separate passes."""
+        if not _samples_differ(self.inputs):
+            raise InconclusiveError("all samples of the batch are the same, which shows nothing")
         single, outputs = self._single(plan)
         starts = [sum(self.units.sizes[:unit]) for unit in range(self.units.count)]
+        largest = 0.0
         for unit, (start, size) in enumerate(zip(starts, self.units.sizes, strict=True)):
             gradients, own = self._separate(start, size)
             self._compare_outputs([output[start : start + size] for output in outputs], own, plan)
-            self._compare_gradients(
-                [None if rows is None else rows[unit] for rows in single], gradients
+            largest = max(
+                largest,
+                self._compare_gradients(
+                    [None if rows is None else rows[unit] for rows in single], gradients
+                ),
             )
-        return plan
+        if not largest > 0.0:
+            raise InconclusiveError("all gradients are zero or not finite, which shows nothing")
+
+    def compare_buffers(self, plan: Plan) -> None:
+        """One pass must leave the buffers as separate passes in order do."""
+        session = Session(self.units, self.parameters)
+        with preserved(self.inventory):
+            with MixedForward(self.inventory, session, plan):
+                run(self.model, self.inputs, self.options)
+            single = self._buffers()
+        with preserved(self.inventory):
+            start = 0
+            for size in self.units.sizes:
+                run(self.model, _rows(self.inputs, start, size), self.options)
+                start += size
+            separate = self._buffers()
+        for (module, name, one), (_, _, other) in zip(single, separate, strict=True):
+            if one.shape != other.shape or _far(one, other, _size(other), self._tolerance):
+                raise UnfitError(
+                    f"buffer {name!r} of {self.inventory.name_of(module)} does not become what "
+                    f"separate passes make of it"
+                )
+
+    def _buffers(self) -> list[tuple[nn.Module, str, Tensor]]:
+        """All but the vectors of spectral norms, which move once a pass."""
+        return [
+            (module, name, buffer.detach().clone())
+            for module in self.inventory.modules
+            if not isinstance(module, nn.utils.parametrizations._SpectralNorm)
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
 
     def _first(self, count: int) -> Any:
         return run(self.model, _rows(self.inputs, 0, count), self.options)
@@ -186,10 +249,12 @@ class Examination:
                     run(self.model, self.inputs, self.options), self.units.samples
                 )
             weights = torch.cat([torch.full((n,), 1.0 / n) for n in self.units.sizes])
-            directions = self._directions(outputs, 0, weights)
+            starts = [output for output in outputs if output.requires_grad]
+            directions = self._directions(starts, 0, weights)
             with session.on_the_way_back(sketches), mode:
-                torch.autograd.backward(outputs, directions)
+                torch.autograd.backward(starts, directions)
             plan.comes_back = mode.comes_back
+            plan.ways |= mode.ways
             leaked = [index for index, p in enumerate(self.parameters) if p.grad is not None]
         if leaked:
             raise UnfitError(
@@ -203,8 +268,9 @@ class Examination:
         with preserved(self.inventory):
             inputs = _rows(self.inputs, start, size)
             outputs = self._outputs(run(self.model, inputs, self.options), size)
-            directions = self._directions(outputs, start, torch.full((size,), 1.0 / size))
-            torch.autograd.backward(outputs, directions)
+            starts = [output for output in outputs if output.requires_grad]
+            weights = torch.full((size,), 1.0 / size)
+            torch.autograd.backward(starts, self._directions(starts, start, weights))
             gradients = [
                 None if p.grad is None else sketch(index, p.grad)
                 for index, p in enumerate(self.parameters)
@@ -223,7 +289,7 @@ class Examination:
         for leaf in tensors:
             if leaf.ndim == 0 or len(leaf) != size:
                 raise UnfitError(f"an output has shape {list(leaf.shape)} for {size} samples")
-        return [leaf for leaf in tensors if leaf.requires_grad]
+        return tensors
 
     def _directions(self, outputs: Sequence[Tensor], start: int, weights: Tensor) -> list[Tensor]:
         """Random directions to go back from, the same for a sample in both computations."""
@@ -231,9 +297,8 @@ class Examination:
             raise UnfitError("no output depends on a parameter")
         directions = []
         for index, output in enumerate(outputs):
-            draw = torch.Generator().manual_seed(index)
             shape = (self.units.samples, *output.shape[1:])
-            own = torch.randn(shape, generator=draw)[start : start + len(output)]
+            own = _drawn(index, shape)[start : start + len(output)]
             weighted = own * weights.view(-1, *(1,) * (own.ndim - 1))
             directions.append(weighted.to(output))
         return directions
@@ -247,7 +312,8 @@ class Examination:
 
     def _compare_gradients(
         self, single: Sequence[Tensor | None], separate: Sequence[Tensor | None]
-    ) -> None:
+    ) -> float:
+        """Refuse gradients that differ; the size of the largest one."""
         sizes = [
             float(s[-1]) / parameter.numel() ** 0.5
             for s, parameter in zip(separate, self.parameters, strict=True)
@@ -264,6 +330,7 @@ class Examination:
                 raise UnfitError(
                     f"the gradient of {self._name(index)} is not that of separate passes"
                 )
+        return typical
 
     @property
     def _tolerance(self) -> float:
@@ -337,9 +404,13 @@ def sketch(index: int, gradient: Tensor) -> Tensor:
     flat = gradient.detach().flatten()
     if flat.dtype not in (torch.float32, torch.float64):
         flat = flat.float()
-    draw = torch.Generator().manual_seed(index)
-    directions = torch.randn(2, flat.numel(), generator=draw).to(flat)
+    directions = _drawn(index, (2, flat.numel())).to(flat)
     return torch.cat([directions @ flat, flat.norm().reshape(1)]).double().cpu()
+
+
+def _drawn(seed: int, shape: Sequence[int]) -> Tensor:
+    """Normal random numbers that :class:`WithoutChance` does not see."""
+    return torch.from_numpy(numpy.random.default_rng(seed).standard_normal(tuple(shape)))
 
 
 def _far(one: Tensor, other: Tensor, scale: float, tolerance: float) -> bool:
@@ -354,12 +425,22 @@ def _far(one: Tensor, other: Tensor, scale: float, tolerance: float) -> bool:
 def _size(tensor: Tensor) -> float:
     """The largest finite component."""
     finite = tensor.detach()[tensor.isfinite()]
-    return float(finite.abs().max()) if finite.numel() > 0 else 0.0
+    return float(finite.double().abs().max()) if finite.numel() > 0 else 0.0
 
 
 def _zeros_for(other: Tensor | None) -> Tensor:
     assert other is not None
     return torch.zeros_like(other)
+
+
+def _samples_differ(inputs: Any) -> bool:
+    """Whether any input has two finite rows that are not the same."""
+    return any(
+        isinstance(leaf, Tensor)
+        and len(leaf) > 1
+        and bool((leaf[1:] != leaf[:1]).logical_and(leaf[1:].isfinite()).any())
+        for leaf in tree_flatten(inputs)[0]
+    )
 
 
 def _rows(inputs: Any, start: int, count: int) -> Any:

@@ -63,7 +63,7 @@ class Scattered(UnitGradients):
         dtype = accumulation_dtype(self.dtype)
         rows, width = self.shape
         units = torch.cat([torch.full_like(i.flatten(), e) for e, (i, _) in enumerate(self._parts)])
-        indices = torch.cat([i.flatten() for i, _ in self._parts])
+        indices = torch.cat([i.flatten() for i, _ in self._parts]).long()
         g = torch.cat([part.reshape(-1, width) for _, part in self._parts]).to(dtype)
         if self._layer.padding_idx >= 0:
             g = g * (indices != self._layer.padding_idx).unsqueeze(1)

@@ -233,14 +233,16 @@ class PooledBatchNorm(Layer):
         y, mean, invstd = torch.native_batch_norm(
             x, weight, bias, running_mean, running_var, self.training, self.momentum, self.eps
         )
-        return y, (x, mean, invstd, *shared)
+        kept = self.running if self.running is not None and not self.training else (mean, invstd)
+        return y, (x, mean, invstd, *kept, *shared)
 
     def backward(
         self, g: Tensor, saved: tuple[Tensor, ...], input_wanted: bool, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, list[UnitGradients | None]]:
         """X by the library; weight and bias by products with the normalised input."""
-        x, mean, invstd, *shared = saved
-        running = self.running or (None, None)
+        x, mean, invstd, first, second, *shared = saved
+        fixed = self.running is not None and not self.training
+        running = (first, second) if fixed else (None, None)
         dx = None
         if input_wanted:
             dx = torch.ops.aten.native_batch_norm_backward(
@@ -254,8 +256,8 @@ class PooledBatchNorm(Layer):
                 self.eps,
                 (True, False, False),
             )[0]
-        if not self.training and self.running is not None:
-            mean, invstd = self.running[0], (self.running[1] + self.eps).rsqrt()
+        if fixed:
+            mean, invstd = first, (second + self.eps).rsqrt()
         normalized = (x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)) - mean.view(1, -1, 1)
         normalized.mul_(invstd.view(1, -1, 1))
         return dx, _stacked(shared, wanted, _by_channel(g, normalized, self.units))
