@@ -43,11 +43,11 @@ def cases() -> dict[str, Batch]:
     """Models with batches, by title: model, domains × samples."""
     return {
         "ResNet-18, 64², 3 × 16": batch(resnet18(7), (3, 64, 64), 3, 48, 7),
-        "ResNet-18, 64², 20 × 3": batch(resnet18(7), (3, 64, 64), 20, 60, 7),
         "ViT, 64², 3 × 16": batch(ViT(7), (3, 64, 64), 3, 48, 7),
         "MLP 3×1024, 3 × 256": batch(mlp((784,), 10, (1024,) * 3), (784,), 3, 768, 10),
         "MNIST CNN, 28², 3 × 64": batch(mnist_cnn(2), (2, 28, 28), 3, 192, 2),
         "MLP 3×128, 16 × 128": batch(mlp((18,), 2, (128,) * 3), (18,), 16, 2048, 2),
+        "ResNet-18, 64², 20 × 3": batch(resnet18(7), (3, 64, 64), 20, 60, 7),
     }
 
 
@@ -80,12 +80,13 @@ def main(
         "PCGrad": dg.PCGrad(),
     }
     table = header("ERM")
+    command = f"python benchmarks/step_cost.py --rounds {rounds} --threads {threads}"
+    name = None if case else "step_cost"
     for title, b in cases().items():
         if case in title:
             table += rows(title, measure(ways(b, rules), rounds, title, before=b.clear))
-    command = f"python benchmarks/step_cost.py --rounds {rounds} --threads {threads}"
-    name = None if case else "step_cost"
-    write(name, "Cost of a step", command, [f"{NOTE} {ALTERNATION}", "\n".join(table)])
+            # After each case, so that an interrupted run keeps what it has measured.
+            write(name, "Cost of a step", command, [f"{NOTE} {ALTERNATION}", "\n".join(table)])
 
 
 if __name__ == "__main__":
