@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from types import FunctionType
 from typing import Any, Literal
@@ -91,7 +92,12 @@ class Reduction:
 
 def compiler_found(device: torch.device) -> bool:
     """Whether ``torch.compile`` can be expected to work for a device."""
-    if device.type == "cpu":
+    return _compiler_found(device.type)
+
+
+@cache
+def _compiler_found(device_type: str) -> bool:
+    if device_type == "cpu":
         return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     return find_spec("triton") is not None
 

@@ -35,23 +35,23 @@ class LayerNorm(Layer):
     def backward(
         self, g: Tensor, saved: tuple[Tensor, ...], input_wanted: bool, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, list[UnitGradients | None]]:
-        """By the library: x at once, the rest unit by unit."""
+        """By the library, unit by unit; x at once where the units are many."""
         x, mean, rstd, *shared = saved
         if self.units.count >= MANY:
             products = (g * ((x - mean) * rstd), g)
             stacks = [self.axis.sums(t, self.units, len(self.normalized_shape)) for t in products]
             found = _stacked(shared, wanted, stacks)
-        else:
-            parts = [
-                self._backward(dy, inputs, own_mean, own_rstd, shared, (False, *_two(wanted)))[1:]
-                for dy, inputs, own_mean, own_rstd in zip(
-                    *(self.axis.split(t, self.units) for t in (g, x, mean, rstd)), strict=True
-                )
-            ]
-            found = _given(shared, wanted, parts)
-        if not input_wanted:
-            return None, found
-        return self._backward(g, x, mean, rstd, shared, (True, False, False))[0], found
+            if not input_wanted:
+                return None, found
+            return self._backward(g, x, mean, rstd, shared, (True, False, False))[0], found
+        mask = (input_wanted, *_two(wanted))
+        slices = zip(*(self.axis.split(t, self.units) for t in (g, x, mean, rstd)), strict=True)
+        parts = [
+            self._backward(dy, inputs, own_mean, own_rstd, shared, mask)
+            for dy, inputs, own_mean, own_rstd in slices
+        ]
+        found = _given(shared, wanted, [part[1:] for part in parts])
+        return self.axis.join([part[0] for part in parts]) if input_wanted else None, found
 
     def _backward(
         self,
