@@ -5,6 +5,7 @@ gradients out of any model in anyone's training loop.
 """
 
 from . import inspect, rules
+from .dropout import GSNRDropout, LearnedRatio
 from .engine import (
     AgreementError,
     GradientAgreement,
@@ -22,7 +23,9 @@ __all__ = [
     "AgrRand",
     "AgrSum",
     "AgreementError",
+    "GSNRDropout",
     "GradientAgreement",
+    "LearnedRatio",
     "Mean",
     "NonFiniteGradientWarning",
     "PCGrad",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 
@@ -70,7 +70,7 @@ class Batch:
         return tensor
 
 
-def run(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
+def run(model: Callable[..., Any], inputs: Any, options: Mapping[str, Any]) -> Any:
     """Call a model: a tuple holds positional, a dict keyword arguments."""
     if isinstance(inputs, tuple):
         return model(*inputs, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from warnings import warn
@@ -80,25 +80,51 @@ def signal_to_noise(
     >>> moments.mean.item(), moments.mean_square.item(), round(moments.gsnr.item(), 4)
     (1.5, 2.5, 9.0)
     """
+    size = size_of(inputs)
+    return statistics_of_units(model, inputs, losses, options, torch.arange(size))
+
+
+def statistics_of_units(
+    model: nn.Module,
+    inputs: Any,
+    losses: Callable[[Any], Tensor],
+    options: Mapping[str, Any],
+    units: Tensor,
+    wanted: Collection[nn.Parameter] | None = None,
+) -> dict[str, SignalToNoise]:
+    """As :func:`signal_to_noise`, over any units: domains, micro-batches, samples.
+
+    A unit's gradient is that of the mean loss of its samples; batch norms in training mode look at
+    the whole batch, whatever the units.
+
+    Args:
+        model: the model.
+        inputs: as the model takes them.
+        losses: from the model's outputs to the loss of each sample, [N].
+        options: passed to the model as they are.
+        units: integer tensor of shape [N], the unit of each sample.
+        wanted: the parameters to take statistics of; ``None`` for all.
+    """
     inventory = Inventory(model)
     if not inventory.trained:
         raise ValueError("the model has no parameter that requires grad; found nothing to measure.")
-    size = _size(inputs)
-    batch = Batch(torch.arange(size))
+    batch = Batch(units)
     batch.check(inputs, options)
-    moments = _Moments(size)
+    kept = {id(parameter) for parameter in (inventory.trained if wanted is None else wanted)}
+    ignored = {i for i, parameter in enumerate(inventory.trained) if id(parameter) not in kept}
+    moments = _Moments(len(batch.labels), ignored)
     try:
         _in_one_pass(inventory, batch, moments, inputs, losses, options)
     except UnfitError as error:
-        moments = _Moments(size)
-        _sample_by_sample(error, inventory, batch, moments, inputs, losses, options)
+        moments = _Moments(len(batch.labels), ignored)
+        _unit_by_unit(error, inventory, batch, moments, inputs, losses, options)
         if isinstance(error, InconclusiveError):
             return moments.by_name(inventory)
         warn(
-            f"one pass for all samples is not exact for this model: {error}. The samples pass one "
-            f"by one instead, which is right but slow.",
+            f"one pass for all samples is not exact for this model: {error}. They pass one by one "
+            f"(or unit by unit) instead, which is right but slow.",
             SinglePassWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return moments.by_name(inventory)
 
@@ -126,7 +152,7 @@ def _in_one_pass(
         passed.backward(values, moments)
 
 
-def _sample_by_sample(
+def _unit_by_unit(
     error: UnfitError,
     inventory: Inventory,
     batch: Batch,
@@ -138,8 +164,9 @@ def _sample_by_sample(
     """The outputs pass through ``losses`` together, since it knows the batch's targets."""
     if inventory.training_batch_norms:
         raise ValueError(
-            f"the samples must pass one by one ({error}), and batch norms in training mode need "
-            f"several; call eval() on the norms, or change what the message names."
+            f"the samples must pass one by one or unit by unit ({error}), and batch norms in "
+            f"training mode look at all of them; call eval() on the norms, or change what the "
+            f"message names."
         ) from error
     passes = SeparatePasses(batch)
     with torch.enable_grad():
@@ -147,10 +174,10 @@ def _sample_by_sample(
     _check(values, batch.size)
     before = [parameter.grad for parameter in inventory.trained]
     try:
-        for sample in range(batch.size):
+        for unit in range(len(batch.labels)):
             for parameter in inventory.trained:
                 parameter.grad = None
-            passes.backward(sample, values)
+            passes.backward(unit, values)
             for index, parameter in enumerate(inventory.trained):
                 if parameter.grad is not None:
                     moments.add(index, parameter.grad)
@@ -160,20 +187,25 @@ def _sample_by_sample(
 
 
 class _Moments:
-    """Receives the samples' gradients of each parameter."""
+    """Receives the units' gradients of each parameter."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, ignored: Collection[int]) -> None:
         self.found: dict[int, SignalToNoise] = {}
         self._size = size
+        self._ignored = ignored
 
     def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
-        """All samples' gradients; nothing goes to ``.grad``."""
+        """All units' gradients; nothing goes to ``.grad``."""
+        if index in self._ignored:
+            return None
         total, squares = gradients.moments()
         self.found[index] = SignalToNoise(total.div_(self._size), squares.div_(self._size))
         return None
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """One sample's gradient."""
+        """One unit's gradient."""
+        if index in self._ignored:
+            return
         g = gradient.to(accumulation_dtype(gradient.dtype)) / self._size
         before = self.found.get(index)
         square = g.square() * self._size
@@ -197,7 +229,12 @@ class _Moments:
         return {}
 
 
-def _size(inputs: Any) -> int:
+def size_of(inputs: Any) -> int:
+    """The number of samples, N, from the first tensor in the inputs.
+
+    Raises:
+        TypeError: there is no tensor.
+    """
     for leaf in tree_flatten(inputs)[0]:
         if isinstance(leaf, Tensor) and leaf.ndim > 0:
             return len(leaf)

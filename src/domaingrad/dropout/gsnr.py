@@ -1,0 +1,500 @@
+"""GSNR-guided dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from domaingrad.engine import SignalToNoise
+from domaingrad.engine.batch import Batch, run
+from domaingrad.engine.signal_to_noise import size_of, statistics_of_units
+from domaingrad.engine.single_pass.inventory import Inventory
+from domaingrad.engine.single_pass.verification import preserved
+from domaingrad.rules.statistics import accumulation_dtype
+
+from .layers import Target, targets_of
+from .masking import Masking
+from .ranking import Select, kept, ranks, score
+from .ratio import LearnedRatio, Ratios, SubsetLoss, slope_of_ratio, slopes_of_masks, split_domains
+
+Over = Literal["samples", "domains", "micro-batches"]
+"""The units whose gradients are signal and noise."""
+
+Scope = Literal["tensor", "model"]
+"""Among which components the ratio is taken, and how many ratios there are."""
+
+Losses = Callable[[Any], Tensor]
+"""From the model's outputs for N samples to one loss each, [N]."""
+
+
+class GSNRDropout:
+    r"""Drop the weights with the highest gradient signal-to-noise ratio in each training step.
+
+    Michalkiewicz et al., ICCV 2023, arXiv 2310.07361: the parameters with the highest GSNR are
+    discarded in every step, so that the others learn too; the share that is discarded is learned
+    by meta-learning. The paper's text could not be read, so all else is our reading. GSNR (Liu et
+    al., arXiv 2001.07384) of a component j, over units s:
+
+    r_j = (E_s g_{s,j})² / Var_s g_{s,j}
+
+    Components are ranked by q_j = (E_s g_{s,j})² / E_s g_{s,j}² in [0, 1], which ranks as r_j does;
+    0/0 is 0. The gradients are those at the whole, unmasked weights. Exactly round(p·J) of J
+    components are dropped: zero in the forward pass of training mode, and so of gradient zero. In
+    evaluation mode nothing is ever dropped.
+
+    In your loop: make it, :meth:`hold` the optimiser, and call :meth:`update` before each forward
+    pass.
+
+    Args:
+        model: the model.
+        ratio: the share p to drop, in [0, 1); ``"learned"``, or a :class:`LearnedRatio` with
+            settings of your own. With ``scope="tensor"`` each weight learns a ratio of its own,
+            with ``"model"`` there is one for all.
+        layers: names of modules (a container stands for all layers inside) or patterns with
+            ``*``; ``None`` masks the weights of every Linear, convolution and MultiheadAttention.
+            Biases and norms are never masked.
+        over: the units: the samples of the batch, its domains, or micro-batches of it.
+        scope: drop p of each weight, or p of all weights of the model together.
+        select: what is dropped; all but ``"high-gsnr"`` are for ablations.
+        rescale: divide what is kept by 1 − p, as usual dropout does; off, since the choice is not
+            random.
+        refresh: choose anew in every n-th :meth:`update`; in between the choice stays.
+        micro_batches: their number; sample i belongs to micro-batch i modulo this number.
+        generator: source of the random choices; without one, a generator with seed 0.
+
+    Raises:
+        ValueError: a ratio outside [0, 1), no layer to mask, names that match nothing, or an
+            unknown option.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 2))
+    >>> dropout = GSNRDropout(model, ratio=0.25)
+    >>> _ = dropout.hold(torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    >>> x, y = torch.eye(2), torch.tensor([0, 1])
+    >>> dropout.update(x, lambda out: nn.functional.cross_entropy(out, y, reduction="none"))
+    >>> {name: int((~mask).sum()) for name, mask in dropout.masks.items()}
+    {'0.weight': 2, '1.weight': 2}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ratio: float | Literal["learned"] | LearnedRatio = "learned",
+        layers: str | Sequence[str] | None = None,
+        over: Over = "samples",
+        scope: Scope = "tensor",
+        select: Select = "high-gsnr",
+        rescale: bool = False,
+        refresh: int = 1,
+        micro_batches: int = 8,
+        generator: Generator | None = None,
+    ) -> None:
+        for name, value, kinds in (
+            ("over", over, Over),
+            ("scope", scope, Scope),
+            ("select", select, Select),
+        ):
+            if value not in get_args(kinds):
+                known = ", ".join(map(repr, get_args(kinds)))
+                raise ValueError(f"{name} must be one of {known}; found {value!r}.")
+        for name, count, least in (("refresh", refresh, 1), ("micro_batches", micro_batches, 2)):
+            if not isinstance(count, int) or count < least:
+                raise ValueError(f"{name} must be a whole number from {least} on; found {count!r}.")
+        settings = _checked(ratio)
+        self.model = model
+        self.over: Over = over
+        self.scope: Scope = scope
+        self.select: Select = select
+        self.rescale = rescale
+        self.refresh = refresh
+        self.micro_batches = micro_batches
+        self.generator = generator or torch.Generator().manual_seed(0)
+        self._targets = targets_of(model, layers)
+        self._masking = Masking(model, self._targets)
+        self._masks = self._masking.masks
+        count = len(self._targets) if scope == "tensor" else 1
+        self._fixed: list[float] | None = None
+        self._learned: Ratios | None = None
+        if isinstance(settings, LearnedRatio):
+            self._learned = Ratios(settings, count)
+        else:
+            self._fixed = [settings] * count
+        self._updates = 0
+        self._handles: list[Any] = []
+        self._before: dict[int, Tensor] = {}
+        self._removed = False
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The ratio p in force, by the name of the weight; under ``"model"`` if one for all."""
+        names = [target.name for target in self._targets] if self.scope == "tensor" else ["model"]
+        return dict(zip(names, self._values, strict=True))
+
+    @property
+    def _values(self) -> list[float]:
+        if self._learned is not None:
+            return self._learned.values()
+        assert self._fixed is not None  # one of the two is set
+        return self._fixed
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """What is kept in this step, by the name of the weight: True where it takes part."""
+        return {
+            target.name: torch.ones_like(target.parameter, dtype=torch.bool)
+            if mask.kept is None
+            else mask.kept
+            for target, mask in zip(self._targets, self._masks, strict=True)
+        }
+
+    def hold(self, optimizer: Optimizer) -> Optimizer:
+        """Make an optimiser leave dropped weights exactly where they are; returns it.
+
+        A gradient of zero does not suffice: momentum and weight decay would move them. The
+        optimiser's own state goes on as with a gradient of zero.
+
+        Args:
+            optimizer: any optimiser of PyTorch; call once for each that trains masked weights.
+
+        Raises:
+            TypeError, ValueError: no optimiser of PyTorch, or one that trains no masked weight.
+        """
+        self._require_in_use("hold")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"hold expects a torch.optim.Optimizer; found a {type(optimizer).__name__}."
+            )
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(target.parameter) in trained for target in self._targets):
+            raise ValueError(
+                "the optimizer trains none of the masked weights; give the one that trains this "
+                "model."
+            )
+        self._handles += [
+            optimizer.register_step_pre_hook(lambda *_: self._note_dropped(trained)),
+            optimizer.register_step_post_hook(lambda *_: self._put_back_dropped()),
+        ]
+        return optimizer
+
+    def update(
+        self, inputs: Any, losses: Losses, domain: Tensor | None = None, **options: Any
+    ) -> None:
+        """Choose what is dropped until the next update, from the gradients of a batch.
+
+        Leaves ``.grad``, buffers (running statistics) and PyTorch's global random state as they
+        were; so where other dropout layers draw, the following forward draws the same.
+
+        Args:
+            inputs: the batch, as the model takes it (a tuple is positional, a dict keyword
+                arguments), every tensor with the N samples along its first dimension.
+            losses: from the model's outputs to one loss a sample, [N].
+            domain: integer tensor of shape [N]; needed to learn the ratio and for statistics over
+                domains.
+            **options: passed to the model as they are.
+
+        Raises:
+            RuntimeError: no optimiser is held, the model is not in training mode, or it has
+                changed since this object was made.
+            ValueError: too few samples, domains or micro-batches, no ``domain`` where it is
+                needed, or gradients that are not finite.
+        """
+        self._require_ready()
+        size = size_of(inputs)
+        batch = self._domains(domain, size)
+        if self._updates % self.refresh == 0:
+            self._choose(inputs, losses, batch, size, options)
+        self._updates += 1
+
+    def _choose(
+        self,
+        inputs: Any,
+        losses: Losses,
+        batch: Batch | None,
+        size: int,
+        options: Mapping[str, Any],
+    ) -> None:
+        if self._drops_nothing:
+            return
+        with self._undisturbed():
+            scores = self._scores(inputs, losses, batch, size, options)
+        self._drop(scores)
+        if self._learned is not None and batch is not None:
+            with self._undisturbed():
+                self._learn(self._learned, scores, SubsetLoss(inputs, losses, batch), options)
+            self._drop(scores)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Passes within the block leave no trace in buffers, ``.grad`` and random state."""
+        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=devices), preserved(Inventory(self.model)):
+            yield
+
+    def _scores(
+        self,
+        inputs: Any,
+        losses: Losses,
+        batch: Batch | None,
+        size: int,
+        options: Mapping[str, Any],
+    ) -> list[Tensor]:
+        """One score a component; a weight that the losses do not depend on scores zero."""
+        if self.select == "random":
+            device = self.generator.device
+            return [
+                torch.rand(target.parameter.shape, generator=self.generator, device=device).to(
+                    target.parameter.device
+                )
+                for target in self._targets
+            ]
+        weights = [target.parameter for target in self._targets]
+        with self._masking.suspended():
+            found = statistics_of_units(
+                self.model, inputs, losses, options, self._units(batch, size), weights
+            )
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        return [
+            self._score(target, found.get(names[id(target.parameter)])) for target in self._targets
+        ]
+
+    def _score(self, target: Target, moments: SignalToNoise | None) -> Tensor:
+        if moments is None:
+            dtype = accumulation_dtype(target.parameter.dtype)
+            return torch.zeros_like(target.parameter, dtype=dtype)
+        if not math.isfinite(moments.mean_square.sum().item()):
+            raise ValueError(
+                f"the gradients of {target.name!r} over the {self.over} are not finite, so nothing "
+                f"can be ranked by them. Look for losses that are infinite or NaN, lower the "
+                f"learning rate, or use bfloat16 in place of float16."
+            )
+        return score(self.select, moments)
+
+    def _units(self, batch: Batch | None, size: int) -> Tensor:
+        """The unit of each sample."""
+        units = torch.arange(size)
+        if self.over == "micro-batches":
+            units = units % self.micro_batches
+        elif self.over == "domains":
+            assert batch is not None  # checked by _domains
+            for index, rows in enumerate(batch.rows):
+                units[rows.to(units.device)] = index
+        count = (
+            min(size, self.micro_batches)
+            if self.over == "micro-batches"
+            else len(torch.unique(units))
+        )
+        if count < 2:
+            raise ValueError(
+                f"the signal-to-noise ratio over {self.over} needs at least two of them in a "
+                f"batch; found {count} in one of {size} sample(s)."
+            )
+        return units
+
+    def _domains(self, domain: Tensor | None, size: int) -> Batch | None:
+        learned = self._learned is not None
+        if not learned and self.over != "domains":
+            return None
+        what = "a learned ratio" if learned else "statistics over domains"
+        if domain is None:
+            raise ValueError(
+                f"{what} needs the domain of each sample; pass domain=, an integer tensor of shape "
+                f"[{size}], to update."
+            )
+        batch = Batch(domain)
+        if batch.size != size:
+            raise ValueError(
+                f"domain must hold one label a sample, {size}; found {batch.size} of them."
+            )
+        if len(batch.labels) < 2:
+            raise ValueError(
+                f"{what} needs at least two source domains in a batch; found only domain "
+                f"{batch.labels[0]}. Draw batches over several domains, or use a fixed ratio over "
+                f"samples, ratio=0.33 say."
+            )
+        return batch
+
+    def _drop(self, scores: Sequence[Tensor]) -> None:
+        """Set the masks."""
+        ratios = self._values
+        lowest = self.select == "low-gsnr"
+        if self.scope == "model":
+            together = torch.cat([s.flatten() for s in scores])
+            chosen = kept(together, round(ratios[0] * len(together)), lowest)
+            parts = torch.split_with_sizes(chosen, [s.numel() for s in scores])
+            masks = [part.view_as(s) for part, s in zip(parts, scores, strict=True)]
+            ratios = ratios * len(scores)
+        else:
+            masks = [
+                kept(s, round(p * s.numel()), lowest) for s, p in zip(scores, ratios, strict=True)
+            ]
+        for mask, chosen, ratio in zip(self._masks, masks, ratios, strict=True):
+            mask.kept = chosen
+            mask.scale = 1.0 / (1.0 - ratio) if self.rescale else 1.0
+
+    def _learn(
+        self, ratios: Ratios, scores: Sequence[Tensor], loss: SubsetLoss, options: Mapping[str, Any]
+    ) -> None:
+        """One step of the ratios against the meta-test loss."""
+        domains = split_domains(len(loss.batch.labels), self.generator)
+        hard = [mask.kept for mask in self._masks if mask.kept is not None]
+        slopes = slopes_of_masks(
+            self.model,
+            lambda model, x: run(model, x, options),
+            self._masking,
+            [
+                chosen.to(target.parameter.dtype) * mask.scale
+                for chosen, mask, target in zip(hard, self._masks, self._targets, strict=True)
+            ],
+            loss,
+            domains,
+            ratios.settings.virtual_rate,
+        )
+        lowest, values = self.select == "low-gsnr", ratios.values()
+        if self.scope == "model":
+            grouped = [[torch.cat([t.flatten() for t in ts])] for ts in (slopes, hard, scores)]
+        else:
+            grouped = [list(slopes), list(hard), list(scores)]
+        found = [
+            slope_of_ratio(
+                slope, chosen, ranks(own, lowest), p, ratios.settings.temperature, self.rescale
+            )
+            for slope, chosen, own, p in zip(*grouped, values, strict=True)
+        ]
+        together = torch.stack(found).cpu()
+        if not together.isfinite().all():
+            raise ValueError(
+                "the meta-test loss has a slope that is not finite, so the ratio cannot be "
+                "learned. Lower LearnedRatio(virtual_rate=…) or the learning rate."
+            )
+        ratios.move(together)
+
+    def _note_dropped(self, trained: set[int]) -> None:
+        for target in self._targets:
+            if id(target.parameter) in trained:
+                self._before[id(target.parameter)] = target.parameter.detach().clone()
+
+    @torch.no_grad()
+    def _put_back_dropped(self) -> None:
+        for target, mask in zip(self._targets, self._masks, strict=True):
+            before = self._before.pop(id(target.parameter), None)
+            if before is not None and mask.kept is not None:
+                target.parameter.copy_(torch.where(mask.kept, target.parameter, before))
+
+    def remove(self) -> None:
+        """End the dropout: the model and the optimisers are as they were before."""
+        if self._removed:
+            return
+        self._masking.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._removed = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on with the same numbers, beside model and optimiser.
+
+        The masks in force, the number of updates, the learned ratios and the generator's state.
+        """
+        return {
+            "updates": self._updates,
+            "masks": {
+                target.name: mask.kept
+                for target, mask in zip(self._targets, self._masks, strict=True)
+            },
+            "scales": {
+                target.name: mask.scale
+                for target, mask in zip(self._targets, self._masks, strict=True)
+            },
+            "ratios": None if self._learned is None else self._learned.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the state is that of other layers, or of a ratio that was (not) learned.
+        """
+        names = [target.name for target in self._targets]
+        if sorted(state["masks"]) != sorted(names):
+            raise ValueError(
+                f"the saved state is of the layers {', '.join(state['masks'])}; found "
+                f"{', '.join(names)} here."
+            )
+        if (state["ratios"] is None) != (self._learned is None):
+            raise ValueError(
+                "the saved state and this GSNRDropout differ in whether the ratio is learned."
+            )
+        for target, mask in zip(self._targets, self._masks, strict=True):
+            saved = state["masks"][target.name]
+            mask.kept = None if saved is None else saved.to(target.parameter.device)
+            mask.scale = state["scales"][target.name]
+        if self._learned is not None:
+            self._learned.load_state_dict(state["ratios"])
+        self._updates = state["updates"]
+        self.generator.set_state(state["generator"].cpu())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: an optimiser is held by one object alone."""
+        return {**self.__dict__, "_handles": [], "_before": {}}
+
+    def __repr__(self) -> str:
+        ratios = self._values
+        shown = f"{min(ratios):.2f}"
+        if max(ratios) - min(ratios) > 5e-3:
+            shown += f"…{max(ratios):.2f}"
+        kind = "fixed" if self._learned is None else "learned"
+        return (
+            f"GSNRDropout({len(self._targets)} weights, ratio {shown} ({kind}), "
+            f"over={self.over!r}, scope={self.scope!r}, select={self.select!r})"
+        )
+
+    def _require_in_use(self, call: str) -> None:
+        if self._removed:
+            raise RuntimeError(f"{call} after remove(); make a new GSNRDropout.")
+
+    def _require_ready(self) -> None:
+        self._require_in_use("update")
+        modules = set(self.model.modules())
+        for target in self._targets:
+            for place in target.places:
+                if place.module not in modules or (
+                    place.module._parameters.get(place.attribute) is not target.parameter
+                ):
+                    raise RuntimeError(
+                        f"the model has changed since GSNRDropout was made: {target.name!r} is no "
+                        f"longer the weight it was. Call remove() and make a new GSNRDropout."
+                    )
+                if not place.module.training:
+                    raise RuntimeError(
+                        f"update needs the masked layers in training mode, where the mask has an "
+                        f"effect; found {target.name!r} in evaluation mode. Call model.train()."
+                    )
+        if not self._handles and not self._drops_nothing:
+            raise RuntimeError(
+                "dropped weights must stay where they are, but momentum and weight decay would "
+                "move them; call dropout.hold(optimizer) once before the first update."
+            )
+
+    @property
+    def _drops_nothing(self) -> bool:
+        """Whether nothing will ever be dropped: plain training, to the bit."""
+        return self._fixed is not None and max(self._fixed) == 0.0
+
+
+def _checked(ratio: float | Literal["learned"] | LearnedRatio) -> float | LearnedRatio:
+    if ratio == "learned":
+        return LearnedRatio()
+    if isinstance(ratio, LearnedRatio):
+        return ratio
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0.0 <= ratio < 1.0:
+        raise ValueError(
+            f"ratio must be a number in [0, 1), the share to drop, 'learned', or a LearnedRatio; "
+            f"found {ratio!r}."
+        )
+    return float(ratio)
