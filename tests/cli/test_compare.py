@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods import ALL_METHODS, METHODS
 from domaingrad.bench.methods.erm import ERM
 from domaingrad.cli.app import app
 
@@ -120,12 +120,12 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs)
 class Broken(ERM):
     name = "erm"
 
-    def bind(self, model, losses, generator):
+    def bind(self, model, optimiser, losses, generator):
         raise ZeroDivisionError("out of luck")
 
 
 def test_a_failing_run_is_told_and_the_others_go_on(tmp_path, monkeypatch):
-    monkeypatch.setitem(METHODS, "erm", Broken())
+    monkeypatch.setitem(ALL_METHODS, "erm", Broken())
     result = run(*TINY, "--out", tmp_path, "--jobs", 1)
     assert result.exit_code == 1
     assert "ZeroDivisionError: out of luck" in result.stderr

@@ -8,7 +8,7 @@ import typer
 
 from domaingrad import __version__
 
-from . import compare, listing
+from . import ablate, compare, listing
 
 app = typer.Typer(
     name="domaingrad",
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="compare")(compare.compare)
+app.add_typer(ablate.app, name="ablate")
 app.add_typer(listing.app, name="list")
 
 

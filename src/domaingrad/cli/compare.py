@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from joblib import cpu_count
-from rich.console import Console
-from rich.markup import escape
 
-from domaingrad.bench.domains import DATA_SETS
-from domaingrad.bench.methods import METHODS
-from domaingrad.bench.reports import (
-    missing_lines,
-    print_tables,
-    results_csv,
-    summarise,
-    to_json,
-    write_html,
-)
-from domaingrad.bench.runs import (
-    Comparison,
-    Event,
-    Failed,
-    Finished,
-    Records,
-    execute,
-    plan,
-    uninterrupted,
-)
+from domaingrad.bench.methods import METHODS, QUICK
 
-from .live import LiveView
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials, carry_out
 
 
 def compare(
-    data: Annotated[
-        list[str],
-        typer.Option(help=f"Data sets, repeated or with commas: {', '.join(DATA_SETS)}."),
-    ] = ["spirals", "colored-digits"],  # noqa: B006 - typer reads the default
+    data: Data = ["spirals", "colored-digits"],  # noqa: B006 - typer reads the default
     methods: Annotated[
         list[str],
         typer.Option(help=f"Methods, repeated or with commas: {', '.join(METHODS)}."),
-    ] = list(METHODS),  # noqa: B006
-    trials: Annotated[
-        int, typer.Option(help="Repetitions with fresh data, splits, initialisation and batches.")
-    ] = 3,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps, instead of each data set's own number.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="All randomness derives from this number and from names.")
-    ] = 0,
-    out: Annotated[
-        Path, typer.Option(help="Directory for records, results.csv and report.html.")
-    ] = Path("runs/compare"),
-    jobs: Annotated[
-        int | None, typer.Option(help="Runs at a time, one thread each.  [default: one per core]")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON on standard output.")
-    ] = False,
+    ] = list(QUICK),  # noqa: B006
+    trials: Trials = 3,
+    steps: Steps = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/compare"),
+    jobs: Jobs = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare methods on a domain that training never sees.
 
@@ -74,104 +33,9 @@ def compare(
 
     Finished runs stay in `--out`; the same command goes on from there, also after Ctrl-C.
 
-    - `domaingrad compare` (Spirals and coloured digits, all methods)
+    - `domaingrad compare` (Spirals and coloured digits, the methods whose step costs little more
+      than ERM's)
 
-    - `domaingrad compare --data rotated-digits --methods erm,and-mask --trials 5`
+    - `domaingrad compare --data rotated-digits --methods erm,and-mask,gsnr-dropout --trials 5`
     """
-    errors = Console(stderr=True)
-    try:
-        comparison = plan(_names(data), _names(methods), trials, seed, steps)
-        if jobs is not None and jobs < 1:
-            raise ValueError(f"jobs must be at least 1; found {jobs}.")
-        records = _records(out)
-        finished = records.runs()
-    except ValueError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    todo = [config for config in comparison.runs if config.key not in finished]
-    workers = max(1, min(jobs or cpu_count(), len(todo)))
-    _announce(errors, comparison, len(todo), workers, out)
-    causes: dict[str, str] = {}
-    interrupted = False
-    with LiveView(errors, todo, workers) as view:
-
-        def on_event(event: Event) -> None:
-            view.show(event)
-            if isinstance(event, Finished):
-                records.append(event.record, event.held_out)
-            elif isinstance(event, Failed):
-                causes[event.config.key] = event.cause
-
-        try:
-            execute(todo, workers, on_event)
-        except KeyboardInterrupt:
-            interrupted = True
-    if interrupted:
-        causes |= {run.key: "interrupted" for run in todo if run.key not in causes}
-        errors.print("Interrupted; writing what is finished.")
-    with uninterrupted():
-        _report(comparison, records, causes, as_json, errors)
-    if interrupted:
-        errors.print("Finished runs are kept; the same command goes on from here.")
-        raise typer.Exit(INTERRUPTED)
-    if causes:
-        raise typer.Exit(1)
-
-
-def _report(
-    comparison: Comparison,
-    records: Records,
-    causes: dict[str, str],
-    as_json: bool,
-    errors: Console,
-) -> None:
-    out = records.directory
-    summary = summarise(comparison, records, causes)
-    if as_json:
-        typer.echo(to_json(summary))
-    else:
-        print_tables(summary, Console())
-    for line in missing_lines(summary):
-        errors.print(f"[yellow]Missing:[/] {escape(line)}", highlight=False, soft_wrap=True)
-    for text, count in summary.warnings.items():
-        errors.print(
-            f"[yellow]Warning[/] in {count} run(s): {escape(text)}", highlight=False, soft_wrap=True
-        )
-    try:
-        results_csv(summary, out / "results.csv")
-        write_html(summary, ["domaingrad", *sys.argv[1:]], out / "report.html")
-    except OSError as error:
-        errors.print(
-            f"[bold red]Error:[/] cannot write {escape(str(error.filename))}: {error.strerror}. "
-            f"The runs are kept; mend it and give the same command again.",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1) from None
-    errors.print(f"Wrote {out / 'report.html'} and {out / 'results.csv'}.", soft_wrap=True)
-
-
-def _names(given: list[str]) -> list[str]:
-    names = [name.strip() for part in given for name in part.split(",") if name.strip()]
-    if not names:
-        raise ValueError("expected at least one name for --data and --methods; found none.")
-    return names
-
-
-def _records(out: Path) -> Records:
-    try:
-        return Records(out)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to --out {out}: {error.strerror}. Choose a directory of your own."
-        ) from error
-
-
-def _announce(console: Console, plan: Comparison, todo: int, workers: int, out: Path) -> None:
-    total = len(plan.runs)
-    reused = f", {total - todo} of them found in {out}" if todo < total else ""
-    console.print(
-        f"{total} runs{reused}; {workers} at a time. "
-        "Held-out accuracy stays sealed until training ends.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    carry_out(data, methods, trials, steps, seed, out, jobs, as_json)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, nn
+from torch.optim import Optimizer
 
 from domaingrad import rules
 from domaingrad.engine import GradientAgreement
 
-from .base import Backward, Batches, Losses, Method
+from .base import Batches, Bound, Losses, Method
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class AgreementMethod(Method):
     def rule(self, generator: Generator) -> rules.Rule:
         """The rule with the method's hyper-parameters."""
 
-    def bind(self, model: nn.Module, losses: Losses, generator: Generator) -> Backward:
+    def bind(
+        self, model: nn.Module, optimiser: Optimizer, losses: Losses, generator: Generator
+    ) -> Bound:
         """Wrap the model in the engine."""
         agree = GradientAgreement(model, self.rule(generator))
 
@@ -36,7 +39,7 @@ class AgreementMethod(Method):
             agree.combine()
             return total / len(batches)
 
-        return backward
+        return Bound(backward)
 
 
 @dataclass(frozen=True)

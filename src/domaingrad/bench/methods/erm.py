@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, nn
+from torch.optim import Optimizer
 
-from .base import Backward, Batches, Losses, Method
+from .base import Batches, Bound, Losses, Method
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class ERM(Method):
     summary = "the mean loss of all source domains, as usual training does"
     paper = "Vapnik 1998; arXiv 2007.01434 for its place in domain generalisation"
 
-    def bind(self, model: nn.Module, losses: Losses, generator: Generator) -> Backward:
+    def bind(
+        self, model: nn.Module, optimiser: Optimizer, losses: Losses, generator: Generator
+    ) -> Bound:
         """Pool the batches."""
 
         def backward(batches: Batches) -> float:
@@ -29,4 +32,4 @@ class ERM(Method):
             torch.autograd.backward(loss)
             return loss.item()
 
-        return backward
+        return Bound(backward)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .plots import accuracy_plot, training_plot
+from .plots import accuracy_plot, numbers_plot, training_plot
 from .summary import Summary
-from .tables import CAPTION, SELECTION, missing_lines, named, percent
+from .tables import CAPTION, PAIRED, SELECTION, missing_lines, named, percent, points
 
 
 def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
@@ -31,11 +31,21 @@ def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "data_uri": _data_uri, "named": named}
+    environment.filters |= {
+        "percent": percent,
+        "data_uri": _data_uri,
+        "named": named,
+        "points": points,
+    }
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         plots={
-            data.data_set.name: [accuracy_plot(data), training_plot(data)] for data in summary.data
+            data.data_set.name: [
+                accuracy_plot(data),
+                training_plot(data),
+                *([] if data.numbers.empty else [numbers_plot(data)]),
+            ]
+            for data in summary.data
         },
         command=shlex.join(command),
         versions={
@@ -47,6 +57,7 @@ def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
         missing=missing_lines(summary),
         selection=SELECTION,
         caption=CAPTION,
+        paired=PAIRED,
     )
     path.write_text(page, encoding="utf-8")
 

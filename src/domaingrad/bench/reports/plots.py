@@ -51,6 +51,15 @@ def training_plot(data: DataSummary) -> Plot:
     )
 
 
+def numbers_plot(data: DataSummary) -> Plot:
+    """What methods tell of themselves through training: learned ratios."""
+    return _themed(
+        "Told by the methods themselves",
+        "Means over trials and held-out domains by step; one panel a method.",
+        lambda: _draw_numbers(data),
+    )
+
+
 def _themed(title: str, caption: str, draw: Callable[[], Figure]) -> Plot:
     return Plot(title, caption, *(_svg(draw, ink) for ink in THEMES.values()))
 
@@ -139,6 +148,26 @@ def _draw_training(data: DataSummary) -> Figure:
     for i, method in enumerate(data.methods):
         grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=method.method.title)
     figure.legend(loc="outside upper center", ncols=len(data.methods))
+    return figure
+
+
+def _draw_numbers(data: DataSummary) -> Figure:
+    told = data.numbers
+    methods = [row.method for row in data.methods if (told["method"] == row.method.name).any()]
+    figure = Figure(figsize=(9, 3.0), layout="constrained")
+    grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(told["name"]))
+    for axes, method in zip(grid[0], methods, strict=True):
+        means = told[told["method"] == method.name].groupby(["name", "step"])["value"].mean()
+        for i, name in enumerate(names):
+            if name in means.index.get_level_values("name"):
+                curve = means.loc[name]
+                axes.plot(curve.index, curve, color=_colour(i), marker=_marker(i), markersize=3)
+        axes.set_title(method.title, fontsize="small")
+        axes.set_xlabel("step")
+    for i, name in enumerate(names):
+        grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=name)
+    figure.legend(loc="outside lower center", ncols=min(len(names), 4), fontsize="small")
     return figure
 
 

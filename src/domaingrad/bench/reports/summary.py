@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from domaingrad.bench.domains import DATA_SETS, DataSet
-from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.methods import ALL_METHODS, Method
 from domaingrad.bench.protocol import training_domain_validation
-from domaingrad.bench.runs import Comparison, Records
+from domaingrad.bench.runs import Comparison, Records, RunConfig
+
+from .significance import Difference, paired_differences
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class DataSummary:
     methods: tuple[MethodSummary, ...]
     curves: pd.DataFrame
     """One row a run and checkpoint."""
+    differences: tuple[Difference, ...]
+    """Methods against their rivals, paired over trials."""
+    numbers: pd.DataFrame
+    """What the methods themselves told: one row a run, checkpoint and name of a number."""
 
     @property
     def best(self) -> dict[str, float | None]:
@@ -80,6 +87,10 @@ class DataSummary:
             domain: max((cell.mean for cell in cells if cell is not None), default=None)
             for domain, cells in columns.items()
         }
+
+    def title(self, method: str) -> str:
+        """The title of a method, by its name."""
+        return next(row.method.title for row in self.methods if row.method.name == method)
 
     @property
     def chance(self) -> float:
@@ -111,15 +122,12 @@ def summarise(comparison: Comparison, records: Records, causes: Mapping[str, str
     """
     finished, sealed = records.runs(), records.unseal()
     done = [config for config in comparison.runs if config.key in finished]
-    chosen, curves, warned = [], [], []
+    chosen, curves, numbers, warned = [], [], [], []
     for config in done:
         record, scores = finished[config.key], sealed[config.key].accuracies
         points = [
             {
-                "data": config.data,
-                "method": config.method,
-                "held_out": config.held_out,
-                "trial": config.trial,
+                **_place(config),
                 "step": checkpoint.step,
                 "source_validation": checkpoint.val_accuracy,
                 "held_out_accuracy": score,
@@ -129,12 +137,18 @@ def summarise(comparison: Comparison, records: Records, causes: Mapping[str, str
         ]
         best = training_domain_validation([c.val_accuracy for c in record.checkpoints])
         curves += points
+        numbers += [
+            {**_place(config), "step": checkpoint.step, "name": name, "value": value}
+            for checkpoint in record.checkpoints
+            for name, value in checkpoint.numbers.items()
+        ]
         chosen.append(points[best] | {"steps": config.steps, "seconds": round(record.seconds, 2)})
         warned += [f"{config.data}, {config.method}: {text}" for text in record.warnings]
-    columns = ["data", "method", "held_out", "trial", "step", "source_validation"]
-    columns += ["held_out_accuracy", "agreement"]
+    place = ["data", "method", "held_out", "trial", "step"]
+    columns = [*place, "source_validation", "held_out_accuracy", "agreement"]
     runs = pd.DataFrame(chosen, columns=[*columns, "steps", "seconds"])
     course = pd.DataFrame(curves, columns=columns)
+    told = pd.DataFrame(numbers, columns=[*place, "name", "value"])
     data = []
     for name in comparison.data:
         configs = [config for config in comparison.runs if config.data == name]
@@ -149,13 +163,29 @@ def summarise(comparison: Comparison, records: Records, causes: Mapping[str, str
                 steps=configs[0].steps,
                 recipe=configs[0].recipe,
                 methods=tuple(
-                    _method_summary(METHODS[method], DATA_SETS[name], runs, missing)
+                    _method_summary(ALL_METHODS[method], DATA_SETS[name], runs, missing)
                     for method in comparison.methods
                 ),
                 curves=course[course["data"] == name],
+                differences=tuple(
+                    paired_differences(
+                        runs[runs["data"] == name],
+                        [ALL_METHODS[method] for method in comparison.methods],
+                    )
+                ),
+                numbers=told[told["data"] == name],
             )
         )
     return Summary(comparison, tuple(data), runs, pd.Series(warned).value_counts().to_dict())
+
+
+def _place(config: RunConfig) -> dict[str, Any]:
+    return {
+        "data": config.data,
+        "method": config.method,
+        "held_out": config.held_out,
+        "trial": config.trial,
+    }
 
 
 def _method_summary(

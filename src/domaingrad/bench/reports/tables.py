@@ -15,6 +15,7 @@ from rich.table import Table
 
 from domaingrad.bench.methods import Method
 
+from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
 SELECTION = "training-domain validation"
@@ -22,6 +23,12 @@ CAPTION = (
     "Accuracy in %, mean±standard error over trials (ddof 0), at the checkpoint with the best "
     "source validation. Sources: on their validation splits; then on each domain while it is held "
     "out."
+)
+
+PAIRED = (
+    "Paired: differences in held-out accuracy in percentage points, of each trial the mean over "
+    "held-out domains, ± standard error (ddof 1); p of a two-sided paired t-test, not corrected "
+    "for the number of rows."
 )
 
 
@@ -56,7 +63,36 @@ def print_tables(summary: Summary, console: Console) -> None:
         console.width = max(console.width, needed)
         console.print(table)
         console.print(f"  ({data.data_set.recipe.chosen})", soft_wrap=True, highlight=False)
+        if data.differences:
+            console.print(_paired_table(data))
     console.print(CAPTION, soft_wrap=True)
+    if any(data.differences for data in summary.data):
+        console.print(PAIRED, soft_wrap=True)
+
+
+def _paired_table(data: DataSummary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="paired over trials", title_justify="left")
+    for column in ("method", "minus", "difference", "p", "trials"):
+        table.add_column(column, justify="left" if column in {"method", "minus"} else "right")
+    for found in data.differences:
+        table.add_row(
+            data.title(found.method),
+            data.title(found.rival),
+            points(found),
+            "–" if found.p is None else f"{found.p:.3f}",
+            str(found.trials),
+        )
+    return table
+
+
+def points(found: Difference) -> str:
+    """A difference in percentage points.
+
+    >>> points(Difference("a", "b", -0.0312, 0.0049, 0.02, 5))
+    '-3.1±0.5'
+    """
+    error = "" if found.standard_error is None else f"±{100 * found.standard_error:.1f}"
+    return f"{100 * found.mean:+.1f}{error}"
 
 
 def _tables(summary: Summary) -> Iterator[Table]:
@@ -114,6 +150,7 @@ def to_json(summary: Summary) -> str:
                 "recipe": data.recipe,
                 "settings": data.data_set.recipe.chosen,
                 "methods": {row.method.name: _row_document(row) for row in data.methods},
+                "paired": [asdict(found) for found in data.differences],
             }
             for data in summary.data
         },

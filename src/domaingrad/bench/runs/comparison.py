@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domaingrad.bench.domains import DATA_SETS
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods import ALL_METHODS
 from domaingrad.bench.names import look_up
 
 from .run import RunConfig, code_fingerprint
@@ -51,7 +51,7 @@ def plan(
             data_set = look_up("data set", data_name, DATA_SETS)
             for held_out in data_set.held_out:
                 for method_name in methods:
-                    method = look_up("method", method_name, METHODS)
+                    method = look_up("method", method_name, ALL_METHODS)
                     runs.append(
                         RunConfig(
                             data=data_set.name,

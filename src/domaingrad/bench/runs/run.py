@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, OneCycleLR
 
 import domaingrad
 from domaingrad.bench.domains import DATA_SETS, Recipe, Task, correct, losses
-from domaingrad.bench.methods import METHODS, Batches
+from domaingrad.bench.methods import ALL_METHODS, Batches
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
 from domaingrad.inspect import sign_agreement
 
@@ -64,6 +64,8 @@ class Checkpoint:
     """Accuracies on the sources' splits, the mean over the source domains."""
     agreement: float
     """Share of gradient components on whose sign all source domains agree."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the method itself has to tell (a learned ratio, say)."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
         sources = {name: splits[name] for name in data_set.sources if name in splits}
         model = data_set.build_model(domains)
         loss = partial(losses, data_set.task)
-        method = replace(METHODS[config.method], **config.hyperparameters)
-        backward = method.bind(model, loss, generator_of(*run, "method"))
         optimiser, schedule = _optimiser(model, data_set.recipe, config.steps)
+        method = replace(ALL_METHODS[config.method], **config.hyperparameters)
+        bound = method.bind(model, optimiser, loss, generator_of(*run, "method"))
         next_batches = partial(
             _batches, sources, data_set.recipe.batch, generator_of(*run, "batches")
         )
@@ -132,7 +134,7 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
         checkpoints: list[Checkpoint] = []
         scores: list[float] = []
         for step in range(1, config.steps + 1):
-            value = backward(next_batches())
+            value = bound.backward(next_batches())
             if not math.isfinite(value):
                 warnings.warn("the loss is not finite: the run has diverged", stacklevel=1)
             optimiser.step()
@@ -149,6 +151,7 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
                         train_accuracy=accuracy([split.train for split in sources.values()]),
                         val_accuracy=accuracy([split.val for split in sources.values()]),
                         agreement=sign_agreement(model, probe),
+                        numbers=bound.numbers(),
                     )
                 )
                 scores.append(accuracy([held_out.train]))

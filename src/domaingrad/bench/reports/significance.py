@@ -1,0 +1,64 @@
+"""Differences between methods, paired over trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import stats
+
+from domaingrad.bench.methods import Method
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better a method is than another on the held-out domains, in accuracy.
+
+    Trials share data, splits, initialisation and batches, so they are compared in pairs: of each
+    trial the mean over the held-out domains, one method minus the other.
+    """
+
+    method: str
+    rival: str
+    mean: float
+    standard_error: float | None
+    """Std with ddof 1, over √n; ``None`` for a single trial."""
+    p: float | None
+    """Two-sided paired t-test; ``None`` for a single trial, or where all differences are equal."""
+    trials: int
+
+
+def paired_differences(runs: pd.DataFrame, methods: Sequence[Method]) -> list[Difference]:
+    """Each method against those it is to be tested against, as far as they were run.
+
+    Args:
+        runs: one row a finished run of one data set.
+        methods: the methods, in order.
+    """
+    scores = runs.pivot_table(
+        index=["trial", "held_out"], columns="method", values="held_out_accuracy"
+    )
+    found = []
+    for method in methods:
+        for rival in method.rivals:
+            if method.name == rival or not {method.name, rival} <= set(scores.columns):
+                continue
+            # Only trials in which both have finished every held-out domain.
+            pairs = (
+                scores[[method.name, rival]].groupby("trial").agg(lambda x: x.mean(skipna=False))
+            )
+            pairs = pairs.dropna()
+            if len(pairs) > 0:
+                found.append(_difference(method.name, rival, pairs))
+    return found
+
+
+def _difference(method: str, rival: str, pairs: pd.DataFrame) -> Difference:
+    differences = pairs[method] - pairs[rival]
+    count = len(differences)
+    if count == 1:
+        return Difference(method, rival, float(differences.mean()), None, None, 1)
+    error = float(differences.std(ddof=1) / count**0.5)
+    p = float(stats.ttest_rel(pairs[method], pairs[rival]).pvalue) if error > 0 else None
+    return Difference(method, rival, float(differences.mean()), error, p, count)
