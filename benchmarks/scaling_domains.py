@@ -59,7 +59,7 @@ def grid(title: str, by_count: dict[int, dict[str, Timing]]) -> list[str]:
     return [
         f"| {title} | {name} | "
         + " | ".join(
-            f"{timings[name].ratio:.2f}" if name in timings else "–"
+            f"{timings[name].ratio:.2f}" if name in timings and timings[name].ratios else "–"
             for timings in by_count.values()
         )
         + " |"

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import domaingrad as dg
 from domaingrad.dropout.layers import targets_of
 from domaingrad.dropout.masking import Masking
+from domaingrad.dropout.ranking import Ranking
 from domaingrad.dropout.ratio import (
     Ratios,
     SubsetLoss,
@@ -59,6 +60,10 @@ def slopes(model, x, y, factors, domains=(TRAIN, TEST)):
     return found
 
 
+def every_one_a_bin(u):
+    return Ranking(torch.arange(u.numel(), dtype=torch.int32).view(u.shape), u.flatten())
+
+
 def test_the_slope_of_the_ratio_is_that_of_finite_differences_through_the_soft_mask():
     model, x, y = setting()
     weights = [model[0].weight, model[2].weight]
@@ -70,7 +75,7 @@ def test_the_slope_of_the_ratio_is_that_of_finite_differences_through_the_soft_m
 
     p, step = 0.35, 1e-5
     found = sum(
-        slope_of_ratio(slope, torch.ones_like(own), own, p, T, rescale=False)
+        slope_of_ratio(slope, every_one_a_bin(own), p, T, rescale=False)
         for slope, own in zip(slopes(model, x, y, soft(p)), u, strict=True)
     )
     expected = (by_hand(model, x, y, soft(p + step)) - by_hand(model, x, y, soft(p - step))) / (
@@ -80,22 +85,16 @@ def test_the_slope_of_the_ratio_is_that_of_finite_differences_through_the_soft_m
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_so_it_is_with_rescale():
-    model, x, y = setting()
-    u = [torch.rand(w.shape).double() for w in (model[0].weight, model[2].weight)]
-
-    def soft(p):
-        return [((1 - p - own) / T).sigmoid() / (1 - p) for own in u]
-
-    p, step = 0.35, 1e-5
-    found = sum(
-        slope_of_ratio(slope, factor * (1 - p), own, p, T, rescale=True)
-        for slope, factor, own in zip(slopes(model, x, y, soft(p)), soft(p), u, strict=True)
-    )
-    expected = (by_hand(model, x, y, soft(p + step)) - by_hand(model, x, y, soft(p - step))) / (
-        2 * step
-    )
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+def test_with_rescale_the_kept_share_enters_too():
+    """Straight through: the derivative of M̃/(1 − p), with the hard M where M̃ itself stands."""
+    p = 0.35
+    u = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
+    slope = torch.randn(40, generator=torch.Generator().manual_seed(1)).double()
+    found = slope_of_ratio(slope, every_one_a_bin(u), p, T, rescale=True)
+    soft = 1 / (1 + np.exp(-((1 - p) - u.numpy()) / T))
+    hard = (u.numpy() <= 1 - p).astype(float)
+    by_p = -soft * (1 - soft) / T / (1 - p) + hard / (1 - p) ** 2
+    assert found.item() == pytest.approx((slope.numpy() * by_p).sum(), rel=1e-12)
 
 
 def test_slope_of_the_soft_mask():
@@ -105,7 +104,7 @@ def test_slope_of_the_soft_mask():
     for j in range(len(u)):
         only = torch.zeros(len(u), dtype=torch.float64)
         only[j] = 1.0
-        found = slope_of_ratio(only, only, torch.from_numpy(u), p, T, rescale=False)
+        found = slope_of_ratio(only, every_one_a_bin(torch.from_numpy(u)), p, T, rescale=False)
         assert found.item() == pytest.approx(-soft[j] * (1 - soft[j]) / T, rel=1e-9, abs=1e-12)
 
 

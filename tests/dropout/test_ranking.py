@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domaingrad.dropout.ranking import BINS, kept, ranks
+from domaingrad.dropout.ranking import BINS, kept, ranking_of
+
+
+def ranks(scores, lowest=False):
+    ranking = ranking_of(scores, lowest)
+    return ranking.ranks[ranking.bins]
+
 
 SCORES = st.lists(
     st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 1, width=32), min_size=1, max_size=60
@@ -34,16 +40,23 @@ def test_shape_and_ties():
 @pytest.mark.parametrize("lowest", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
 def test_ranks_are_those_of_sorting_up_to_a_bin(lowest, scale):
-    values = torch.rand(5000, generator=torch.Generator().manual_seed(0)) * scale
-    found = ranks(values, lowest).double().numpy()
+    values = torch.rand(5000, generator=torch.Generator().manual_seed(0)).square() * scale
+    found = ranks(values, lowest).numpy()
     order = np.argsort(-values.numpy() if lowest else values.numpy())
     expected = np.empty(5000)
     expected[order] = np.arange(1, 5001) / 5000
-    # A bin of 1/16384 of the range holds a third of a uniform sample, seldom more than six.
-    assert 5000 / BINS < 1
+    # A bin holds a third of a component whose root is uniform, seldom more than six.
+    assert 5000 / BINS < 0.5
     assert np.abs(found - expected).max() <= 6 / 5000
 
 
 def test_ranks_of_equal_scores():
     assert ranks(torch.zeros(4)).tolist() == [1.0] * 4
     assert ranks(torch.ones(2, 2), lowest=True).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_the_hard_mask_of_a_ranking():
+    values = torch.tensor([[0.3, 0.9], [0.1, 0.5]])
+    assert ranking_of(values).kept(0.5).tolist() == [[True, False], [True, False]]
+    assert ranking_of(values, lowest=True).kept(0.5).tolist() == [[False, True], [False, True]]
+    assert ranking_of(values).kept(0.0).all()

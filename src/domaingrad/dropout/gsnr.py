@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from domaingrad.rules.statistics import accumulation_dtype
 
 from .layers import Target, targets_of
 from .masking import Masking
-from .ranking import Select, kept, ranks, score
+from .ranking import Select, kept, ranking_of, score
 from .ratio import LearnedRatio, Ratios, SubsetLoss, slope_of_ratio, slopes_of_masks, split_domains
 
 Over = Literal["samples", "domains", "micro-batches"]
@@ -126,7 +126,7 @@ class GSNRDropout:
             self._fixed = [settings] * count
         self._updates = 0
         self._handles: list[Any] = []
-        self._before: dict[int, Tensor] = {}
+        self._before: dict[int, Tensor] = {}  # kept, as memory that is used again is faster
         self._removed = False
 
     @property
@@ -169,7 +169,7 @@ class GSNRDropout:
             raise TypeError(
                 f"hold expects a torch.optim.Optimizer; found a {type(optimizer).__name__}."
             )
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
         if not any(id(target.parameter) in trained for target in self._targets):
             raise ValueError(
                 "the optimizer trains none of the masked weights; give the one that trains this "
@@ -177,7 +177,7 @@ class GSNRDropout:
             )
         self._handles += [
             optimizer.register_step_pre_hook(lambda *_: self._note_dropped(trained)),
-            optimizer.register_step_post_hook(lambda *_: self._put_back_dropped()),
+            optimizer.register_step_post_hook(lambda *_: self._put_back_dropped(trained)),
         ]
         return optimizer
 
@@ -222,11 +222,10 @@ class GSNRDropout:
             return
         with self._undisturbed():
             scores = self._scores(inputs, losses, batch, size, options)
-        self._drop(scores)
         if self._learned is not None and batch is not None:
             with self._undisturbed():
                 self._learn(self._learned, scores, SubsetLoss(inputs, losses, batch), options)
-            self._drop(scores)
+        self._drop(scores)
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -324,9 +323,7 @@ class GSNRDropout:
         lowest = self.select == "low-gsnr"
         if self.scope == "model":
             together = torch.cat([s.flatten() for s in scores])
-            chosen = kept(together, round(ratios[0] * len(together)), lowest)
-            parts = torch.split_with_sizes(chosen, [s.numel() for s in scores])
-            masks = [part.view_as(s) for part, s in zip(parts, scores, strict=True)]
+            masks = self._apart(kept(together, round(ratios[0] * len(together)), lowest))
             ratios = ratios * len(scores)
         else:
             masks = [
@@ -336,54 +333,68 @@ class GSNRDropout:
             mask.kept = chosen
             mask.scale = 1.0 / (1.0 - ratio) if self.rescale else 1.0
 
+    def _apart(self, together: Tensor) -> list[Tensor]:
+        """From one flat tensor for all weights to one of each weight's shape."""
+        shapes = [target.parameter.shape for target in self._targets]
+        parts = torch.split_with_sizes(together, [shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
     def _learn(
         self, ratios: Ratios, scores: Sequence[Tensor], loss: SubsetLoss, options: Mapping[str, Any]
     ) -> None:
         """One step of the ratios against the meta-test loss."""
-        domains = split_domains(len(loss.batch.labels), self.generator)
-        hard = [mask.kept for mask in self._masks if mask.kept is not None]
+        values, lowest = ratios.values(), self.select == "low-gsnr"
+        together = self.scope == "model"
+        parts = [torch.cat([s.flatten() for s in scores])] if together else scores
+        rankings = [ranking_of(part, lowest) for part in parts]
+        masks = [ranking.kept(p) for ranking, p in zip(rankings, values, strict=True)]
+        if together:
+            masks, values = self._apart(masks[0]), values * len(scores)
         slopes = slopes_of_masks(
             self.model,
             lambda model, x: run(model, x, options),
             self._masking,
             [
-                chosen.to(target.parameter.dtype) * mask.scale
-                for chosen, mask, target in zip(hard, self._masks, self._targets, strict=True)
+                mask.to(target.parameter.dtype).div_(1.0 - p if self.rescale else 1.0)
+                for mask, target, p in zip(masks, self._targets, values, strict=True)
             ],
             loss,
-            domains,
+            split_domains(len(loss.batch.labels), self.generator),
             ratios.settings.virtual_rate,
         )
-        lowest, values = self.select == "low-gsnr", ratios.values()
-        if self.scope == "model":
-            grouped = [[torch.cat([t.flatten() for t in ts])] for ts in (slopes, hard, scores)]
-        else:
-            grouped = [list(slopes), list(hard), list(scores)]
+        if together:
+            slopes = [torch.cat([slope.flatten() for slope in slopes])]
         found = [
-            slope_of_ratio(
-                slope, chosen, ranks(own, lowest), p, ratios.settings.temperature, self.rescale
-            )
-            for slope, chosen, own, p in zip(*grouped, values, strict=True)
+            slope_of_ratio(slope, ranking, p, ratios.settings.temperature, self.rescale)
+            for slope, ranking, p in zip(slopes, rankings, values, strict=False)
         ]
-        together = torch.stack(found).cpu()
-        if not together.isfinite().all():
+        by_ratio = torch.stack(found).cpu()
+        if not by_ratio.isfinite().all():
             raise ValueError(
                 "the meta-test loss has a slope that is not finite, so the ratio cannot be "
                 "learned. Lower LearnedRatio(virtual_rate=…) or the learning rate."
             )
-        ratios.move(together)
-
-    def _note_dropped(self, trained: set[int]) -> None:
-        for target in self._targets:
-            if id(target.parameter) in trained:
-                self._before[id(target.parameter)] = target.parameter.detach().clone()
+        ratios.move(by_ratio)
 
     @torch.no_grad()
-    def _put_back_dropped(self) -> None:
-        for target, mask in zip(self._targets, self._masks, strict=True):
-            before = self._before.pop(id(target.parameter), None)
-            if before is not None and mask.kept is not None:
-                target.parameter.copy_(torch.where(mask.kept, target.parameter, before))
+    def _note_dropped(self, trained: Set[int]) -> None:
+        """Before an optimiser's step: what the dropped weights are to be after it."""
+        for index, target in enumerate(self._targets):
+            if id(target.parameter) in trained and self._masks[index].kept is not None:
+                before = self._before.get(index)
+                if before is None or before.device != target.parameter.device:
+                    self._before[index] = target.parameter.clone()
+                else:
+                    before.copy_(target.parameter)
+
+    @torch.no_grad()
+    def _put_back_dropped(self, trained: Set[int]) -> None:
+        """After it."""
+        for index, target in enumerate(self._targets):
+            mask = self._masks[index].kept
+            if id(target.parameter) in trained and mask is not None:
+                weight = target.parameter.data
+                torch.where(mask, weight, self._before[index], out=weight)
 
     def remove(self) -> None:
         """End the dropout: the model and the optimisers are as they were before."""

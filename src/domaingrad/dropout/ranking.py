@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,10 +22,11 @@ BINS = 2**14
 def score(select: Select, moments: SignalToNoise) -> Tensor:
     """What the components are ranked by; ``"low-gsnr"`` drops the lowest, the others the highest.
 
-    The square root of q = mean²/mean square lies in [0, 1], spreads evenly over a histogram, and
-    ranks as q and the GSNR do.
+    q = mean²/mean square ranks as the GSNR does; 0/0 is 0.
     """
-    return moments.mean.abs() if select == "high-gradient" else moments.bounded.sqrt()
+    if select == "high-gradient":
+        return moments.mean.abs()
+    return moments.mean.square().div_(moments.mean_square).nan_to_num_(0.0)
 
 
 def kept(scores: Tensor, count: int, lowest: bool = False) -> Tensor:
@@ -36,11 +38,12 @@ def kept(scores: Tensor, count: int, lowest: bool = False) -> Tensor:
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = _order_statistic(scores, count, lowest)
-    dropped = scores < threshold if lowest else scores > threshold
-    ties = (scores == threshold).flatten().nonzero()[:, 0]
-    missing = count - int(dropped.sum())
-    dropped.view(-1)[ties[:missing]] = True
-    return ~dropped
+    chosen = scores > threshold if lowest else scores < threshold
+    missing = scores.numel() - count - int(chosen.sum())
+    if missing > 0:
+        ties = (scores == threshold).flatten().nonzero()[:, 0]
+        chosen.view(-1)[ties[len(ties) - missing :]] = True
+    return chosen
 
 
 def _order_statistic(scores: Tensor, count: int, lowest: bool) -> Tensor:
@@ -53,18 +56,35 @@ def _order_statistic(scores: Tensor, count: int, lowest: bool) -> Tensor:
     return flat.kthvalue(place + 1).values
 
 
-def ranks(scores: Tensor, lowest: bool = False) -> Tensor:
-    """The rank of each score among all, over their number: in (0, 1], 1 for what goes first.
+@dataclass(frozen=True)
+class Ranking:
+    """The ranks of scores by a histogram from 0 to the largest of them.
 
-    By a histogram from 0 to the largest score, so that components less than a bin apart share the
-    highest of their ranks. The soft mask alone depends on it.
-
-    >>> ranks(torch.tensor([0.1, 0.9, 0.5, 0.8]))
-    tensor([0.2500, 1.0000, 0.5000, 0.7500])
+    Components whose scores are less than a bin apart share the highest of their ranks; the masks
+    that are trained with are exact, the soft mask and the virtual step see ranks this fine.
     """
-    largest = scores.max()
-    scale = torch.where(largest > 0, (BINS - 1) / largest, 0.0)
-    places = (scores * scale).to(torch.int32)
-    counts = torch.bincount(places.flatten(), minlength=BINS)
+
+    bins: Tensor
+    """The bin of each component, int32."""
+    ranks: Tensor
+    """u of each bin: the rank of its components over the number of all, in (0, 1], 1 for what is
+    dropped first; float64."""
+
+    def kept(self, ratio: float) -> Tensor:
+        """The hard mask M = 1[u ≤ 1 − p] of each component."""
+        return (self.ranks <= 1.0 - ratio).index_select(0, self.bins.flatten()).view_as(self.bins)
+
+
+def ranking_of(scores: Tensor, lowest: bool = False) -> Ranking:
+    """Rank scores from 0 on; bins are even in their square roots, which spread better.
+
+    >>> ranking = ranking_of(torch.tensor([0.1, 0.9, 0.5, 0.8]))
+    >>> ranking.ranks[ranking.bins].tolist()
+    [0.25, 1.0, 0.5, 0.75]
+    """
+    roots = scores.sqrt()
+    largest = roots.max()
+    bins = roots.mul_(torch.where(largest > 0, (BINS - 1) / largest, 0.0)).to(torch.int32)
+    counts = torch.bincount(bins.flatten(), minlength=BINS).double()
     counts = counts.flip(0).cumsum(0).flip(0) if lowest else counts.cumsum(0)
-    return (counts / scores.numel()).to(scores.dtype)[places.long()]
+    return Ranking(bins, counts / scores.numel())

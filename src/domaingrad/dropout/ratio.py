@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from domaingrad.engine.batch import Batch, select
 
 from .masking import Masking
+from .ranking import Ranking
 
 TEST_SHARE = 1 / 3
 """Share of the source domains that the virtual step is tested on: one of two to four."""
@@ -198,23 +199,24 @@ def _by(masking: Masking, factors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def slope_of_ratio(
-    slopes: Tensor, kept: Tensor, ranks: Tensor, ratio: float, temperature: float, rescale: bool
+    slopes: Tensor, ranking: Ranking, ratio: float, temperature: float, rescale: bool
 ) -> Tensor:
-    """Σ_j ∂L/∂M_j · ∂M_j/∂p, straight through the hard mask.
+    """Σ_j ∂L/∂M_j · ∂M_j/∂p, straight through the hard mask; float64.
 
-    The soft mask is M̃ = σ(((1 − p) − u)/T), so ∂M̃/∂p = −M̃ (1 − M̃)/T; with ``rescale`` M is
-    divided by 1 − p.
+    The soft mask is M̃ = σ(((1 − p) − u)/T), so ∂M̃/∂p = −M̃ (1 − M̃)/T. With ``rescale`` the mask
+    is M/(1 − p), so its derivative is (∂M̃/∂p)/(1 − p) + M/(1 − p)².
 
     Args:
         slopes: ∂L/∂M.
-        kept: the hard mask.
-        ranks: u, in (0, 1].
+        ranking: the components' ranks u.
         ratio: p.
         temperature: T.
         rescale: whether what is kept is divided by 1 − p.
     """
-    soft = ((1.0 - ratio - ranks) / temperature).sigmoid_()
+    u = ranking.ranks
+    soft = ((1.0 - ratio - u) / temperature).sigmoid()
     by_ratio = soft * (soft - 1.0) / temperature
     if rescale:
-        by_ratio = by_ratio / (1.0 - ratio) + kept / (1.0 - ratio) ** 2
-    return (slopes * by_ratio).sum()
+        by_ratio = by_ratio / (1.0 - ratio) + (u <= 1.0 - ratio).to(u) / (1.0 - ratio) ** 2
+    sums = torch.bincount(ranking.bins.flatten(), slopes.flatten(), minlength=len(u))
+    return (sums * by_ratio).sum()
