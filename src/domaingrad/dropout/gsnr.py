@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from domaingrad.engine.single_pass.inventory import Inventory
 from domaingrad.engine.single_pass.verification import preserved
 from domaingrad.rules.statistics import accumulation_dtype
 
+from .holding import Holding
 from .layers import Target, targets_of
 from .masking import Masking
 from .ranking import Select, kept, ranking_of, score
@@ -117,6 +118,7 @@ class GSNRDropout:
         self._targets = targets_of(model, layers)
         self._masking = Masking(model, self._targets)
         self._masks = self._masking.masks
+        self._holding = Holding(self._targets, self._masks)
         count = len(self._targets) if scope == "tensor" else 1
         self._fixed: list[float] | None = None
         self._learned: Ratios | None = None
@@ -125,8 +127,6 @@ class GSNRDropout:
         else:
             self._fixed = [settings] * count
         self._updates = 0
-        self._handles: list[Any] = []
-        self._before: dict[int, Tensor] = {}  # kept, as memory that is used again is faster
         self._removed = False
 
     @property
@@ -165,20 +165,7 @@ class GSNRDropout:
             TypeError, ValueError: no optimiser of PyTorch, or one that trains no masked weight.
         """
         self._require_in_use("hold")
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"hold expects a torch.optim.Optimizer; found a {type(optimizer).__name__}."
-            )
-        trained = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
-        if not any(id(target.parameter) in trained for target in self._targets):
-            raise ValueError(
-                "the optimizer trains none of the masked weights; give the one that trains this "
-                "model."
-            )
-        self._handles += [
-            optimizer.register_step_pre_hook(lambda *_: self._note_dropped(trained)),
-            optimizer.register_step_post_hook(lambda *_: self._put_back_dropped(trained)),
-        ]
+        self._holding.hold(optimizer)
         return optimizer
 
     def update(
@@ -376,34 +363,12 @@ class GSNRDropout:
             )
         ratios.move(by_ratio)
 
-    @torch.no_grad()
-    def _note_dropped(self, trained: Set[int]) -> None:
-        """Before an optimiser's step: what the dropped weights are to be after it."""
-        for index, target in enumerate(self._targets):
-            if id(target.parameter) in trained and self._masks[index].kept is not None:
-                before = self._before.get(index)
-                if before is None or before.device != target.parameter.device:
-                    self._before[index] = target.parameter.clone()
-                else:
-                    before.copy_(target.parameter)
-
-    @torch.no_grad()
-    def _put_back_dropped(self, trained: Set[int]) -> None:
-        """After it."""
-        for index, target in enumerate(self._targets):
-            mask = self._masks[index].kept
-            if id(target.parameter) in trained and mask is not None:
-                weight = target.parameter.data
-                torch.where(mask, weight, self._before[index], out=weight)
-
     def remove(self) -> None:
         """End the dropout: the model and the optimisers are as they were before."""
         if self._removed:
             return
         self._masking.remove()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._holding.release()
         self._removed = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -450,10 +415,6 @@ class GSNRDropout:
         self._updates = state["updates"]
         self.generator.set_state(state["generator"].cpu())
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: an optimiser is held by one object alone."""
-        return {**self.__dict__, "_handles": [], "_before": {}}
-
     def __repr__(self) -> str:
         ratios = self._values
         shown = f"{min(ratios):.2f}"
@@ -486,7 +447,7 @@ class GSNRDropout:
                         f"update needs the masked layers in training mode, where the mask has an "
                         f"effect; found {target.name!r} in evaluation mode. Call model.train()."
                     )
-        if not self._handles and not self._drops_nothing:
+        if not self._holding.any and not self._drops_nothing:
             raise RuntimeError(
                 "dropped weights must stay where they are, but momentum and weight decay would "
                 "move them; call dropout.hold(optimizer) once before the first update."
