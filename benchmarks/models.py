@@ -131,3 +131,47 @@ class ViT(nn.Module):
         """Classify images."""
         x = self.tokens(self.patches(x).flatten(2).transpose(1, 2))
         return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class Fire(nn.Module):
+    """Squeeze by 1×1, expand by 1×1 and 3×3."""
+
+    def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the module."""
+        x = F.relu(self.squeeze(x))
+        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], 1)
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.0 (Iandola et al., arXiv 1602.07360) with a new head, for bytes 0 … 255.
+
+    The layers have torchvision's names, so that its weights fit.
+    """
+
+    MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(self.MEAN).view(1, 3, 1, 1))
+        self.register_buffer("deviation", 255 * torch.tensor(self.DEVIATION).view(1, 3, 1, 1))
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 96, 7, 2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            *(Fire(96, 16, 64), Fire(128, 16, 64), Fire(128, 32, 128)),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            *(Fire(256, 32, 128), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256)),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            Fire(512, 64, 256),
+        )
+        self.head = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images."""
+        return self.head(self.features((x - self.mean) / self.deviation).mean((2, 3)))

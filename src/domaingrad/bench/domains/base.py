@@ -35,6 +35,8 @@ class Recipe:
     optimiser: Literal["adam", "sgd"] = "adam"
     schedule: Literal["one-cycle", "exponential"] = "one-cycle"
     """One cycle up to the rate and down (Smith & Topin), or ×.9995 a step from the rate on."""
+    checkpoints: int = 10
+    """How often, evenly through training, a model is evaluated and may be selected."""
 
     def described(self) -> str:
         """Everything the recipe says, in one line."""

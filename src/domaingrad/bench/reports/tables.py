@@ -39,7 +39,10 @@ def named(method: Method) -> str:
     >>> named(METHODS["and-mask"])
     'AND-mask (tau 1.0)'
     """
-    options = ", ".join(f"{name} {value}" for name, value in method.hyperparameters().items())
+    options = ", ".join(
+        f"{name} {round(value, 4) if isinstance(value, float) else value}"
+        for name, value in method.hyperparameters().items()
+    )
     return f"{method.title} ({options})" if options else method.title
 
 

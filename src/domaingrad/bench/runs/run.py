@@ -25,7 +25,8 @@ from domaingrad.bench.methods import ALL_METHODS, Batches
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
 from domaingrad.inspect import sign_agreement
 
-CHECKPOINTS = 10
+EVALUATED_AT_ONCE = 2**22
+"""Numbers in the inputs that pass through a model together when it is evaluated."""
 DECAY = 0.9995
 """Factor on the learning rate per step of the exponential schedule."""
 
@@ -130,7 +131,7 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
         next_probe = partial(
             _batches, sources, data_set.recipe.batch, generator_of(*run, "agreement")
         )
-        marks = _checkpoint_steps(config.steps)
+        marks = _checkpoint_steps(config.steps, data_set.recipe.checkpoints)
         checkpoints: list[Checkpoint] = []
         scores: list[float] = []
         for step in range(1, config.steps + 1):
@@ -200,8 +201,8 @@ def _optimiser(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer,
     return optimiser, ExponentialLR(optimiser, DECAY)
 
 
-def _checkpoint_steps(steps: int) -> frozenset[int]:
-    count = min(CHECKPOINTS, steps)
+def _checkpoint_steps(steps: int, most: int) -> frozenset[int]:
+    count = min(most, steps)
     return frozenset(round(steps * (i + 1) / count) for i in range(count))
 
 
@@ -214,5 +215,15 @@ def _mean_accuracy(
     model: nn.Module, task: Task, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> float:
     """Accuracy on each part, and their mean."""
-    accuracies = [correct(task, model(inputs), labels).float().mean() for inputs, labels in parts]
-    return torch.stack(accuracies).mean().item()
+    accuracies = [
+        torch.cat([correct(task, model(x), y) for x, y in _in_pieces(inputs, labels)])
+        for inputs, labels in parts
+    ]
+    return torch.stack([right.float().mean() for right in accuracies]).mean().item()
+
+
+def _in_pieces(
+    inputs: torch.Tensor, labels: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    rows = max(1, EVALUATED_AT_ONCE // max(1, inputs[0].numel()))
+    return zip(inputs.split(rows), labels.split(rows), strict=True)  # type: ignore[no-untyped-call]

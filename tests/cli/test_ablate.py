@@ -1,0 +1,49 @@
+"""`domaingrad ablate gsnr` end to end, with tiny sizes."""
+
+import json
+import re
+
+import pandas as pd
+from typer.testing import CliRunner
+
+from domaingrad.bench.methods import ABLATIONS
+from domaingrad.cli.app import app
+
+TINY = ["ablate", "gsnr", "--data", "colored-digits", "--trials", "2", "--steps", "2"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_all_selections_are_compared_with_fixed_and_learned_ratios(tmp_path):
+    result = run(*TINY, "--out", tmp_path, "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "results.csv")
+    assert set(table["method"]) == set(ABLATIONS["gsnr"])
+    assert len(table) == 9 * 3 * 2
+    for words in ("GSNR dropout, learned ratio", "Drop random, fixed ratio", "paired over trials"):
+        assert words in result.stdout
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "paired over trials" in page
+    assert "Told by the methods themselves" in page
+    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:)?//", page)
+
+
+def test_learned_ratios_are_in_the_records_and_fixed_ones_are_not(tmp_path):
+    assert run(*TINY, "--out", tmp_path, "--jobs", 1, "--json").exit_code == 0
+    for line in (tmp_path / "runs.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        told = record["checkpoints"][-1]["numbers"]
+        learned = record["config"]["method"] in {
+            "gsnr-dropout", "drop-low-gsnr", "drop-high-gradient", "drop-random",
+        }  # fmt: skip
+        assert set(told) == ({f"ratio of {i}.weight" for i in (1, 3, 5)} if learned else set())
+        assert all(0 < p < 0.9 for p in told.values())
+
+
+def test_the_methods_are_there_to_compare(tmp_path):
+    arguments = ["compare", "--data", "linear-toy", "--methods", "erm,gsnr-dropout-fixed"]
+    result = run(*arguments, "--trials", "1", "--steps", "3", "--out", tmp_path, "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    assert "GSNR dropout, fixed ratio (ratio 0.3333)" in result.stdout
