@@ -75,7 +75,7 @@ def test_the_slope_of_the_ratio_is_that_of_finite_differences_through_the_soft_m
 
     p, step = 0.35, 1e-5
     found = sum(
-        slope_of_ratio(slope, every_one_a_bin(own), p, T, rescale=False)
+        slope_of_ratio(slope, own > 0, every_one_a_bin(own), p, T, rescale=False)
         for slope, own in zip(slopes(model, x, y, soft(p)), u, strict=True)
     )
     expected = (by_hand(model, x, y, soft(p + step)) - by_hand(model, x, y, soft(p - step))) / (
@@ -90,7 +90,7 @@ def test_with_rescale_the_kept_share_enters_too():
     p = 0.35
     u = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
     slope = torch.randn(40, generator=torch.Generator().manual_seed(1)).double()
-    found = slope_of_ratio(slope, every_one_a_bin(u), p, T, rescale=True)
+    found = slope_of_ratio(slope, u <= 1 - p, every_one_a_bin(u), p, T, rescale=True)
     soft = 1 / (1 + np.exp(-((1 - p) - u.numpy()) / T))
     hard = (u.numpy() <= 1 - p).astype(float)
     by_p = -soft * (1 - soft) / T / (1 - p) + hard / (1 - p) ** 2
@@ -104,7 +104,9 @@ def test_slope_of_the_soft_mask():
     for j in range(len(u)):
         only = torch.zeros(len(u), dtype=torch.float64)
         only[j] = 1.0
-        found = slope_of_ratio(only, every_one_a_bin(torch.from_numpy(u)), p, T, rescale=False)
+        found = slope_of_ratio(
+            only, only > 0, every_one_a_bin(torch.from_numpy(u)), p, T, rescale=False
+        )
         assert found.item() == pytest.approx(-soft[j] * (1 - soft[j]) / T, rel=1e-9, abs=1e-12)
 
 

@@ -50,13 +50,14 @@ def test_ranks_are_those_of_sorting_up_to_a_bin(lowest, scale):
     assert np.abs(found - expected).max() <= 6 / 5000
 
 
-def test_ranks_of_equal_scores():
-    assert ranks(torch.zeros(4)).tolist() == [1.0] * 4
-    assert ranks(torch.ones(2, 2), lowest=True).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+def test_equal_scores_share_the_mean_of_their_ranks():
+    assert ranks(torch.zeros(4)).tolist() == [0.625] * 4
+    assert ranks(torch.ones(2, 2), lowest=True).tolist() == [[0.625, 0.625], [0.625, 0.625]]
+    assert ranks(torch.tensor([0.5, 0.1, 0.5])).tolist() == pytest.approx([5 / 6, 1 / 3, 5 / 6])
 
 
-def test_the_hard_mask_of_a_ranking():
-    values = torch.tensor([[0.3, 0.9], [0.1, 0.5]])
-    assert ranking_of(values).kept(0.5).tolist() == [[True, False], [True, False]]
-    assert ranking_of(values, lowest=True).kept(0.5).tolist() == [[False, True], [False, True]]
-    assert ranking_of(values).kept(0.0).all()
+def test_layouts():
+    scores = torch.arange(12.0).view(3, 4).t()
+    assert kept(scores, 5).sum() == 7
+    assert not kept(scores, 5)[3, 2]
+    assert kept(torch.zeros(4, 3).t(), 5).sum() == 7

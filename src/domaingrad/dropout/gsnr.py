@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -49,8 +50,13 @@ class GSNRDropout:
     components are dropped: zero in the forward pass of training mode, and so of gradient zero. In
     evaluation mode nothing is ever dropped.
 
-    In your loop: make it, :meth:`hold` the optimiser, and call :meth:`update` before each forward
-    pass.
+    In your loop: make it, :meth:`hold` the optimiser, and call :meth:`update` once before each of
+    its steps (with gradients accumulated over several batches, before the first of them).
+
+    Weights are masked where their layer is called, by itself or as part of the model; code that
+    reads ``layer.weight`` outside of any call, or calls ``layer.forward``, sees the whole weight. A
+    weight that other modules use, too (a tied embedding), is masked in its layers alone; it stays
+    where it is all the same. One process only.
 
     Args:
         model: the model.
@@ -104,8 +110,14 @@ class GSNRDropout:
                 known = ", ".join(map(repr, get_args(kinds)))
                 raise ValueError(f"{name} must be one of {known}; found {value!r}.")
         for name, count, least in (("refresh", refresh, 1), ("micro_batches", micro_batches, 2)):
-            if not isinstance(count, int) or count < least:
+            if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
                 raise ValueError(f"{name} must be a whole number from {least} on; found {count!r}.")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"GSNRDropout expects an nn.Module; found a {type(model).__name__}.")
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator; found a {type(generator).__name__}."
+            )
         settings = _checked(ratio)
         self.model = model
         self.over: Over = over
@@ -190,23 +202,28 @@ class GSNRDropout:
             ValueError: too few samples, domains or micro-batches, no ``domain`` where it is
                 needed, or gradients that are not finite.
         """
-        self._require_ready()
-        size = size_of(inputs)
-        batch = self._domains(domain, size)
-        if self._updates % self.refresh == 0:
-            self._choose(inputs, losses, batch, size, options)
+        self._require_in_use("update")
+        if not callable(losses):
+            raise TypeError(
+                f"losses must be a function from the model's outputs to one loss a sample; found a "
+                f"{type(losses).__name__}. Pass lambda outputs: …, reduction='none'."
+            )
+        self._masking.recover()
+        if not self._drops_nothing:
+            self._require_ready()
+            if self._updates % self.refresh == 0:
+                self._choose(inputs, losses, domain, options)
         self._updates += 1
 
     def _choose(
         self,
         inputs: Any,
         losses: Losses,
-        batch: Batch | None,
-        size: int,
+        domain: Tensor | None,
         options: Mapping[str, Any],
     ) -> None:
-        if self._drops_nothing:
-            return
+        size = size_of(inputs)
+        batch = self._domains(domain, size)
         with self._undisturbed():
             scores = self._scores(inputs, losses, batch, size, options)
         if self._learned is not None and batch is not None:
@@ -254,9 +271,9 @@ class GSNRDropout:
             return torch.zeros_like(target.parameter, dtype=dtype)
         if not math.isfinite(moments.mean_square.sum().item()):
             raise ValueError(
-                f"the gradients of {target.name!r} over the {self.over} are not finite, so nothing "
-                f"can be ranked by them. Look for losses that are infinite or NaN, lower the "
-                f"learning rate, or use bfloat16 in place of float16."
+                f"the gradients of {target.name!r} over the {self.over} are not finite, or their "
+                f"squares are not, so nothing can be ranked by them. Look for losses that are "
+                f"infinite or NaN, lower the learning rate, or use bfloat16 in place of float16."
             )
         return score(self.select, moments)
 
@@ -269,11 +286,7 @@ class GSNRDropout:
             assert batch is not None  # checked by _domains
             for index, rows in enumerate(batch.rows):
                 units[rows.to(units.device)] = index
-        count = (
-            min(size, self.micro_batches)
-            if self.over == "micro-batches"
-            else len(torch.unique(units))
-        )
+        count = len(torch.unique(units))
         if count < 2:
             raise ValueError(
                 f"the signal-to-noise ratio over {self.over} needs at least two of them in a "
@@ -306,19 +319,23 @@ class GSNRDropout:
 
     def _drop(self, scores: Sequence[Tensor]) -> None:
         """Set the masks."""
-        ratios = self._values
+        ratios = self._by_target(self._values)
+        for mask, chosen, p in zip(self._masks, self._kept(scores), ratios, strict=True):
+            mask.kept = chosen
+            mask.scale = 1.0 / (1.0 - p) if self.rescale else 1.0
+
+    def _kept(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """The hard masks at the ratios in force."""
         lowest = self.select == "low-gsnr"
         if self.scope == "model":
-            together = torch.cat([s.flatten() for s in scores])
-            masks = self._apart(kept(together, round(ratios[0] * len(together)), lowest))
-            ratios = ratios * len(scores)
-        else:
-            masks = [
-                kept(s, round(p * s.numel()), lowest) for s, p in zip(scores, ratios, strict=True)
-            ]
-        for mask, chosen, ratio in zip(self._masks, masks, ratios, strict=True):
-            mask.kept = chosen
-            mask.scale = 1.0 / (1.0 - ratio) if self.rescale else 1.0
+            together, (p,) = _together(scores), self._values
+            return self._apart(kept(together, round(p * len(together)), lowest))
+        return [
+            kept(s, round(p * s.numel()), lowest) for s, p in zip(scores, self._values, strict=True)
+        ]
+
+    def _by_target(self, ratios: Sequence[float]) -> list[float]:
+        return list(ratios) * (len(self._targets) if self.scope == "model" else 1)
 
     def _apart(self, together: Tensor) -> list[Tensor]:
         """From one flat tensor for all weights to one of each weight's shape."""
@@ -331,29 +348,29 @@ class GSNRDropout:
     ) -> None:
         """One step of the ratios against the meta-test loss."""
         values, lowest = ratios.values(), self.select == "low-gsnr"
-        together = self.scope == "model"
-        parts = [torch.cat([s.flatten() for s in scores])] if together else scores
-        rankings = [ranking_of(part, lowest) for part in parts]
-        masks = [ranking.kept(p) for ranking, p in zip(rankings, values, strict=True)]
-        if together:
-            masks, values = self._apart(masks[0]), values * len(scores)
+        hard = self._kept(scores)
         slopes = slopes_of_masks(
             self.model,
             lambda model, x: run(model, x, options),
             self._masking,
             [
                 mask.to(target.parameter.dtype).div_(1.0 - p if self.rescale else 1.0)
-                for mask, target, p in zip(masks, self._targets, values, strict=True)
+                for mask, target, p in zip(
+                    hard, self._targets, self._by_target(values), strict=True
+                )
             ],
             loss,
             split_domains(len(loss.batch.labels), self.generator),
             ratios.settings.virtual_rate,
         )
-        if together:
-            slopes = [torch.cat([slope.flatten() for slope in slopes])]
+        groups = [list(slopes), hard, list(scores)]
+        if self.scope == "model":
+            groups = [[_together(group)] for group in groups]
         found = [
-            slope_of_ratio(slope, ranking, p, ratios.settings.temperature, self.rescale)
-            for slope, ranking, p in zip(slopes, rankings, values, strict=False)
+            slope_of_ratio(
+                slope, mask, ranking_of(s, lowest), p, ratios.settings.temperature, self.rescale
+            )
+            for slope, mask, s, p in zip(*groups, values, strict=True)
         ]
         by_ratio = torch.stack(found).cpu()
         if not by_ratio.isfinite().all():
@@ -396,24 +413,46 @@ class GSNRDropout:
         Raises:
             ValueError: the state is that of other layers, or of a ratio that was (not) learned.
         """
+        self._check_state(state)
+        self.generator.set_state(state["generator"].cpu())
+        for target, mask in zip(self._targets, self._masks, strict=True):
+            saved = state["masks"][target.name]
+            mask.kept = None if saved is None else saved.to(target.parameter.device, copy=True)
+            mask.scale = state["scales"][target.name]
+        if self._learned is not None:
+            self._learned.load_state_dict(state["ratios"])
+        self._updates = state["updates"]
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        missing = {"updates", "masks", "scales", "ratios", "generator"} - state.keys()
+        if missing:
+            raise ValueError(
+                f"expected what state_dict() of a GSNRDropout returns; found no "
+                f"{', '.join(sorted(missing))} in it."
+            )
         names = [target.name for target in self._targets]
         if sorted(state["masks"]) != sorted(names):
             raise ValueError(
                 f"the saved state is of the layers {', '.join(state['masks'])}; found "
                 f"{', '.join(names)} here."
             )
+        for target in self._targets:
+            saved = state["masks"][target.name]
+            if saved is not None and saved.shape != target.parameter.shape:
+                raise ValueError(
+                    f"the saved mask of {target.name!r} has shape {list(saved.shape)}; found "
+                    f"{list(target.parameter.shape)} here. Build the model that was saved."
+                )
         if (state["ratios"] is None) != (self._learned is None):
             raise ValueError(
                 "the saved state and this GSNRDropout differ in whether the ratio is learned."
             )
-        for target, mask in zip(self._targets, self._masks, strict=True):
-            saved = state["masks"][target.name]
-            mask.kept = None if saved is None else saved.to(target.parameter.device)
-            mask.scale = state["scales"][target.name]
-        if self._learned is not None:
-            self._learned.load_state_dict(state["ratios"])
-        self._updates = state["updates"]
-        self.generator.set_state(state["generator"].cpu())
+        if self._learned is not None and len(state["ratios"]["phi"]) != len(self._learned):
+            raise ValueError(
+                f"the saved state has {len(state['ratios']['phi'])} learned ratios; found "
+                f"{len(self._learned)} here. Make GSNRDropout with the layers and scope of the "
+                f"saved one."
+            )
 
     def __repr__(self) -> str:
         ratios = self._values
@@ -431,7 +470,16 @@ class GSNRDropout:
             raise RuntimeError(f"{call} after remove(); make a new GSNRDropout.")
 
     def _require_ready(self) -> None:
-        self._require_in_use("update")
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "update takes gradients, which torch.inference_mode() rules out; call it outside."
+            )
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and torch.distributed.get_world_size() > 1:
+            raise RuntimeError(
+                "GSNRDropout chooses from the batch of one process, so that processes would drop "
+                "different weights and drift apart; it runs in one process only."
+            )
         modules = set(self.model.modules())
         for target in self._targets:
             for place in target.places:
@@ -445,12 +493,20 @@ class GSNRDropout:
                 if not place.module.training:
                     raise RuntimeError(
                         f"update needs the masked layers in training mode, where the mask has an "
-                        f"effect; found {target.name!r} in evaluation mode. Call model.train()."
+                        f"effect; found {target.name!r} in evaluation mode. Call model.train(), or "
+                        f"name the layers that train in GSNRDropout(layers=…)."
                     )
-        if not self._holding.any and not self._drops_nothing:
+            if not target.parameter.requires_grad:
+                raise RuntimeError(
+                    f"the model has changed since GSNRDropout was made: {target.name!r} is frozen "
+                    f"now. Call remove() and make a new GSNRDropout, which will leave it out."
+                )
+        missing = self._holding.missing()
+        if missing:
             raise RuntimeError(
-                "dropped weights must stay where they are, but momentum and weight decay would "
-                "move them; call dropout.hold(optimizer) once before the first update."
+                f"dropped weights must stay where they are, but momentum and weight decay would "
+                f"move them; call dropout.hold(optimizer) once for every optimizer that trains "
+                f"masked weights. Found none for {', '.join(missing)}."
             )
 
     @property
@@ -459,12 +515,16 @@ class GSNRDropout:
         return self._fixed is not None and max(self._fixed) == 0.0
 
 
+def _together(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
 def _checked(ratio: float | Literal["learned"] | LearnedRatio) -> float | LearnedRatio:
-    if ratio == "learned":
-        return LearnedRatio()
     if isinstance(ratio, LearnedRatio):
         return ratio
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0.0 <= ratio < 1.0:
+    if isinstance(ratio, str) and ratio == "learned":
+        return LearnedRatio()
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0.0 <= ratio < 1.0:
         raise ValueError(
             f"ratio must be a number in [0, 1), the share to drop, 'learned', or a LearnedRatio; "
             f"found {ratio!r}."

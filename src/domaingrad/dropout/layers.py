@@ -63,7 +63,8 @@ def targets_of(model: nn.Module, layers: str | Sequence[str] | None) -> list[Tar
     if not found:
         raise ValueError(_nothing_to_mask(model))
     if layers is not None:
-        found = _chosen(found, [layers] if isinstance(layers, str) else layers)
+        given = [layers] if isinstance(layers, (str, nn.Module)) else layers
+        found = _chosen(found, given)
     by_parameter: dict[int, Target] = {}
     for name, place in found.items():
         parameter = getattr(place.module, place.attribute)
@@ -90,14 +91,21 @@ def _maskable(model: nn.Module) -> dict[str, Place]:
                         f"{full} is lazy and has no shape yet; run one batch through the model "
                         f"before you make GSNRDropout."
                     )
-                found[full] = Place(module, attribute)
+                if parameter.numel() > 0:
+                    found[full] = Place(module, attribute)
     return found
 
 
 def _chosen(found: Mapping[str, Place], patterns: Sequence[str]) -> dict[str, Place]:
     chosen = set()
     for pattern in patterns:
-        matching = {name for name in found if _matches(name.rpartition(".")[0], pattern)}
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"layers expects names of modules, or patterns; found a {type(pattern).__name__}."
+            )
+        matching = {
+            name for name in found if name == pattern or _matches(name.rpartition(".")[0], pattern)
+        }
         if not matching:
             modules = dict.fromkeys(name.rpartition(".")[0] for name in found)
             near = get_close_matches(pattern, modules, n=3, cutoff=0.3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +54,12 @@ class Masking:
     def __init__(self, model: nn.Module, targets: Sequence[Target]) -> None:
         self.masks = [Mask() for _ in targets]
         self._places = [place for target in targets for place in target.places]
-        self._depth = 0
+        self._under_way: list[nn.Module] = []
         self._suspended = False
-        taken = [p for p in self._places if p.attribute in vars(p.module).get(MASKS, {})]
-        if taken:
+        if any(MASKS in vars(module) for module in model.modules()):
             raise ValueError(
-                f"{taken[0].attribute} of a {type(taken[0].module).__name__} is already masked by "
-                f"another GSNRDropout; call its remove() first."
+                "weights of this model are already masked by another GSNRDropout (of this model, "
+                "or of one that it was copied from); call its remove() first."
             )
         for target, mask in zip(targets, self.masks, strict=True):
             for place in target.places:
@@ -81,7 +80,7 @@ class Masking:
     @property
     def in_force(self) -> bool:
         """Whether weights are seen through their masks now."""
-        return self._depth > 0 and not self._suspended
+        return bool(self._under_way) and not self._suspended
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -92,22 +91,44 @@ class Masking:
         finally:
             self._suspended = before
 
+    def recover(self) -> None:
+        """Between forward passes: forget those that were interrupted."""
+        self._under_way.clear()
+
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Leave the model as it was.
+
+        Raises:
+            RuntimeError: something else has changed a module's class since.
+        """
+        for place in self._places:
+            if not hasattr(type(place.module), "_unmasked") or (
+                "_unmasked" not in vars(type(place.module))
+            ):
+                raise RuntimeError(
+                    f"the class of a masked layer has changed since GSNRDropout was made "
+                    f"({type(place.module).__name__}; a parametrisation?), so its mask cannot be "
+                    f"removed. Undo that change first."
+                )
+        for handle in self._handles:
+            handle.remove()
         for place in self._places:
             masks = vars(place.module)[MASKS]
             del masks[place.attribute]
             _set_class(place.module, tuple(masks))
             if not masks:
                 del vars(place.module)[MASKS]
-        for handle in self._handles:
-            handle.remove()
 
-    def _enter(self, *_: Any) -> None:
-        self._depth += 1
+    def _enter(self, module: nn.Module, *_: Any) -> None:
+        if module is self._around[0]:
+            self._under_way.clear()  # what an interrupt has left behind
+        self._under_way.append(module)
 
-    def _leave(self, *_: Any) -> None:
-        self._depth -= 1
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        # Another hook may have failed before ours, so that this module was never entered.
+        if module in self._under_way:
+            while self._under_way.pop() is not module:
+                pass
 
 
 def _set_class(module: nn.Module, attributes: tuple[str, ...]) -> None:
@@ -135,10 +156,17 @@ def _blank(base: type[nn.Module], attributes: tuple[str, ...]) -> nn.Module:
 
 def _property(name: str) -> property:
     def masked(module: nn.Module) -> Tensor | None:
+        if name not in module._parameters:  # pruned or parametrised since
+            if name not in vars(module):
+                raise AttributeError(f"{type(module).__name__} has no attribute {name!r}")
+            return cast(Tensor, vars(module)[name])
         weight = module._parameters[name]
         if weight is None or not module.training:
             return weight
         masking, mask = vars(module)[MASKS][name]
         return mask(weight) if masking.in_force else weight
 
-    return property(masked)
+    def replaced(module: nn.Module, value: Tensor | None) -> None:
+        vars(module)[name] = value
+
+    return property(masked, replaced)

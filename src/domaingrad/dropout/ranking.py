@@ -35,20 +35,20 @@ def kept(scores: Tensor, count: int, lowest: bool = False) -> Tensor:
     >>> kept(torch.tensor([0.1, 0.9, 0.5, 0.9]), 2)
     tensor([ True, False,  True, False])
     """
-    if count == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    threshold = _order_statistic(scores, count, lowest)
-    chosen = scores > threshold if lowest else scores < threshold
-    missing = scores.numel() - count - int(chosen.sum())
-    if missing > 0:
-        ties = (scores == threshold).flatten().nonzero()[:, 0]
-        chosen.view(-1)[ties[len(ties) - missing :]] = True
-    return chosen
-
-
-def _order_statistic(scores: Tensor, count: int, lowest: bool) -> Tensor:
-    """The ``count``-th highest (or lowest) score."""
     flat = scores.flatten()
+    if count == 0:
+        return torch.ones_like(flat, dtype=torch.bool).view(scores.shape)
+    threshold = _order_statistic(flat, count, lowest)
+    chosen = flat > threshold if lowest else flat < threshold
+    missing = len(flat) - count - int(chosen.sum())
+    if missing > 0:
+        ties = (flat == threshold).nonzero()[:, 0]
+        chosen[ties[len(ties) - missing :]] = True
+    return chosen.view(scores.shape)
+
+
+def _order_statistic(flat: Tensor, count: int, lowest: bool) -> Tensor:
+    """The ``count``-th highest (or lowest) score."""
     place = count - 1 if lowest else len(flat) - count
     if flat.device.type == "cpu":
         # Ten times faster than kthvalue.
@@ -60,8 +60,8 @@ def _order_statistic(scores: Tensor, count: int, lowest: bool) -> Tensor:
 class Ranking:
     """The ranks of scores by a histogram from 0 to the largest of them.
 
-    Components whose scores are less than a bin apart share the highest of their ranks; the masks
-    that are trained with are exact, the soft mask and the virtual step see ranks this fine.
+    Components whose scores are less than a bin apart share the mean of their ranks. The soft mask
+    alone depends on it; the masks themselves are exact.
     """
 
     bins: Tensor
@@ -69,10 +69,6 @@ class Ranking:
     ranks: Tensor
     """u of each bin: the rank of its components over the number of all, in (0, 1], 1 for what is
     dropped first; float64."""
-
-    def kept(self, ratio: float) -> Tensor:
-        """The hard mask M = 1[u ≤ 1 − p] of each component."""
-        return (self.ranks <= 1.0 - ratio).index_select(0, self.bins.flatten()).view_as(self.bins)
 
 
 def ranking_of(scores: Tensor, lowest: bool = False) -> Ranking:
@@ -86,5 +82,5 @@ def ranking_of(scores: Tensor, lowest: bool = False) -> Ranking:
     largest = roots.max()
     bins = roots.mul_(torch.where(largest > 0, (BINS - 1) / largest, 0.0)).to(torch.int32)
     counts = torch.bincount(bins.flatten(), minlength=BINS).double()
-    counts = counts.flip(0).cumsum(0).flip(0) if lowest else counts.cumsum(0)
-    return Ranking(bins, counts / scores.numel())
+    last = counts.flip(0).cumsum(0).flip(0) if lowest else counts.cumsum(0)
+    return Ranking(bins, (last - (counts - 1.0).clamp(min=0.0) / 2) / scores.numel())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from domaingrad.engine.batch import Batch, select
+from domaingrad.engine.signal_to_noise import check_losses
 
 from .masking import Masking
 from .ranking import Ranking
@@ -54,8 +57,10 @@ class LearnedRatio:
                 f"{self.largest:g}."
             )
         for name in ("rate", "virtual_rate", "temperature"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"LearnedRatio needs {name} > 0; found {getattr(self, name):g}.")
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"LearnedRatio needs a finite {name} > 0; found {getattr(self, name):g}."
+                )
 
 
 class Ratios:
@@ -72,14 +77,17 @@ class Ratios:
         self._phi = torch.full((count,), start, dtype=torch.float64).logit().requires_grad_()
         self._adam = torch.optim.Adam([self._phi], settings.rate)
 
+    def __len__(self) -> int:
+        return len(self._phi)
+
     def values(self) -> list[float]:
         """P of each."""
         return self._p().tolist()
 
     def move(self, slopes: Tensor) -> None:
         """One step of φ against the slopes of the meta-test loss with respect to p."""
-        self._phi.grad = None
-        self._p().backward(slopes.to(self._phi))  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
+            (self._phi.grad,) = torch.autograd.grad(self._p(), self._phi, slopes.to(self._phi))
         self._adam.step()
 
     def _p(self) -> Tensor:
@@ -87,18 +95,13 @@ class Ratios:
 
     def state_dict(self) -> dict[str, Any]:
         """φ and Adam's state."""
-        return {"phi": self._phi.detach().clone(), "adam": self._adam.state_dict()}
+        return {"phi": self._phi.detach().clone(), "adam": deepcopy(self._adam.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        if state["phi"].shape != self._phi.shape:
-            raise ValueError(
-                f"the saved state has {len(state['phi'])} learned ratios; found {len(self._phi)} "
-                f"here. Make GSNRDropout with the layers and scope of the saved one."
-            )
         with torch.no_grad():
             self._phi.copy_(state["phi"])
-        self._adam.load_state_dict(state["adam"])
+        self._adam.load_state_dict(deepcopy(state["adam"]))
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class SubsetLoss:
 
         outputs = tree_map_only(Tensor, spread, forward(select(self.inputs, rows)))
         losses = self.losses(outputs)
+        check_losses(losses, self.batch.size)
         means = [losses[self.batch.rows[index].to(losses.device)].mean() for index in domains]
         return torch.stack(means).mean()
 
@@ -162,28 +166,70 @@ def slopes_of_masks(
     train, test = domains
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     leaves = [factor.detach().requires_grad_() for factor in factors]
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # others cannot be gone back twice
-        with _by(masking, leaves):
-            training_loss = loss(lambda inputs: forward(model, inputs), train)
-            gradients = torch.autograd.grad(
-                training_loss, list(named.values()), create_graph=True, allow_unused=True
-            )
+    # Only the mathematical form of attention can be gone back through twice.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _by(masking, leaves):
+        training_loss = loss(lambda inputs: forward(model, inputs), train)
+        gradients = torch.autograd.grad(
+            training_loss, list(named.values()), create_graph=True, allow_unused=True
+        )
         moved = {
-            name: parameter if gradient is None else parameter - rate * gradient
+            name: parameter.detach() - (0.0 if gradient is None else rate * gradient.detach())
             for (name, parameter), gradient in zip(named.items(), gradients, strict=True)
         }
         with masking.suspended():
-            test_loss = loss(lambda inputs: forward(_with(model, moved), inputs), test)
-        slopes = torch.autograd.grad(test_loss, leaves, allow_unused=True)
+            tested = _gradients_at(
+                model, moved, lambda call: loss(lambda x: forward(call, x), test)
+            )
+        # By the chain rule: θ' depends on M through −α ∇L_train(θ ⊙ M) alone. A checkpoint runs its
+        # part of the model again here, and has to see the same factors.
+        pairs = [
+            (gradient, -rate * tested[name])
+            for name, gradient in zip(named, gradients, strict=True)
+            if gradient is not None and gradient.requires_grad and name in tested
+        ]
+        slopes: Sequence[Tensor | None] = [None] * len(leaves)
+        if pairs:
+            slopes = torch.autograd.grad(
+                [g for g, _ in pairs], leaves, [v for _, v in pairs], allow_unused=True
+            )
     return [
         torch.zeros_like(leaf) if slope is None else slope
         for leaf, slope in zip(leaves, slopes, strict=True)
     ]
 
 
-def _with(model: nn.Module, parameters: dict[str, Tensor]) -> Callable[..., Any]:
-    """The model with other parameters."""
-    return lambda *args, **options: functional_call(model, parameters, args, options)
+def _gradients_at(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    loss: Callable[[Callable[..., Any]], Tensor],
+) -> dict[str, Tensor]:
+    """The gradients of a loss at other parameters of the model, by their names.
+
+    The whole is one call of :func:`functional_call`, so that what a checkpoint runs again on the
+    way back sees these parameters, too.
+    """
+    leaves = {name: value.requires_grad_() for name, value in parameters.items()}
+    found: dict[str, Tensor] = {}
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> None:
+            gradients = torch.autograd.grad(
+                loss(self.model), list(leaves.values()), allow_unused=True
+            )
+            found.update(
+                {
+                    name: gradient
+                    for name, gradient in zip(leaves, gradients, strict=True)
+                    if gradient is not None
+                }
+            )
+
+    functional_call(Both(), {f"model.{name}": leaf for name, leaf in leaves.items()}, ())
+    return found
 
 
 @contextmanager
@@ -199,7 +245,12 @@ def _by(masking: Masking, factors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def slope_of_ratio(
-    slopes: Tensor, ranking: Ranking, ratio: float, temperature: float, rescale: bool
+    slopes: Tensor,
+    kept: Tensor,
+    ranking: Ranking,
+    ratio: float,
+    temperature: float,
+    rescale: bool,
 ) -> Tensor:
     """Σ_j ∂L/∂M_j · ∂M_j/∂p, straight through the hard mask; float64.
 
@@ -208,15 +259,16 @@ def slope_of_ratio(
 
     Args:
         slopes: ∂L/∂M.
+        kept: the hard mask M.
         ranking: the components' ranks u.
         ratio: p.
         temperature: T.
         rescale: whether what is kept is divided by 1 − p.
     """
-    u = ranking.ranks
-    soft = ((1.0 - ratio - u) / temperature).sigmoid()
+    soft = ((1.0 - ratio - ranking.ranks) / temperature).sigmoid()
     by_ratio = soft * (soft - 1.0) / temperature
+    sums = torch.bincount(ranking.bins.flatten(), slopes.flatten(), minlength=len(by_ratio))
+    total = (sums * by_ratio).sum()
     if rescale:
-        by_ratio = by_ratio / (1.0 - ratio) + (u <= 1.0 - ratio).to(u) / (1.0 - ratio) ** 2
-    sums = torch.bincount(ranking.bins.flatten(), slopes.flatten(), minlength=len(u))
-    return (sums * by_ratio).sum()
+        total = total / (1.0 - ratio) + (slopes * kept).sum() / (1.0 - ratio) ** 2
+    return total

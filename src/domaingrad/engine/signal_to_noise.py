@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_flatten
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .batch import Batch
-from .errors import SinglePassWarning
+from .errors import AgreementError, SinglePassWarning
 from .separate_passes import SeparatePasses
-from .single_pass.engine import SinglePass
+from .single_pass.engine import MIXED_LOSSES, SinglePass
 from .single_pass.gradients import UnitGradients
 from .single_pass.inventory import Inventory
 from .single_pass.verification import InconclusiveError, UnfitError
@@ -148,7 +148,7 @@ def _in_one_pass(
     with torch.enable_grad():
         passed, outputs = passes.forward(inventory, batch, inputs, options)
         values = losses(outputs)
-        _check(values, batch.size)
+        check_losses(values, batch.size)
         passed.backward(values, moments)
 
 
@@ -171,13 +171,14 @@ def _unit_by_unit(
     passes = SeparatePasses(batch)
     with torch.enable_grad():
         values = losses(passes.forward(inventory.model, inputs, options))
-    _check(values, batch.size)
+    check_losses(values, batch.size)
     before = [parameter.grad for parameter in inventory.trained]
     try:
         for unit in range(len(batch.labels)):
             for parameter in inventory.trained:
                 parameter.grad = None
-            passes.backward(unit, values)
+            if passes.backward(unit, values):
+                raise AgreementError(MIXED_LOSSES)
             for index, parameter in enumerate(inventory.trained):
                 if parameter.grad is not None:
                     moments.add(index, parameter.grad)
@@ -244,7 +245,12 @@ def size_of(inputs: Any) -> int:
     )
 
 
-def _check(losses: Tensor, size: int) -> None:
+def check_losses(losses: Tensor, size: int) -> None:
+    """Refuse losses that are not one a sample.
+
+    Raises:
+        ValueError: another shape, or no tensor.
+    """
     if not isinstance(losses, Tensor) or losses.shape != (size,):
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(

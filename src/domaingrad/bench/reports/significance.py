@@ -10,6 +10,9 @@ from scipy import stats
 
 from domaingrad.bench.methods import Method
 
+ROUNDING = 1e-12
+"""Standard errors up to this are those of equal differences."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -39,6 +42,8 @@ def paired_differences(runs: pd.DataFrame, methods: Sequence[Method]) -> list[Di
     scores = runs.pivot_table(
         index=["trial", "held_out"], columns="method", values="held_out_accuracy"
     )
+    cells = [sorted(set(runs["trial"])), sorted(set(runs["held_out"]))]
+    scores = scores.reindex(pd.MultiIndex.from_product(cells, names=scores.index.names))
     found = []
     for method in methods:
         for rival in method.rivals:
@@ -60,5 +65,5 @@ def _difference(method: str, rival: str, pairs: pd.DataFrame) -> Difference:
     if count == 1:
         return Difference(method, rival, float(differences.mean()), None, None, 1)
     error = float(differences.std(ddof=1) / count**0.5)
-    p = float(stats.ttest_rel(pairs[method], pairs[rival]).pvalue) if error > 0 else None
+    p = float(stats.ttest_rel(pairs[method], pairs[rival]).pvalue) if error > ROUNDING else None
     return Difference(method, rival, float(differences.mean()), error, p, count)
