@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import domaingrad as dg
 from domaingrad.dropout.layers import targets_of
@@ -220,3 +221,58 @@ def test_attention_can_be_gone_back_twice():
 def test_settings_out_of_bounds(options):
     with pytest.raises(ValueError, match="LearnedRatio needs"):
         dg.LearnedRatio(**options)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        hidden = torch.tanh(self.a(x))
+        if self.reentrant is None:
+            hidden = self.b(hidden)
+        else:
+            hidden = checkpoint(self.b, hidden, use_reentrant=self.reentrant)
+        return self.c(torch.tanh(hidden))
+
+
+@pytest.mark.parametrize("layers", [None, "a", "b", "c"])
+def test_checkpoints_see_the_virtual_parameters_and_the_factors(layers):
+    _, x, y = setting()
+    found = []
+    for reentrant in (None, False):
+        model = Checkpointed(reentrant).double()
+        targets = targets_of(model, layers)
+        masking = Masking(model, targets)
+        generator = torch.Generator().manual_seed(3)
+        factors = [torch.rand(t.parameter.shape, generator=generator).double() for t in targets]
+        loss = SubsetLoss(x, lambda out: F.cross_entropy(out, y, reduction="none"), Batch(DOMAIN))
+        found.append(
+            slopes_of_masks(
+                model, lambda call, own: call(own), masking, factors, loss, (TRAIN, TEST), ALPHA
+            )
+        )
+    for plain, checkpointed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+        assert plain.any()
+
+
+def test_reentrant_checkpoints_are_refused_with_a_way_out():
+    _, x, y = setting()
+    model = Checkpointed(True).double()
+    dropout = dg.GSNRDropout(model)
+    dropout.hold(torch.optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(RuntimeError, match=r"use_reentrant=False\), or a fixed ratio"):
+        dropout.update(x, lambda out: F.cross_entropy(out, y, reduction="none"), DOMAIN)
+
+
+def test_gradients_need_not_be_enabled():
+    model, x, y = setting()
+    dropout = dg.GSNRDropout(model)
+    dropout.hold(torch.optim.SGD(model.parameters(), 0.1))
+    with torch.no_grad():
+        dropout.update(x, lambda out: F.cross_entropy(out, y, reduction="none"), DOMAIN)
+    assert all(p != 1 / 3 for p in dropout.ratios.values())

@@ -169,6 +169,7 @@ def slopes_of_masks(
     # Only the mathematical form of attention can be gone back through twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _by(masking, leaves):
         training_loss = loss(lambda inputs: forward(model, inputs), train)
+        _refuse_reentrant_checkpoints(training_loss)
         gradients = torch.autograd.grad(
             training_loss, list(named.values()), create_graph=True, allow_unused=True
         )
@@ -196,6 +197,21 @@ def slopes_of_masks(
         torch.zeros_like(leaf) if slope is None else slope
         for leaf, slope in zip(leaves, slopes, strict=True)
     ]
+
+
+def _refuse_reentrant_checkpoints(loss: Tensor) -> None:
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "CheckpointFunction" in node.name():
+            raise RuntimeError(
+                "a learned ratio goes back twice through the model, which re-entrant checkpoints "
+                "do not allow; use checkpoint(..., use_reentrant=False), or a fixed ratio."
+            )
+        nodes += [following for following, _ in node.next_functions]
 
 
 def _gradients_at(
