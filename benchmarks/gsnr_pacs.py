@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.domains import DATA_SETS, DataSet, Domains, Recipe
 from domaingrad.bench.methods import ABLATIONS
-from domaingrad.bench.reports import print_tables, results_csv, summarise, write_html
+from domaingrad.bench.reports import markdown, print_tables, results_csv, summarise, write_html
 from domaingrad.bench.runs import Event, Failed, Finished, Records, execute, plan
 
 DOMAINS = ("photo", "art_painting", "cartoon", "sketch")
@@ -126,7 +126,11 @@ def main(
     summary = summarise(comparison, records, causes)
     print_tables(summary, console)
     results_csv(summary, out / "results.csv")
-    write_html(summary, ["python", "benchmarks/gsnr_pacs.py"], out / "report.html")
+    command = (
+        f"PACS=… SQUEEZENET=… python benchmarks/gsnr_pacs.py --trials {trials} --steps {steps}"
+    )
+    (out / "results.md").write_text(markdown(summary, command), encoding="utf-8")
+    write_html(summary, [command], out / "report.html")
 
 
 if __name__ == "__main__":

@@ -47,3 +47,14 @@ def test_the_methods_are_there_to_compare(tmp_path):
     result = run(*arguments, "--trials", "1", "--steps", "3", "--out", tmp_path, "--jobs", 1)
     assert result.exit_code == 0, result.output
     assert "GSNR dropout, fixed ratio (ratio 0.3333)" in result.stdout
+
+
+def test_results_are_there_as_markdown(tmp_path):
+    assert run(*TINY, "--out", tmp_path, "--jobs", 1).exit_code == 0
+    lines = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
+    widths = {line.count("|") for line in lines if line.startswith("| GSNR dropout, fixed")}
+    assert widths == {8, 6}  # the scores; the paired differences
+    table = pd.read_csv(tmp_path / "results.csv").query("method == 'drop-random-fixed'")
+    mean = 100 * table[table["held_out"] == "+80%"]["held_out_accuracy"].mean()
+    (row,) = (line for line in lines if line.startswith("| Drop random, fixed ratio (ratio"))
+    assert row.split("|")[4].strip().startswith(f"{mean:.1f}±")

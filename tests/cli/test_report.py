@@ -39,9 +39,11 @@ def browse(page, tmp_path, *options):
 
 def test_the_page_shows_its_tables_and_plots(report, tmp_path):
     document = browse(report, tmp_path, "--dump-dom").stdout
-    rows = re.findall(r"<tr>(.*?)</tr>", document, flags=re.DOTALL)
+    scores, paired = re.findall(r"<table>(.*?)</table>", document, flags=re.DOTALL)
+    rows = re.findall(r"<tr>(.*?)</tr>", scores, flags=re.DOTALL)
     assert [re.findall(r"<td[^>]*>(.*?)</td>", row)[0] for row in rows[1:]] == ["ERM", "Agr-Sum"]
-    assert len(re.findall(r"\d+\.\d±\d+\.\d", document)) == 2 * 4
+    assert len(re.findall(r"\d+\.\d±\d+\.\d", scores)) == 2 * 4
+    assert re.findall(r"<td[^>]*>(.*?)</td>", paired)[:2] == ["Agr-Sum", "ERM"]
     assert document.count("<img") == 2
 
 

@@ -28,8 +28,8 @@ def compare(
     """Compare methods on a domain that training never sees.
 
     Holds out each domain in turn, trains every method on the others, and reports the accuracy on
-    the held-out one: a table, `results.csv` and `report.html`. Held-out accuracy stays sealed
-    until training ends and selects nothing.
+    the held-out one: a table, `results.csv`, `results.md` and `report.html`. Held-out accuracy
+    stays sealed until training ends and selects nothing.
 
     Finished runs stay in `--out`; the same command goes on from there, also after Ctrl-C.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from domaingrad.bench.domains import DATA_SETS
 from domaingrad.bench.methods import METHODS
+from domaingrad.bench.reports import hyperparameter
 
 app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_help=True)
 
@@ -15,7 +16,7 @@ app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_he
 @app.command("data")
 def data() -> None:
     """Data sets, what they are and which domains they hold out."""
-    table = Table("name", "what it is", "held out in turn", "source")
+    table = Table(Column("name", no_wrap=True), "what it is", "held out in turn", "source")
     for entry in DATA_SETS.values():
         table.add_row(entry.name, entry.summary, ", ".join(entry.held_out), entry.source)
     Console().print(table)
@@ -24,8 +25,8 @@ def data() -> None:
 @app.command("methods")
 def methods() -> None:
     """Methods, what they do with the domains' gradients, and their hyper-parameters."""
-    table = Table("name", "what it does", "hyper-parameters", "paper")
+    table = Table(Column("name", no_wrap=True), "what it does", "hyper-parameters", "paper")
     for entry in METHODS.values():
-        options = ", ".join(f"{name} {value}" for name, value in entry.hyperparameters().items())
+        options = ", ".join(hyperparameter(*item) for item in entry.hyperparameters().items())
         table.add_row(entry.name, entry.summary, options or "none", entry.paper)
     Console().print(table)

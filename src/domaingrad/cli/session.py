@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.markup import escape
 
 from domaingrad.bench.domains import DATA_SETS
 from domaingrad.bench.reports import (
+    markdown,
     missing_lines,
     print_tables,
     results_csv,
@@ -48,7 +50,7 @@ Steps = Annotated[
     int | None, typer.Option(help="Training steps, instead of each data set's own number.")
 ]
 Seed = Annotated[int, typer.Option(help="All randomness derives from this number and from names.")]
-Out = Annotated[Path, typer.Option(help="Directory for records, results.csv and report.html.")]
+Out = Annotated[Path, typer.Option(help="Directory for records, results and report.html.")]
 Jobs = Annotated[
     int | None, typer.Option(help="Runs at a time, one thread each.  [default: one per core]")
 ]
@@ -133,7 +135,9 @@ def _report(
         )
     try:
         results_csv(summary, out / "results.csv")
-        write_html(summary, ["domaingrad", *sys.argv[1:]], out / "report.html")
+        command = ["domaingrad", *sys.argv[1:]]
+        (out / "results.md").write_text(markdown(summary, shlex.join(command)), encoding="utf-8")
+        write_html(summary, command, out / "report.html")
     except OSError as error:
         errors.print(
             f"[bold red]Error:[/] cannot write {escape(str(error.filename))}: {error.strerror}. "
@@ -141,7 +145,7 @@ def _report(
             soft_wrap=True,
         )
         raise typer.Exit(1) from None
-    errors.print(f"Wrote {out / 'report.html'} and {out / 'results.csv'}.", soft_wrap=True)
+    errors.print(f"Wrote report.html, results.md and results.csv to {out}.", soft_wrap=True)
 
 
 def names(given: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .plots import accuracy_plot, numbers_plot, training_plot
 from .summary import Summary
-from .tables import CAPTION, PAIRED, SELECTION, missing_lines, named, percent, points
+from .tables import CAPTION, PAIRED, SELECTION, missing_lines, named, percent, points, probability
 
 
 def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
@@ -36,6 +36,7 @@ def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
         "data_uri": _data_uri,
         "named": named,
         "points": points,
+        "probability": probability,
     }
     page = environment.get_template("report.html.j2").render(
         summary=summary,

@@ -39,11 +39,13 @@ def named(method: Method) -> str:
     >>> named(METHODS["and-mask"])
     'AND-mask (tau 1.0)'
     """
-    options = ", ".join(
-        f"{name} {round(value, 4) if isinstance(value, float) else value}"
-        for name, value in method.hyperparameters().items()
-    )
+    options = ", ".join(hyperparameter(*item) for item in method.hyperparameters().items())
     return f"{method.title} ({options})" if options else method.title
+
+
+def hyperparameter(name: str, value: object) -> str:
+    """A hyper-parameter as tables show it."""
+    return f"{name} {round(value, 4) if isinstance(value, float) else value}"
 
 
 def percent(cell: Cell | None) -> str:
@@ -82,10 +84,21 @@ def _paired_table(data: DataSummary) -> Table:
             data.title(found.method),
             data.title(found.rival),
             points(found),
-            "–" if found.p is None else f"{found.p:.3f}",
+            probability(found),
             str(found.trials),
         )
     return table
+
+
+def probability(found: Difference) -> str:
+    """The p of a difference.
+
+    >>> probability(Difference("a", "b", -0.0312, 0.0049, 0.00002, 5))
+    '< 0.001'
+    """
+    if found.p is None:
+        return "–"
+    return "< 0.001" if found.p < 1e-3 else f"{found.p:.3f}"
 
 
 def points(found: Difference) -> str:
