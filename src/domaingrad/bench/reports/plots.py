@@ -17,6 +17,9 @@ COLOURS = ("#888888", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#5
 
 MARKERS = "osD^vPX*"
 
+MOST_IN_A_ROW = 6
+"""Methods beside each other in a legend."""
+
 THEMES = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colour of text and axes by theme; the ground is transparent."""
 
@@ -147,28 +150,40 @@ def _draw_training(data: DataSummary) -> Figure:
         axes.set_xlabel("step")
     for i, method in enumerate(data.methods):
         grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=method.method.title)
-    figure.legend(loc="outside upper center", ncols=len(data.methods))
+    figure.legend(loc="outside upper center", ncols=min(len(data.methods), MOST_IN_A_ROW))
     return figure
 
 
 def _draw_numbers(data: DataSummary) -> Figure:
     told = data.numbers
     methods = [row.method for row in data.methods if (told["method"] == row.method.name).any()]
+    names = list(dict.fromkeys(told["name"]))
+    few = len(names) <= len(COLOURS)
     figure = Figure(figsize=(9, 3.0), layout="constrained")
     grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)
-    names = list(dict.fromkeys(told["name"]))
     for axes, method in zip(grid[0], methods, strict=True):
-        means = told[told["method"] == method.name].groupby(["name", "step"])["value"].mean()
+        means = told[told["method"] == method.name].groupby(["step", "name"])["value"].mean()
+        curves = means.unstack("name")
         for i, name in enumerate(names):
-            if name in means.index.get_level_values("name"):
-                curve = means.loc[name]
-                axes.plot(curve.index, curve, color=_colour(i), marker=_marker(i), markersize=3)
+            if name in curves:
+                style = _named_style(i) if few else {"color": COLOURS[0], "linewidth": 0.5}
+                axes.plot(curves.index, curves[name], **style)
+        if not few:
+            axes.plot(curves.index, curves.mean(axis=1), **_named_style(1))
         axes.set_title(method.title, fontsize="small")
         axes.set_xlabel("step")
-    for i, name in enumerate(names):
-        grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=name)
-    figure.legend(loc="outside lower center", ncols=min(len(names), 4), fontsize="small")
+    if few:
+        for i, name in enumerate(names):
+            grid[0][0].plot([], [], label=name, **_named_style(i))
+    else:
+        grid[0][0].plot([], [], label="each", color=COLOURS[0], linewidth=0.5)
+        grid[0][0].plot([], [], label=f"mean of {len(names)}", **_named_style(1))
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     return figure
+
+
+def _named_style(index: int) -> dict[str, Any]:
+    return {"color": _colour(index), "marker": _marker(index), "markersize": 3}
 
 
 def _colour(index: int) -> str:
@@ -176,4 +191,5 @@ def _colour(index: int) -> str:
 
 
 def _marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
+    # Where colours begin anew, another marker goes with each.
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
