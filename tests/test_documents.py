@@ -59,5 +59,6 @@ def test_the_data_set_of_contributing_can_be_made():
 
 
 def test_no_place_is_left_to_fill_in():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md"):
+    pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
+    for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -12,27 +11,21 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from domaingrad.engine import SignalToNoise
 from domaingrad.engine.batch import Batch, run
-from domaingrad.engine.signal_to_noise import size_of, statistics_of_units
+from domaingrad.engine.signal_to_noise import size_of
 from domaingrad.engine.single_pass.inventory import Inventory
 from domaingrad.engine.single_pass.verification import preserved
-from domaingrad.rules.statistics import accumulation_dtype
 
 from .holding import Holding
-from .layers import Target, targets_of
+from .layers import targets_of
 from .masking import Masking
-from .ranking import Select, kept, ranking_of, score
+from .ranking import Select, kept, ranking_of
 from .ratio import LearnedRatio, Ratios, SubsetLoss, slope_of_ratio, slopes_of_masks, split_domains
-
-Over = Literal["samples", "domains", "micro-batches"]
-"""The units whose gradients are signal and noise."""
+from .readiness import require_ready
+from .scoring import Losses, Over, Scoring
 
 Scope = Literal["tensor", "model"]
 """Among which components the ratio is taken, and how many ratios there are."""
-
-Losses = Callable[[Any], Tensor]
-"""From the model's outputs for N samples to one loss each, [N]."""
 
 
 class GSNRDropout:
@@ -138,6 +131,9 @@ class GSNRDropout:
             self._learned = Ratios(settings, count)
         else:
             self._fixed = [settings] * count
+        self._scoring = Scoring(
+            model, self._targets, select, over, int(micro_batches), self.generator
+        )
         self._updates = 0
         self._removed = False
 
@@ -224,8 +220,8 @@ class GSNRDropout:
     ) -> None:
         size = size_of(inputs)
         batch = self._domains(domain, size)
-        with self._undisturbed():
-            scores = self._scores(inputs, losses, batch, size, options)
+        with self._undisturbed(), self._masking.suspended():
+            scores = self._scoring.scores(inputs, losses, size, batch, options)
         if self._learned is not None and batch is not None:
             with self._undisturbed():
                 self._learn(self._learned, scores, SubsetLoss(inputs, losses, batch), options)
@@ -237,62 +233,6 @@ class GSNRDropout:
         devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
         with torch.random.fork_rng(devices=devices), preserved(Inventory(self.model)):
             yield
-
-    def _scores(
-        self,
-        inputs: Any,
-        losses: Losses,
-        batch: Batch | None,
-        size: int,
-        options: Mapping[str, Any],
-    ) -> list[Tensor]:
-        """One score a component; a weight that the losses do not depend on scores zero."""
-        if self.select == "random":
-            device = self.generator.device
-            return [
-                torch.rand(target.parameter.shape, generator=self.generator, device=device).to(
-                    target.parameter.device
-                )
-                for target in self._targets
-            ]
-        weights = [target.parameter for target in self._targets]
-        with self._masking.suspended():
-            found = statistics_of_units(
-                self.model, inputs, losses, options, self._units(batch, size), weights
-            )
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        return [
-            self._score(target, found.get(names[id(target.parameter)])) for target in self._targets
-        ]
-
-    def _score(self, target: Target, moments: SignalToNoise | None) -> Tensor:
-        if moments is None:
-            dtype = accumulation_dtype(target.parameter.dtype)
-            return torch.zeros_like(target.parameter, dtype=dtype)
-        if not math.isfinite(moments.mean_square.sum().item()):
-            raise ValueError(
-                f"the gradients of {target.name!r} over the {self.over} are not finite, or their "
-                f"squares are not, so nothing can be ranked by them. Look for losses that are "
-                f"infinite or NaN, lower the learning rate, or use bfloat16 in place of float16."
-            )
-        return score(self.select, moments)
-
-    def _units(self, batch: Batch | None, size: int) -> Tensor:
-        """The unit of each sample."""
-        units = torch.arange(size)
-        if self.over == "micro-batches":
-            units = units % self.micro_batches
-        elif self.over == "domains":
-            assert batch is not None  # checked by _domains
-            for index, rows in enumerate(batch.rows):
-                units[rows.to(units.device)] = index
-        count = len(torch.unique(units))
-        if count < 2:
-            raise ValueError(
-                f"the signal-to-noise ratio over {self.over} needs at least two of them in a "
-                f"batch; found {count} in one of {size} sample(s)."
-            )
-        return units
 
     def _domains(self, domain: Tensor | None, size: int) -> Batch | None:
         learned = self._learned is not None
@@ -470,37 +410,7 @@ class GSNRDropout:
             raise RuntimeError(f"{call} after remove(); make a new GSNRDropout.")
 
     def _require_ready(self) -> None:
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "update takes gradients, which torch.inference_mode() rules out; call it outside."
-            )
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if distributed and torch.distributed.get_world_size() > 1:
-            raise RuntimeError(
-                "GSNRDropout chooses from the batch of one process, so that processes would drop "
-                "different weights and drift apart; it runs in one process only."
-            )
-        modules = set(self.model.modules())
-        for target in self._targets:
-            for place in target.places:
-                if place.module not in modules or (
-                    place.module._parameters.get(place.attribute) is not target.parameter
-                ):
-                    raise RuntimeError(
-                        f"the model has changed since GSNRDropout was made: {target.name!r} is no "
-                        f"longer the weight it was. Call remove() and make a new GSNRDropout."
-                    )
-                if not place.module.training:
-                    raise RuntimeError(
-                        f"update needs the masked layers in training mode, where the mask has an "
-                        f"effect; found {target.name!r} in evaluation mode. Call model.train(), or "
-                        f"name the layers that train in GSNRDropout(layers=…)."
-                    )
-            if not target.parameter.requires_grad:
-                raise RuntimeError(
-                    f"the model has changed since GSNRDropout was made: {target.name!r} is frozen "
-                    f"now. Call remove() and make a new GSNRDropout, which will leave it out."
-                )
+        require_ready(self.model, self._targets)
         missing = self._holding.missing()
         if missing:
             raise RuntimeError(
