@@ -53,9 +53,9 @@ def test_the_rule_of_contributing_is_right():
 def test_the_data_set_of_contributing_can_be_made():
     scope: dict = {}
     exec(blocks("CONTRIBUTING.md")[1], scope)
-    domains = scope["SHIFTED"].make(torch.Generator().manual_seed(0))
-    assert set(domains) == set(scope["SHIFTED"].held_out)
-    assert scope["SHIFTED"].build_model(domains)(domains["left"].tensors[0]).shape == (500, 2)
+    data = scope["SHIFTED"].draw(torch.Generator().manual_seed(0))
+    assert set(data.domains) == set(scope["SHIFTED"].held_out)
+    assert scope["SHIFTED"].build_model(data)(data.domains["left"].tensors[0]).shape == (500, 2)
 
 
 def test_no_place_is_left_to_fill_in():

@@ -13,13 +13,13 @@ from domaingrad.bench.protocol import generator_of
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_named_domain_is_made_and_no_other(name):
     data_set = DATA_SETS[name]
-    domains = data_set.make(generator_of("test", name))
+    data = data_set.draw(generator_of("test", name))
+    domains = data.domains
     assert set(domains) == {*data_set.sources, *data_set.held_out}
     for inputs, labels in (domain.tensors for domain in domains.values()):
         assert len(inputs) == len(labels) > 0
         assert inputs.isfinite().all()
-        width = data_set.classes if data_set.task == "classification" else 1
-        assert data_set.build_model(domains)(inputs).shape == (len(labels), width)
+        assert data_set.build_model(data)(inputs).shape == (len(labels), data.outputs)
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

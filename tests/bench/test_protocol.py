@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.protocol import (
+    Split,
     draw,
     generator_of,
     seed_of,
@@ -17,16 +18,17 @@ from domaingrad.bench.protocol import (
 def test_a_split_is_80_to_20_and_loses_no_sample():
     data = TensorDataset(torch.arange(50.0).unsqueeze(1), torch.arange(50))
     split = split_domain(data, generator_of("split"))
-    assert (len(split.train[1]), len(split.val[1])) == (40, 10)
-    assert sorted(torch.cat([split.train[1], split.val[1]]).tolist()) == list(range(50))
-    for inputs, labels in (split.train, split.val):
-        assert torch.equal(inputs.squeeze(1).long(), labels)
+    assert (len(split.train), len(split.val)) == (40, 10)
+    assert sorted(torch.cat([split.train, split.val]).tolist()) == list(range(50))
+    assert split.data is data
 
 
 def test_batches_are_drawn_with_replacement_from_the_given_samples_alone():
-    inputs, labels = draw((torch.arange(5.0), torch.arange(5)), 200, generator_of("batch"))
+    data = TensorDataset(torch.arange(50.0), torch.arange(50))
+    split = Split(data, train=torch.arange(10, 15), val=torch.arange(15, 20))
+    inputs, labels = draw(split, 200, generator_of("batch"))
     assert torch.equal(inputs.long(), labels)
-    assert set(labels.tolist()) == set(range(5))
+    assert set(labels.tolist()) == set(range(10, 15))
 
 
 def test_seeds_depend_on_every_name_and_on_nothing_else():

@@ -4,15 +4,22 @@ import json
 
 import pytest
 
-from domaingrad.bench.runs import Checkpoint, HeldOutRecord, Records, RunRecord, plan
+from domaingrad.bench.runs import (
+    Checkpoint,
+    HeldOutRecord,
+    HeldOutScores,
+    Records,
+    RunRecord,
+    plan,
+)
 
 CONFIGS = plan(["spirals"], ["erm", "and-mask"], trials=1, seed=0).runs
-CHECKPOINT = Checkpoint(step=5, loss=0.5, train_accuracy=0.75, val_accuracy=0.7, agreement=0.1)
+CHECKPOINT = Checkpoint(step=5, loss=0.5, val_score=0.7, agreement=0.1)
 
 
 def finished(config):
     record = RunRecord(config, (CHECKPOINT,), 1.5, ("a warning",))
-    return record, HeldOutRecord(config.key, (0.25,))
+    return record, HeldOutRecord(config.key, (HeldOutScores(0.25, 0.5),))
 
 
 def test_what_is_appended_is_read_back(tmp_path):
@@ -26,8 +33,10 @@ def test_what_is_appended_is_read_back(tmp_path):
 
 def test_held_out_scores_stand_in_the_sealed_file_alone(tmp_path):
     Records(tmp_path).append(*finished(CONFIGS[0]))
-    assert "accuracies" not in (tmp_path / "runs.jsonl").read_text()
-    assert json.loads((tmp_path / "held_out.jsonl").read_text())["accuracies"] == [0.25]
+    assert "scores" not in (tmp_path / "runs.jsonl").read_text()
+    assert json.loads((tmp_path / "held_out.jsonl").read_text())["scores"] == [
+        {"train": 0.25, "val": 0.5}
+    ]
 
 
 @pytest.mark.parametrize("name", ["runs.jsonl", "held_out.jsonl"])

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.domains import DATA_SETS
-from domaingrad.bench.runs import RunConfig, plan, train
+from domaingrad.bench.runs import HeldOutScores, RunConfig, plan, train
 
 
 def config(method: str = "erm", data: str = "linear-toy", steps: int = 12, trial: int = 0):
@@ -22,7 +22,7 @@ def silent(step, checkpoint):
 
 def scores(run_config: RunConfig):
     record, held_out = train(run_config, silent)
-    return record.checkpoints, held_out.accuracies
+    return record.checkpoints, held_out.scores
 
 
 @pytest.mark.parametrize("method", ["erm", "and-mask", "agr-rand", "pcgrad"])
@@ -78,7 +78,7 @@ def test_training_does_not_look_at_the_held_out_domain(monkeypatch):
 def test_checkpoints_are_spread_over_the_run_and_end_with_it():
     record, held_out = train(config(steps=25), silent)
     steps = [checkpoint.step for checkpoint in record.checkpoints]
-    assert len(steps) == len(held_out.accuracies) == 10
+    assert len(steps) == len(held_out.scores) == 10
     assert steps[-1] == 25
     assert len(train(config(steps=3), silent)[0].checkpoints) == 3
 
@@ -108,7 +108,7 @@ def test_every_method_learns_rotated_digits():
     """A method whose gradient is lost would stay at guessing, 10 % of ten classes."""
     for method in ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad"):
         record, _ = train(config(method, "rotated-digits", steps=60), silent)
-        assert record.checkpoints[-1].val_accuracy > 0.5, method
+        assert record.checkpoints[-1].val_score > 0.5, method
 
 
 def test_the_key_of_a_run_changes_with_all_that_decides_its_numbers():
@@ -132,7 +132,7 @@ def test_a_diverged_run_is_told_and_scores_nothing(monkeypatch):
     record, held_out = train(config("erm", "colored-digits", steps=12), silent)
     assert any("the run has diverged" in text for text in record.warnings)
     assert record.checkpoints[-1].loss is None
-    assert held_out.accuracies[-1] == 0.0
+    assert held_out.scores[-1] == HeldOutScores(0.0, 0.0)
 
 
 def test_the_hyperparameters_of_the_config_are_those_that_train():

@@ -6,13 +6,20 @@ import math
 import pytest
 
 from domaingrad.bench.reports import missing_lines, summarise, to_json
-from domaingrad.bench.runs import Checkpoint, HeldOutRecord, Records, RunRecord, plan
+from domaingrad.bench.runs import (
+    Checkpoint,
+    HeldOutRecord,
+    HeldOutScores,
+    Records,
+    RunRecord,
+    plan,
+)
 
 COMPARISON = plan(["colored-digits"], ["erm", "and-mask"], trials=2, seed=0, steps=2)
 
 
 def checkpoint(step: int, val: float) -> Checkpoint:
-    return Checkpoint(step=step, loss=0.1, train_accuracy=0.9, val_accuracy=val, agreement=0.2)
+    return Checkpoint(step=step, loss=0.1, val_score=val, agreement=0.2)
 
 
 def summary_of(tmp_path, leave_out=lambda _: False, causes=None):
@@ -25,7 +32,8 @@ def summary_of(tmp_path, leave_out=lambda _: False, causes=None):
         # The first checkpoint is selected; the second is better held out, which must not count.
         checkpoints = (checkpoint(1, 0.8), checkpoint(2, 0.6))
         records.append(
-            RunRecord(config, checkpoints, 1.0, ("W: x",)), HeldOutRecord(config.key, (score, 1.0))
+            RunRecord(config, checkpoints, 1.0, ("W: x",)),
+            HeldOutRecord(config.key, (HeldOutScores(score, 0.0), HeldOutScores(1.0, 0.0))),
         )
     return summarise(COMPARISON, records, causes or {})
 

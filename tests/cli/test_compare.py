@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs)
 class Broken(ERM):
     name = "erm"
 
-    def bind(self, model, optimiser, losses, generator):
+    def bind(self, model, optimiser, losses, generator, scaler):
         raise ZeroDivisionError("out of luck")
 
 

@@ -159,9 +159,9 @@ def _name(config: RunConfig) -> str:
 def _scores(checkpoint: Checkpoint | None) -> str:
     if checkpoint is None:
         return ""
-    return (
-        f", source validation {100 * checkpoint.val_accuracy:.1f} %, "
-        f"agreement {100 * checkpoint.agreement:.1f} %"
+    agreement = checkpoint.agreement
+    return f", source validation {100 * checkpoint.val_score:.1f} %" + (
+        "" if agreement is None else f", agreement {100 * agreement:.1f} %"
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -10,14 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
-Task = Literal["classification", "signed-regression"]
-"""Classes with cross-entropy; or labels −1 and 1 with half the squared error, told by the sign."""
+from .data import AsStored, DomainData, Domains, Task
 
-
-Domains = Mapping[str, TensorDataset]
-"""Samples by domain: inputs of shape [n, *shape] and labels of shape [n]."""
+Schedule = Literal["constant", "one-cycle", "exponential"]
+"""The learning rate: as it is, one cycle up to it and down (Smith & Topin), or ×.9995 a step."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class Recipe:
     chosen: str
     """How these settings came about, for the reader of a report to judge."""
     optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["one-cycle", "exponential"] = "one-cycle"
-    """One cycle up to the rate and down (Smith & Topin), or ×.9995 a step from the rate on."""
+    schedule: Schedule = "one-cycle"
     checkpoints: int = 10
     """How often, evenly through training, a model is evaluated and may be selected."""
 
@@ -64,11 +61,25 @@ class DataSet:
     task: Task = "classification"
     classes: int = 2
 
-    def build_model(self, domains: Domains) -> nn.Module:
-        """The recipe's model for the shape of the inputs."""
+    def draw(self, generator: torch.Generator) -> DomainData:
+        """The data of one trial."""
+        domains = self.make(generator)
         inputs, _ = next(iter(domains.values())).tensors
-        outputs = self.classes if self.task == "classification" else 1
-        return self.recipe.model(tuple(inputs.shape[1:]), outputs)
+        return DomainData(
+            name=self.name,
+            domains=domains,
+            preparation=AsStored(tuple(inputs.shape[1:])),
+            task=self.task,
+            classes=tuple(str(label) for label in range(self.classes))
+            if self.task == "classification"
+            else (),
+            never_sources=tuple(name for name in domains if name not in self.sources),
+            fingerprint=self.source,
+        )
+
+    def build_model(self, data: DomainData) -> nn.Module:
+        """The recipe's model for the shape of the inputs."""
+        return self.recipe.model(data.preparation.shape, data.outputs)
 
 
 def losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -84,6 +95,26 @@ def correct(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     if task == "classification":
         return finite & (outputs.argmax(1) == labels)
     return finite & (outputs.squeeze(1).sign() == labels)
+
+
+def score(task: Task, outputs: Tensor, labels: Tensor) -> float:
+    """What a model is judged by, higher is better.
+
+    Accuracy; for numbers R² = 1 − Σ (y − f)² / Σ (y − ȳ)², with ȳ the mean of these labels, so that
+    0 is the score of one well-chosen constant (−∞ where an output is not finite; where all labels
+    are equal, 0 unless all are met).
+
+    >>> score("regression", torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 6.0]))
+    0.357...
+    """
+    if task != "regression":
+        return correct(task, outputs, labels).double().mean().item()
+    if not outputs.isfinite().all():
+        return -math.inf
+    labels = labels.double()
+    error = (labels - outputs.squeeze(1)).square().sum().item()
+    spread = (labels - labels.mean()).square().sum().item()
+    return 1 - error / spread if spread > 0 else float(error == 0)
 
 
 def _described(model: Callable[..., nn.Module]) -> str:

@@ -8,7 +8,8 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import linear
 
-from .base import DataSet, Domains, Recipe
+from .base import DataSet, Recipe
+from .data import Domains
 
 DOMAINS = 4
 SAMPLES = 64

@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import mlp
 
-from .base import DataSet, Domains, Recipe
+from .base import DataSet, Recipe
+from .data import Domains
 
 DOMAINS = 16
 SAMPLES = 1024

@@ -5,41 +5,43 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from domaingrad import rules
 from domaingrad.engine import GradientAgreement
 
-from .base import Batches, Bound, Losses, Method
+from .base import Batches, Bound, Losses, Method, pooled
 
 
 @dataclass(frozen=True)
 class AgreementMethod(Method):
-    """A rule in the streaming engine: one backward pass per domain, then the rule."""
+    """A rule on the domains' gradients: one forward and backward pass where the model allows."""
 
     @abstractmethod
     def rule(self, generator: Generator) -> rules.Rule:
         """The rule with the method's hyper-parameters."""
 
     def bind(
-        self, model: nn.Module, optimiser: Optimizer, losses: Losses, generator: Generator
+        self,
+        model: nn.Module,
+        optimiser: Optimizer,
+        losses: Losses,
+        generator: Generator,
+        scaler: GradScaler,
     ) -> Bound:
         """Wrap the model in the engine."""
-        agree = GradientAgreement(model, self.rule(generator))
+        rule = self.rule(generator)
+        agree = GradientAgreement(model, rule, scaler=scaler)
 
-        def backward(batches: Batches) -> float:
-            total = 0.0
-            for name, (inputs, labels) in batches.items():
-                with agree.domain(name):
-                    loss = losses(model(inputs), labels).mean()
-                    torch.autograd.backward(loss)
-                total += loss.item()
-            agree.combine()
-            return total / len(batches)
+        def backward(batches: Batches) -> Tensor:
+            inputs, labels, domain = pooled(batches)
+            each = losses(agree(inputs, domain), labels)
+            agree.backward(scaler.scale(each))
+            return each.detach().mean()
 
-        return Bound(backward)
+        return Bound(backward, rule)
 
 
 @dataclass(frozen=True)

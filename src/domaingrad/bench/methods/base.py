@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 Batches = Mapping[str, tuple[Tensor, Tensor]]
@@ -20,8 +22,18 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 class Backward(Protocol):
     """Called once a step."""
 
-    def __call__(self, batches: Batches) -> float:
-        """Leave the update in ``.grad`` and return the mean loss of the domains."""
+    def __call__(self, batches: Batches) -> Tensor:
+        """Leave the update in ``.grad``, scaled; return the mean loss of the domains."""
+
+
+class Stateful(Protocol):
+    """What has to be kept to go on with the same numbers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Put it back."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Bound:
     """A method bound to one model."""
 
     backward: Backward
+    state: Stateful | None = None
+    """What a checkpoint must hold of the method, beside model and optimiser."""
     numbers: Callable[[], Mapping[str, float]] = dict
     """What the method itself has to tell at a checkpoint, by name (a learned ratio, say)."""
 
@@ -62,12 +76,38 @@ class Method(ABC):
         """Names of the methods that a report tests it against, trial by trial."""
         return ("erm",)
 
+    @property
+    def fewest_sources(self) -> int:
+        """How many source domains it takes."""
+        return 2
+
     @abstractmethod
     def bind(
-        self, model: nn.Module, optimiser: Optimizer, losses: Losses, generator: Generator
+        self,
+        model: nn.Module,
+        optimiser: Optimizer,
+        losses: Losses,
+        generator: Generator,
+        scaler: GradScaler,
     ) -> Bound:
-        """Make the method ready to train one model; ``optimiser`` will take the steps."""
+        """Make the method ready to train one model.
+
+        Args:
+            model: the model.
+            optimiser: what will take the steps.
+            losses: one loss per sample.
+            generator: of whatever the method draws.
+            scaler: of losses before the backward pass; one that is not enabled leaves them alone.
+        """
 
     def hyperparameters(self) -> dict[str, Any]:
         """Hyper-parameters by name."""
         return asdict(self)
+
+
+def pooled(batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, labels and the domain of each sample, counted from 0, of all domains together."""
+    inputs = torch.cat([x for x, _ in batches.values()])
+    labels = torch.cat([y for _, y in batches.values()])
+    sizes = torch.tensor([len(y) for _, y in batches.values()], device=labels.device)
+    return inputs, labels, torch.arange(len(sizes), device=labels.device).repeat_interleave(sizes)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from .base import Batches, Bound, Losses, Method
+from .base import Batches, Bound, Losses, Method, pooled
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,25 @@ class ERM(Method):
     summary = "the mean loss of all source domains, as usual training does"
     paper = "Vapnik 1998; arXiv 2007.01434 for its place in domain generalisation"
 
+    @property
+    def fewest_sources(self) -> int:
+        """One will do."""
+        return 1
+
     def bind(
-        self, model: nn.Module, optimiser: Optimizer, losses: Losses, generator: Generator
+        self,
+        model: nn.Module,
+        optimiser: Optimizer,
+        losses: Losses,
+        generator: Generator,
+        scaler: GradScaler,
     ) -> Bound:
         """Pool the batches."""
 
-        def backward(batches: Batches) -> float:
-            inputs = torch.cat([x for x, _ in batches.values()])
-            labels = torch.cat([y for _, y in batches.values()])
+        def backward(batches: Batches) -> Tensor:
+            inputs, labels, _ = pooled(batches)
             loss = losses(model(inputs), labels).mean()
-            torch.autograd.backward(loss)
-            return loss.item()
+            torch.autograd.backward(scaler.scale(loss))
+            return loss.detach()
 
         return Bound(backward)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from domaingrad.dropout import GSNRDropout, LearnedRatio, Select
 
-from .base import Batches, Bound, Losses, Method
+from .base import Batches, Bound, Losses, Method, pooled
 
 DROPPED: Mapping[Select, str] = {
     "high-gsnr": "the highest gradient signal-to-noise ratio",
@@ -69,19 +70,35 @@ class GSNRDropoutMethod(Method):
         """The ratio; the other two fields are in the name."""
         return {"ratio": self.ratio}
 
+    @property
+    def fewest_sources(self) -> int:
+        """Two where the ratio is learned."""
+        return 2 if self.learned else 1
+
     def bind(
-        self, model: nn.Module, optimiser: Optimizer, losses: Losses, generator: Generator
+        self,
+        model: nn.Module,
+        optimiser: Optimizer,
+        losses: Losses,
+        generator: Generator,
+        scaler: GradScaler,
     ) -> Bound:
-        """Mask the model, and hold the optimiser."""
+        """Mask the model, and hold the optimiser.
+
+        Raises:
+            ValueError: gradients in fp16, too small for statistics that are not scaled.
+        """
+        if scaler.is_enabled():
+            raise ValueError(
+                f"{self.name} squares the gradients of single samples, which fp16 cannot hold; use "
+                f"the precision bf16-mixed or 32."
+            )
         ratio = LearnedRatio(start=self.ratio) if self.learned else self.ratio
         dropout = GSNRDropout(model, ratio, select=self.select, generator=generator)
         dropout.hold(optimiser)
 
-        def backward(batches: Batches) -> float:
-            inputs = torch.cat([x for x, _ in batches.values()])
-            labels = torch.cat([y for _, y in batches.values()])
-            sizes = torch.tensor([len(y) for _, y in batches.values()])
-            domain = torch.arange(len(sizes)).repeat_interleave(sizes)
+        def backward(batches: Batches) -> Tensor:
+            inputs, labels, domain = pooled(batches)
 
             def own(outputs: Tensor) -> Tensor:
                 return losses(outputs, labels)
@@ -89,9 +106,9 @@ class GSNRDropoutMethod(Method):
             dropout.update(inputs, own, domain)
             loss = own(model(inputs)).mean()
             torch.autograd.backward(loss)
-            return loss.item()
+            return loss.detach()
 
         def numbers() -> dict[str, float]:
             return {f"ratio of {name}": p for name, p in dropout.ratios.items()}
 
-        return Bound(backward, numbers if self.learned else dict)
+        return Bound(backward, dropout, numbers if self.learned else dict)

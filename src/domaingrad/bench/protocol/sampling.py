@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from .splits import Split
 
-def draw(samples: tuple[Tensor, Tensor], size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """``size`` samples with replacement, as DomainBed's loaders draw them."""
-    inputs, labels = samples
-    rows = torch.randint(len(labels), (size,), generator=generator)
+
+def draw(split: Split, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """``size`` training samples with replacement, as DomainBed's loaders draw them."""
+    inputs, labels = split.data.tensors
+    rows = split.train[torch.randint(len(split.train), (size,), generator=generator)]
     return inputs[rows], labels[rows]

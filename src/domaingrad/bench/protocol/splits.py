@@ -13,19 +13,19 @@ TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Split:
-    """``train`` (80 %) and ``val`` (20 %) of one domain, each inputs and labels.
+    """``train`` (80 %) and ``val`` (20 %) of one domain, as rows of its data.
 
     Of a source domain, ``train`` is trained on and ``val`` selects. Of the held-out domain,
     ``train`` is what the score is taken on, as in DomainBed, and ``val`` is left for the oracle.
     """
 
-    train: tuple[Tensor, Tensor]
-    val: tuple[Tensor, Tensor]
+    data: TensorDataset
+    train: Tensor
+    val: Tensor
 
 
 def split_domain(data: TensorDataset, generator: Generator) -> Split:
     """Split a domain at random."""
-    inputs, labels = data.tensors
-    order = torch.randperm(len(labels), generator=generator)
-    train, val = order.tensor_split([int(TRAIN_SHARE * len(labels))])
-    return Split((inputs[train], labels[train]), (inputs[val], labels[val]))
+    order = torch.randperm(len(data), generator=generator)
+    train, val = order.tensor_split([int(TRAIN_SHARE * len(data))])
+    return Split(data, train, val)

@@ -124,18 +124,18 @@ def summarise(comparison: Comparison, records: Records, causes: Mapping[str, str
     done = [config for config in comparison.runs if config.key in finished]
     chosen, curves, numbers, warned = [], [], [], []
     for config in done:
-        record, scores = finished[config.key], sealed[config.key].accuracies
+        record, scores = finished[config.key], sealed[config.key].scores
         points = [
             {
                 **_place(config),
                 "step": checkpoint.step,
-                "source_validation": checkpoint.val_accuracy,
-                "held_out_accuracy": score,
+                "source_validation": checkpoint.val_score,
+                "held_out_accuracy": score.train,
                 "agreement": checkpoint.agreement,
             }
             for checkpoint, score in zip(record.checkpoints, scores, strict=True)
         ]
-        best = training_domain_validation([c.val_accuracy for c in record.checkpoints])
+        best = training_domain_validation([c.val_score for c in record.checkpoints])
         curves += points
         numbers += [
             {**_place(config), "step": checkpoint.step, "name": name, "value": value}

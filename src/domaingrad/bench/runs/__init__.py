@@ -2,8 +2,9 @@
 
 from .comparison import Comparison, plan
 from .execution import Event, Failed, Finished, Progress, execute, uninterrupted
+from .fitting import Checkpoint, HeldOutScores
 from .records import Records
-from .run import Checkpoint, HeldOutRecord, RunConfig, RunRecord, train
+from .run import HeldOutRecord, RunConfig, RunRecord, train
 
 __all__ = [
     "Checkpoint",
@@ -12,6 +13,7 @@ __all__ = [
     "Failed",
     "Finished",
     "HeldOutRecord",
+    "HeldOutScores",
     "Progress",
     "Records",
     "RunConfig",

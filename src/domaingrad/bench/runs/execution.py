@@ -15,7 +15,8 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event as Flag
 from queue import Empty
 
-from .run import Checkpoint, HeldOutRecord, RunConfig, RunRecord, train
+from .fitting import Checkpoint
+from .run import HeldOutRecord, RunConfig, RunRecord, train
 
 NEWS_EVERY = 0.2
 """Seconds between two pieces of news of a run."""

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .run import Checkpoint, HeldOutRecord, RunConfig, RunRecord
+from .fitting import Checkpoint, HeldOutScores
+from .run import HeldOutRecord, RunConfig, RunRecord
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def _run_record(line: dict[str, Any]) -> RunRecord:
 
 
 def _held_out_record(line: dict[str, Any]) -> HeldOutRecord:
-    return HeldOutRecord(line["key"], tuple(line["accuracies"]))
+    return HeldOutRecord(line["key"], tuple(HeldOutScores(**scores) for scores in line["scores"]))
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:

@@ -1,34 +1,26 @@
-"""One run: one method, one held-out domain, one trial, from names to numbers."""
+"""One run of a comparison: one method, one held-out domain, one trial, from names to numbers."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, OneCycleLR
 
 import domaingrad
-from domaingrad.bench.domains import DATA_SETS, Recipe, Task, correct, losses
-from domaingrad.bench.methods import ALL_METHODS, Batches
-from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
-from domaingrad.inspect import sign_agreement
+from domaingrad.bench.domains import DATA_SETS
+from domaingrad.bench.methods import ALL_METHODS
+from domaingrad.bench.protocol import generator_of, seed_of
 
-EVALUATED_AT_ONCE = 2**22
-"""Numbers in the inputs that pass through a model together when it is evaluated."""
-DECAY = 0.9995
-"""Factor on the learning rate per step of the exponential schedule."""
+from .fitting import Checkpoint, Fit, HeldOutScores, Parts
 
 
 @dataclass(frozen=True)
@@ -54,22 +46,6 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What is known of the sources after ``step`` steps."""
-
-    step: int
-    loss: float | None
-    """Mean loss of the source domains on the last batch, ``None`` where it is not finite."""
-    train_accuracy: float
-    val_accuracy: float
-    """Accuracies on the sources' splits, the mean over the source domains."""
-    agreement: float
-    """Share of gradient components on whose sign all source domains agree."""
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    """What the method itself has to tell (a learned ratio, say)."""
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """A finished run, without its held-out scores."""
 
@@ -82,10 +58,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class HeldOutRecord:
-    """The sealed part of a run: accuracy on the held-out domain by checkpoint."""
+    """The sealed part of a run: scores on the held-out domain by checkpoint."""
 
     key: str
-    accuracies: tuple[float, ...]
+    scores: tuple[HeldOutScores, ...]
 
 
 @cache
@@ -112,71 +88,45 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
     data_set = DATA_SETS[config.data]
     trial = (config.seed, config.data, f"trial {config.trial}")
     run = (*trial, f"held out {config.held_out}")
-    with _isolated(seed_of(*run, "initialisation")), _noted_warnings() as warned:
-        domains = data_set.make(generator_of(*trial, "data"))
-        splits = {
-            name: split_domain(domain, generator_of(*trial, "split", name))
-            for name, domain in domains.items()
-        }
-        held_out = splits.pop(config.held_out)
-        sources = {name: splits[name] for name in data_set.sources if name in splits}
-        model = data_set.build_model(domains)
-        loss = partial(losses, data_set.task)
-        optimiser, schedule = _optimiser(model, data_set.recipe, config.steps)
-        method = replace(ALL_METHODS[config.method], **config.hyperparameters)
-        bound = method.bind(model, optimiser, loss, generator_of(*run, "method"))
-        next_batches = partial(
-            _batches, sources, data_set.recipe.batch, generator_of(*run, "batches")
+    with isolated(seed_of(*run, "initialisation"), threads=1), noted_warnings() as warned:
+        data = data_set.draw(generator_of(*trial, "data"))
+        fit = Fit(
+            data,
+            Parts.of(data, config.held_out, trial),
+            data_set.build_model(data),
+            replace(ALL_METHODS[config.method], **config.hyperparameters),
+            data_set.recipe,
+            config.steps,
+            run,
         )
-        next_probe = partial(
-            _batches, sources, data_set.recipe.batch, generator_of(*run, "agreement")
-        )
-        marks = _checkpoint_steps(config.steps, data_set.recipe.checkpoints)
         checkpoints: list[Checkpoint] = []
-        scores: list[float] = []
+        sealed: list[HeldOutScores] = []
         for step in range(1, config.steps + 1):
-            value = bound.backward(next_batches())
-            if not math.isfinite(value):
-                warnings.warn("the loss is not finite: the run has diverged", stacklevel=1)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
-            if step in marks:
-                probe = (loss(model(x), y).mean() for x, y in next_probe().values())
-                accuracy = partial(_mean_accuracy, model, data_set.task)
-                model.eval()
-                checkpoints.append(
-                    Checkpoint(
-                        step=step,
-                        loss=value if math.isfinite(value) else None,
-                        train_accuracy=accuracy([split.train for split in sources.values()]),
-                        val_accuracy=accuracy([split.val for split in sources.values()]),
-                        agreement=sign_agreement(model, probe),
-                        numbers=bound.numbers(),
-                    )
-                )
-                scores.append(accuracy([held_out.train]))
-                model.train()
+            if fit.advance():
+                seen, hidden = fit.checkpoint()
+                assert hidden is not None
+                checkpoints.append(seen)
+                sealed.append(hidden)
             on_progress(step, checkpoints[-1] if checkpoints else None)
     record = RunRecord(config, tuple(checkpoints), time.perf_counter() - started, tuple(warned))
-    return record, HeldOutRecord(config.key, tuple(scores))
+    return record, HeldOutRecord(config.key, tuple(sealed))
 
 
 @contextmanager
-def _isolated(seed: int) -> Iterator[None]:
-    """One thread and a seeded global generator inside, both as before outside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
+    """A seeded global generator inside, and that many threads; both as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @contextmanager
-def _noted_warnings() -> Iterator[list[str]]:
+def noted_warnings() -> Iterator[list[str]]:
     """The first warning of each category goes to the list instead of the terminal."""
     noted: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -186,44 +136,3 @@ def _noted_warnings() -> Iterator[list[str]]:
         finally:
             first = {w.category.__name__: w.message for w in reversed(caught)}
             noted.extend(f"{category}: {message}" for category, message in first.items())
-
-
-def _optimiser(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, LRScheduler]:
-    optimiser: Optimizer
-    if recipe.optimiser == "adam":
-        optimiser = Adam(
-            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
-    else:
-        optimiser = SGD(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    if recipe.schedule == "one-cycle":
-        return optimiser, OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps + 1)
-    return optimiser, ExponentialLR(optimiser, DECAY)
-
-
-def _checkpoint_steps(steps: int, most: int) -> frozenset[int]:
-    count = min(most, steps)
-    return frozenset(round(steps * (i + 1) / count) for i in range(count))
-
-
-def _batches(sources: Mapping[str, Split], size: int, generator: torch.Generator) -> Batches:
-    return {name: draw(split.train, size, generator) for name, split in sources.items()}
-
-
-@torch.no_grad()
-def _mean_accuracy(
-    model: nn.Module, task: Task, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> float:
-    """Accuracy on each part, and their mean."""
-    accuracies = [
-        torch.cat([correct(task, model(x), y) for x, y in _in_pieces(inputs, labels)])
-        for inputs, labels in parts
-    ]
-    return torch.stack([right.float().mean() for right in accuracies]).mean().item()
-
-
-def _in_pieces(
-    inputs: torch.Tensor, labels: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    rows = max(1, EVALUATED_AT_ONCE // max(1, inputs[0].numel()))
-    return zip(inputs.split(rows), labels.split(rows), strict=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,162 @@
+"""Data of several domains, as training takes it: samples, classes, and how inputs are prepared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Generator, Tensor
+from torch.utils.data import TensorDataset
+
+Task = Literal["classification", "regression", "signed-regression"]
+"""Classes with cross-entropy; numbers with half the squared error; or labels −1 and 1 with half the
+squared error, told by the sign."""
+
+Domains = Mapping[str, TensorDataset]
+"""Samples by domain: stored inputs of shape [n, *stored] and labels of shape [n].
+
+What is stored may be a memory map of uint8; a :class:`Preparation` makes of it what models see.
+"""
+
+
+class DataError(ValueError):
+    """Data that cannot be read or trained on: what was expected, what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class Preparation(ABC):
+    """Makes of stored inputs what a model sees; kept beside a trained model.
+
+    The fields of a subclass are plain numbers, strings and tuples of them, and say everything.
+    """
+
+    kind: ClassVar[str]
+    """Name of the subclass where it is written down."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input as a model sees it."""
+
+    def fitted(self, stored: Sequence[Tensor]) -> Preparation:
+        """With what is estimated from data (means, say), from the sources' training splits alone.
+
+        Args:
+            stored: stored inputs of each source's training split.
+        """
+        return self
+
+    @abstractmethod
+    def __call__(self, stored: Tensor) -> Tensor:
+        """The inputs of a batch [n, *stored] as a model sees them, float32 [n, *shape]."""
+
+    def augmented(self, stored: Tensor, generator: Generator) -> Tensor:
+        """The same for training, varied at random where that is usual for such data."""
+        return self(stored)
+
+    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
+        """Names and stored inputs of the samples in files.
+
+        Raises:
+            DataError: files of another kind, unreadable ones, or data that has no files.
+        """
+        raise DataError(
+            f"this model was trained on data that is no files ({self.kind}), so there is no file it "
+            f"could read; predict from Python with the model itself."
+        )
+
+    def described(self) -> dict[str, Any]:
+        """Everything, for JSON; :func:`preparation_from` reads it."""
+        return {"kind": self.kind} | asdict(self)
+
+
+@dataclass(frozen=True)
+class AsStored(Preparation):
+    """Inputs that are float tensors already."""
+
+    kind: ClassVar[str] = "tensors"
+
+    stored_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As stored."""
+        return self.stored_shape
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """As stored, in float32."""
+        return stored.float()
+
+
+@dataclass(frozen=True)
+class DomainData:
+    """A data set in hand."""
+
+    name: str
+    domains: Domains
+    preparation: Preparation
+    task: Task
+    classes: tuple[str, ...]
+    """Names of the classes; empty where labels are numbers."""
+    never_sources: tuple[str, ...] = ()
+    """Domains that are only ever held out."""
+    notes: tuple[str, ...] = ()
+    """What was noticed on reading: files ignored, classes missing in a domain."""
+    fingerprint: str = ""
+    """Changes when the data do."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model puts out for one input."""
+        return len(self.classes) if self.task == "classification" else 1
+
+
+def _silent(*_: object) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class News:
+    """Who hears of work that takes long."""
+
+    say: Callable[[str], None] = _silent
+    """One line of text."""
+    advance: Callable[[str, int, int], None] = _silent
+    """What is being done, how many are done, of how many."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a reader may need to be told."""
+
+    size: int | None = None
+    """Height and width to which images are brought; 224 unless told."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be decoded, and say which, instead of stopping."""
+    target: str | None = None
+    """Column of a table that is predicted."""
+    domain: str | None = None
+    """Column of a table that names the domain."""
+    categorical: tuple[str, ...] = ()
+    """Columns of a table whose numbers are names."""
+    drop: tuple[str, ...] = ()
+    """Columns of a table that are left out."""
+    missing: tuple[str, ...] = ()
+    """Texts that stand for a missing value, beside the empty one."""
+    task: Literal["classification", "regression"] | None = None
+    """What a table's target is; classes unless it has many different numbers."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of data that lies somewhere on disk."""
+
+    kind: str
+    summary: str
+    """In one line, for the command line's list."""
+    read: Callable[[Path, DataOptions, News], DomainData]
+    options: tuple[str, ...] = field(default=())
+    """Names of the :class:`DataOptions` that it heeds."""

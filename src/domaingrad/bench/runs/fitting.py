@@ -1,0 +1,338 @@
+"""The loop: one model, one method, one domain held out or none; it can be left and gone on with."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR
+
+from domaingrad.bench.domains import DataError, DomainData, Preparation, Recipe, losses, score
+from domaingrad.bench.methods import Batches, Method
+from domaingrad.bench.protocol import Split, draw, generator_of, split_domain
+from domaingrad.inspect import sign_agreement
+
+EVALUATED_AT_ONCE = 2**22
+"""Numbers in the inputs that pass through a model together when it is evaluated."""
+DECAY = 0.9995
+"""Factor on the learning rate per step of the exponential schedule."""
+STREAMS = ("batches", "agreement", "augmentation")
+"""What a run draws beside the method's own randomness, each from a generator of its own."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of the sources after ``step`` steps."""
+
+    step: int
+    loss: float | None
+    """Mean loss of the source domains on the last batch, ``None`` where it is not finite."""
+    val_score: float
+    """Score on the sources' ``val`` splits, the mean over the source domains."""
+    agreement: float | None
+    """Share of gradient components on whose sign all source domains agree, if there are several."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the method itself has to tell (a learned ratio, say)."""
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """The sealed side of a checkpoint: scores on the splits of the held-out domain."""
+
+    train: float
+    """What is reported, as in DomainBed."""
+    val: float
+    """For the oracle alone."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How labels are scaled for the loss, so that regression does not depend on their unit."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, data: DomainData, sources: Mapping[str, Split]) -> Labels:
+        """For regression, from the sources' training splits alone; nothing to do for the rest."""
+        if data.task != "regression":
+            return cls()
+        labels = torch.cat([split.data.tensors[1][split.train] for split in sources.values()])
+        mean, scale = labels.double().mean().item(), labels.double().std(correction=0).item()
+        return cls(mean, scale if scale > 0 else 1.0)
+
+    def scaled(self, labels: Tensor) -> Tensor:
+        """As the loss sees them."""
+        return labels if self == Labels() else (labels - self.mean) / self.scale
+
+    def unscaled(self, outputs: Tensor) -> Tensor:
+        """A model's outputs in the unit of the labels."""
+        return outputs if self == Labels() else outputs * self.scale + self.mean
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how precisely a model computes."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which samples do what in a run."""
+
+    sources: Mapping[str, Split]
+    held_out: Split | None
+    preparation: Preparation
+    """Fitted to the sources' training splits."""
+    labels: Labels
+
+    @classmethod
+    def of(cls, data: DomainData, held_out: str | None, trial: tuple[object, ...]) -> Parts:
+        """Split every domain, and fit what is fitted.
+
+        Args:
+            data: the data.
+            held_out: the domain that training never sees, if any.
+            trial: names from which the seeds of the splits derive.
+
+        Raises:
+            DataError: no source domain is left.
+        """
+        splits = {
+            name: split_domain(domain, generator_of(*trial, "split", name))
+            for name, domain in data.domains.items()
+        }
+        sources = {
+            name: split
+            for name, split in splits.items()
+            if name != held_out and name not in data.never_sources
+        }
+        if not sources:
+            raise DataError(
+                f"{data.name}: no domain is left to train on when {held_out} is held out."
+            )
+        small = [
+            name for name, split in splits.items() if not len(split.train) or not len(split.val)
+        ]
+        if small:
+            raise DataError(
+                f"{data.name}: each domain needs at least two samples, one to train on and one to "
+                f"validate; found fewer in {', '.join(small)}."
+            )
+        preparation = data.preparation.fitted(
+            [split.data.tensors[0][split.train] for split in sources.values()]
+        )
+        return cls(
+            sources,
+            None if held_out is None else splits[held_out],
+            preparation,
+            Labels.of(data, sources),
+        )
+
+
+class Fit:
+    """One model in training: everything that changes from step to step.
+
+    Args:
+        data: the data.
+        parts: which samples do what.
+        model: the model, where it is to compute.
+        method: how batches become ``.grad``.
+        recipe: optimiser, schedule, batch.
+        steps: how many steps there will be.
+        names: from which, and from nothing else, all seeds derive.
+        place: device and precision.
+        augment: whether training inputs are varied at random, where the data have a way for it.
+    """
+
+    def __init__(
+        self,
+        data: DomainData,
+        parts: Parts,
+        model: nn.Module,
+        method: Method,
+        recipe: Recipe,
+        steps: int,
+        names: tuple[object, ...],
+        place: Place | None = None,
+        augment: bool = True,
+    ) -> None:
+        if len(parts.sources) < method.fewest_sources:
+            raise DataError(
+                f"{method.title} compares source domains and needs {method.fewest_sources} of "
+                f"them; found {len(parts.sources)} ({', '.join(parts.sources)}). Use the method "
+                f"erm, or data of more domains."
+            )
+        self.step = 0
+        self.model = model
+        self.waited = 0.0
+        """Seconds spent on getting batches ready."""
+        self._data, self._parts, self._recipe, self._augment = data, parts, recipe, augment
+        self._place = place or Place()
+        self._marks = _checkpoint_steps(steps, recipe.checkpoints)
+        self._optimiser, self._schedule = _optimiser(model, recipe, steps)
+        self._loss = partial(losses, data.task)
+        self._generators = {name: generator_of(*names, name) for name in STREAMS}
+        self._bound = method.bind(
+            model, self._optimiser, self._loss, generator_of(*names, "method"), self._place.scaler
+        )
+        self._last_loss = torch.tensor(math.nan)
+
+    def advance(self) -> bool:
+        """Take a step; whether a checkpoint is due."""
+        began = time.perf_counter()
+        batches = self._batches("batches", augment=self._augment)
+        self.waited += time.perf_counter() - began
+        self._last_loss = self._bound.backward(batches)
+        self._place.scaler.step(self._optimiser)
+        self._place.scaler.update()
+        self._schedule.step()
+        self._optimiser.zero_grad()
+        self.step += 1
+        return self.step in self._marks
+
+    def checkpoint(self) -> tuple[Checkpoint, HeldOutScores | None]:
+        """Evaluate; what may be looked at, and what stays sealed."""
+        loss = self._last_loss.item()
+        if not math.isfinite(loss):
+            warnings.warn("the loss is not finite: the run has diverged", stacklevel=1)
+        self.model.eval()
+        try:
+            splits = self._parts.sources.values()
+            seen = Checkpoint(
+                step=self.step,
+                loss=loss if math.isfinite(loss) else None,
+                val_score=sum(self._score(split, split.val) for split in splits) / len(splits),
+                agreement=self._agreement(),
+                numbers=self._bound.numbers(),
+            )
+            held_out = self._parts.held_out
+            sealed = None
+            if held_out is not None:
+                sealed = HeldOutScores(
+                    self._score(held_out, held_out.train), self._score(held_out, held_out.val)
+                )
+        finally:
+            self.model.train()
+        return seen, sealed
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on with the same numbers."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._place.scaler.state_dict(),
+            "method": self._bound.state.state_dict() if self._bound.state else {},
+            "generators": {
+                name: generator.get_state() for name, generator in self._generators.items()
+            },
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._place.scaler.load_state_dict(state["scaler"])
+        if self._bound.state:
+            self._bound.state.load_state_dict(state["method"])
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+    def _batches(self, stream: str, augment: bool) -> Batches:
+        """A batch of each source, prepared, where the model computes."""
+        generator = self._generators[stream]
+        device = self._place.device
+        ready = {}
+        for name, split in self._parts.sources.items():
+            stored, labels = draw(split, self._recipe.batch, generator)
+            stored, labels = stored.to(device), labels.to(device)
+            prepare = self._parts.preparation
+            inputs = (
+                prepare.augmented(stored, self._generators["augmentation"])
+                if augment
+                else prepare(stored)
+            )
+            ready[name] = inputs, self._parts.labels.scaled(labels)
+        return ready
+
+    def _agreement(self) -> float | None:
+        if len(self._parts.sources) < 2:
+            return None
+        batches = self._batches("agreement", augment=False)
+        probe = (self._loss(self.model(x), y).mean() for x, y in batches.values())
+        return sign_agreement(self.model, probe)
+
+    def _score(self, split: Split, rows: Tensor) -> float:
+        labels = split.data.tensors[1][rows]
+        outputs = outputs_on(self.model, self._parts.preparation, split, rows, self._place.device)
+        return score(self._data.task, outputs, self._parts.labels.scaled(labels))
+
+
+def outputs_on(
+    model: nn.Module, preparation: Preparation, split: Split, rows: Tensor, device: torch.device
+) -> Tensor:
+    """A model's outputs on some rows of a domain, in pieces, on the CPU."""
+    return torch.cat(
+        [
+            outputs_of(model, preparation, split.data.tensors[0][piece], device)
+            for piece in _pieces(rows, preparation)
+        ]
+    )
+
+
+@torch.no_grad()
+def outputs_of(
+    model: nn.Module, preparation: Preparation, stored: Tensor, device: torch.device
+) -> Tensor:
+    """A model's outputs for stored inputs, on the CPU."""
+    outputs: Tensor = model(preparation(stored.to(device)))
+    return outputs.float().cpu()
+
+
+def _pieces(rows: Tensor, preparation: Preparation) -> Iterator[Tensor]:
+    at_once = max(1, EVALUATED_AT_ONCE // max(1, math.prod(preparation.shape)))
+    yield from rows.split(at_once)  # type: ignore[no-untyped-call]
+
+
+def _optimiser(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, LRScheduler]:
+    optimiser: Optimizer
+    if recipe.optimiser == "adam":
+        optimiser = Adam(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+    else:
+        optimiser = SGD(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    match recipe.schedule:
+        case "one-cycle":
+            return optimiser, OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps + 1)
+        case "exponential":
+            return optimiser, ExponentialLR(optimiser, DECAY)
+        case "constant":
+            return optimiser, LambdaLR(optimiser, lambda _: 1.0)
+
+
+def _checkpoint_steps(steps: int, most: int) -> frozenset[int]:
+    count = min(most, steps)
+    return frozenset(round(steps * (i + 1) / count) for i in range(count))
