@@ -1,18 +1,23 @@
 """Domains: data sets whose samples come from several named domains."""
 
-from .base import DataSet, Recipe, Schedule, correct, losses, score
-from .data import AsStored, DataError, DataOptions, DomainData, Domains, News, Preparation, Task
-from .digits import COLORED_DIGITS, ROTATED_DIGITS
-from .linear_toy import LINEAR_TOY
-from .spirals import SPIRALS
-
-DATA_SETS: dict[str, DataSet] = {
-    data.name: data for data in (SPIRALS, LINEAR_TOY, COLORED_DIGITS, ROTATED_DIGITS)
-}
-"""Every data set that needs no download, by name."""
+from .base import DataSet, Recipe, Schedule, Training, correct, losses, score
+from .data import (
+    AsStored,
+    DataError,
+    DataOptions,
+    DomainData,
+    Domains,
+    News,
+    Preparation,
+    Reader,
+    Task,
+)
+from .loading import DATA_SETS, READERS, load
+from .preparations import preparation_from
 
 __all__ = [
     "DATA_SETS",
+    "READERS",
     "AsStored",
     "DataError",
     "DataOptions",
@@ -21,10 +26,14 @@ __all__ = [
     "Domains",
     "News",
     "Preparation",
+    "Reader",
     "Recipe",
     "Schedule",
     "Task",
+    "Training",
     "correct",
+    "load",
     "losses",
+    "preparation_from",
     "score",
 ]

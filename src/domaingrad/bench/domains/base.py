@@ -18,22 +18,28 @@ Schedule = Literal["constant", "one-cycle", "exponential"]
 """The learning rate: as it is, one cycle up to it and down (Smith & Topin), or ×.9995 a step."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a data set is trained: the same for every method, so that runs can be compared."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained: the same for every method, so that runs can be compared."""
 
-    model: Callable[[tuple[int, ...], int], nn.Module]
     steps: int
     batch: int
     """Samples per domain and step."""
     learning_rate: float
     weight_decay: float
-    chosen: str
-    """How these settings came about, for the reader of a report to judge."""
     optimiser: Literal["adam", "sgd"] = "adam"
     schedule: Schedule = "one-cycle"
     checkpoints: int = 10
     """How often, evenly through training, a model is evaluated and may be selected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Training):
+    """How a data set is trained, and what."""
+
+    model: Callable[[tuple[int, ...], int], nn.Module]
+    chosen: str
+    """How these settings came about, for the reader of a report to judge."""
 
     def described(self) -> str:
         """Everything the recipe says, in one line."""

@@ -64,8 +64,8 @@ class Preparation(ABC):
             DataError: files of another kind, unreadable ones, or data that has no files.
         """
         raise DataError(
-            f"this model was trained on data that is no files ({self.kind}), so there is no file it "
-            f"could read; predict from Python with the model itself."
+            f"this model was trained on data that are no files ({self.kind}), so there is no file "
+            f"it could read; use the model from Python instead."
         )
 
     def described(self) -> dict[str, Any]:

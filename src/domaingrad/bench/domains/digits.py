@@ -13,12 +13,14 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import mlp
 
-from .base import DataSet, Domains, Recipe
+from .base import DataSet, Recipe
+from .data import Domains, News
 
 COLOUR_FLIP = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
 """Domain, by how often its colour tells the noisy label; probability that it tells the other."""
 LABEL_NOISE = 0.25
 ANGLES = {f"{angle}°": angle for angle in range(0, 90, 15)}
+_ROTATED_AT_ONCE = 2000
 
 
 def _digits(generator: Generator) -> tuple[Tensor, Tensor]:
@@ -36,12 +38,27 @@ def _flip(bits: Tensor, probability: float, generator: Generator) -> Tensor:
 
 
 def make_colored_digits(generator: Generator) -> Domains:
-    """Deal the digits out to three domains and colour them, as ColoredMNIST does.
+    """All the digits, by :func:`coloured`."""
+    images, digits = _digits(generator)
+    return coloured(images, digits, generator)
+
+
+def make_rotated_digits(generator: Generator) -> Domains:
+    """All the digits, by :func:`rotated`."""
+    return rotated(*_digits(generator), News())
+
+
+def coloured(images: Tensor, digits: Tensor, generator: Generator) -> Domains:
+    """Deal digits out to three domains and colour them, as ColoredMNIST does.
 
     Label 1 for digits under 5, flipped with probability .25; colour = label, flipped with
     probability .1, .2 and .9. Two channels, of which the colour keeps one.
+
+    Args:
+        images: shape [n, h, w], of any dtype, in random order.
+        digits: 0 … 9, shape [n].
+        generator: of the flips.
     """
-    images, digits = _digits(generator)
     domains = {}
     parts = torch.arange(len(digits)).chunk(len(COLOUR_FLIP))
     for (name, probability), rows in zip(COLOUR_FLIP.items(), parts, strict=True):
@@ -53,19 +70,31 @@ def make_colored_digits(generator: Generator) -> Domains:
     return domains
 
 
-def make_rotated_digits(generator: Generator) -> Domains:
-    """Deal the digits out to six domains and rotate them by 0, 15, … 75°, bilinear."""
-    images, digits = _digits(generator)
+def rotated(images: Tensor, digits: Tensor, news: News) -> Domains:
+    """Deal digits out to six domains and rotate them by 0, 15, … 75°, bilinear.
+
+    Args:
+        images: shape [n, h, w], in random order; of float, or of uint8 and then rounded again.
+        digits: 0 … 9, shape [n].
+        news: hears how many are rotated.
+    """
     domains = {}
+    done = 0
     parts = torch.arange(len(digits)).chunk(len(ANGLES))
     for (name, angle), rows in zip(ANGLES.items(), parts, strict=True):
-        x = _rotate(images[rows].unsqueeze(1), angle)
-        domains[name] = TensorDataset(x, digits[rows])
+        turned = []
+        for some in torch.split(rows, _ROTATED_AT_ONCE):
+            turned.append(_rotate(images[some].unsqueeze(1), angle))
+            done += len(some)
+            news.advance("rotating digits", done, len(digits))
+        domains[name] = TensorDataset(torch.cat(turned), digits[rows])
     return domains
 
 
 def _rotate(images: Tensor, degrees: float) -> Tensor:
     """Rotate images [n, c, h, w] counter-clockwise."""
+    if images.dtype == torch.uint8:
+        return _rotate(images.float(), degrees).round().to(torch.uint8)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(len(images), 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)

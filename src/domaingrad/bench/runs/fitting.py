@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +16,15 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR
 
-from domaingrad.bench.domains import DataError, DomainData, Preparation, Recipe, losses, score
+from domaingrad.bench.domains import (
+    DataError,
+    DomainData,
+    Preparation,
+    Task,
+    Training,
+    losses,
+    score,
+)
 from domaingrad.bench.methods import Batches, Method
 from domaingrad.bench.protocol import Split, draw, generator_of, split_domain
 from domaingrad.inspect import sign_agreement
@@ -85,7 +92,6 @@ class Place:
     """Where and how precisely a model computes."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
 
 
@@ -151,8 +157,7 @@ class Fit:
         parts: which samples do what.
         model: the model, where it is to compute.
         method: how batches become ``.grad``.
-        recipe: optimiser, schedule, batch.
-        steps: how many steps there will be.
+        training: steps, optimiser, schedule, batch.
         names: from which, and from nothing else, all seeds derive.
         place: device and precision.
         augment: whether training inputs are varied at random, where the data have a way for it.
@@ -164,8 +169,7 @@ class Fit:
         parts: Parts,
         model: nn.Module,
         method: Method,
-        recipe: Recipe,
-        steps: int,
+        training: Training,
         names: tuple[object, ...],
         place: Place | None = None,
         augment: bool = True,
@@ -180,11 +184,11 @@ class Fit:
         self.model = model
         self.waited = 0.0
         """Seconds spent on getting batches ready."""
-        self._data, self._parts, self._recipe, self._augment = data, parts, recipe, augment
+        self._data, self._parts, self._training, self._augment = data, parts, training, augment
         self._place = place or Place()
-        self._marks = _checkpoint_steps(steps, recipe.checkpoints)
-        self._optimiser, self._schedule = _optimiser(model, recipe, steps)
-        self._loss = partial(losses, data.task)
+        self._marks = _checkpoint_steps(training.steps, training.checkpoints)
+        self._optimiser, self._schedule = _optimiser(model, training)
+        self._loss = partial(_losses, data.task)
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
         self._bound = method.bind(
             model, self._optimiser, self._loss, generator_of(*names, "method"), self._place.scaler
@@ -266,7 +270,7 @@ class Fit:
         device = self._place.device
         ready = {}
         for name, split in self._parts.sources.items():
-            stored, labels = draw(split, self._recipe.batch, generator)
+            stored, labels = draw(split, self._training.batch, generator)
             stored, labels = stored.to(device), labels.to(device)
             prepare = self._parts.preparation
             inputs = (
@@ -286,47 +290,38 @@ class Fit:
 
     def _score(self, split: Split, rows: Tensor) -> float:
         labels = split.data.tensors[1][rows]
-        outputs = outputs_on(self.model, self._parts.preparation, split, rows, self._place.device)
+        stored = split.data.tensors[0]
+        outputs = outputs_on(self.model, self._parts.preparation, stored, rows, self._place.device)
         return score(self._data.task, outputs, self._parts.labels.scaled(labels))
 
 
+@torch.no_grad()
 def outputs_on(
-    model: nn.Module, preparation: Preparation, split: Split, rows: Tensor, device: torch.device
+    model: nn.Module, preparation: Preparation, stored: Tensor, rows: Tensor, device: torch.device
 ) -> Tensor:
-    """A model's outputs on some rows of a domain, in pieces, on the CPU."""
+    """A model's outputs on some rows of stored inputs, in pieces, on the CPU."""
+    at_once = max(1, EVALUATED_AT_ONCE // max(1, math.prod(preparation.shape)))
+    pieces: tuple[Tensor, ...] = rows.split(at_once)  # type: ignore[no-untyped-call]
     return torch.cat(
-        [
-            outputs_of(model, preparation, split.data.tensors[0][piece], device)
-            for piece in _pieces(rows, preparation)
-        ]
+        [model(preparation(stored[piece].to(device))).float().cpu() for piece in pieces]
     )
 
 
-@torch.no_grad()
-def outputs_of(
-    model: nn.Module, preparation: Preparation, stored: Tensor, device: torch.device
-) -> Tensor:
-    """A model's outputs for stored inputs, on the CPU."""
-    outputs: Tensor = model(preparation(stored.to(device)))
-    return outputs.float().cpu()
+def _losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """In float32, whatever precision the model computes in."""
+    return losses(task, outputs.float(), labels)
 
 
-def _pieces(rows: Tensor, preparation: Preparation) -> Iterator[Tensor]:
-    at_once = max(1, EVALUATED_AT_ONCE // max(1, math.prod(preparation.shape)))
-    yield from rows.split(at_once)  # type: ignore[no-untyped-call]
-
-
-def _optimiser(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Optimizer, LRScheduler]:
+def _optimiser(model: nn.Module, training: Training) -> tuple[Optimizer, LRScheduler]:
+    rate, decay = training.learning_rate, training.weight_decay
     optimiser: Optimizer
-    if recipe.optimiser == "adam":
-        optimiser = Adam(
-            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
+    if training.optimiser == "adam":
+        optimiser = Adam(model.parameters(), rate, weight_decay=decay, fused=True)
     else:
-        optimiser = SGD(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    match recipe.schedule:
+        optimiser = SGD(model.parameters(), rate, weight_decay=decay)
+    match training.schedule:
         case "one-cycle":
-            return optimiser, OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps + 1)
+            return optimiser, OneCycleLR(optimiser, rate, total_steps=training.steps + 1)
         case "exponential":
             return optimiser, ExponentialLR(optimiser, DECAY)
         case "constant":

@@ -95,8 +95,7 @@ def train(config: RunConfig, on_progress: OnProgress) -> tuple[RunRecord, HeldOu
             Parts.of(data, config.held_out, trial),
             data_set.build_model(data),
             replace(ALL_METHODS[config.method], **config.hyperparameters),
-            data_set.recipe,
-            config.steps,
+            replace(data_set.recipe, steps=config.steps),
             run,
         )
         checkpoints: list[Checkpoint] = []

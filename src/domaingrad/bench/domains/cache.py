@@ -1,0 +1,207 @@
+"""Decoded images on disk, so that each is decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from .data import DataError, News
+from .decoding import AT_ONCE, decode_each
+from .files import listed
+
+FORMAT = 1
+"""Part of every key; counted up when decoding or the files of an entry change."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of image files."""
+
+    images: Tensor
+    """uint8 [n, 3, size, size]; a memory map whose changes stay in memory."""
+    kept: tuple[int, ...]
+    """Which of the files these are; all of them unless unreadable ones were left out."""
+    notes: tuple[str, ...]
+    """Which files were left out."""
+    digest: str
+    """Hash of the pixels, wherever the files lie."""
+
+
+def cache_directory() -> Path:
+    """``$DOMAINGRAD_CACHE``, else ``$XDG_CACHE_HOME/domaingrad``, else ``~/.cache/domaingrad``."""
+    if own := os.environ.get("DOMAINGRAD_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "domaingrad"
+
+
+def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool = False) -> Decoded:
+    """The pixels of the files, from the cache or else decoded into it.
+
+    An entry is found again by the files' paths, sizes in bytes and times of change, in order, and
+    by the arguments. Their contents are not read for it, so a file rewritten with its size and
+    time kept goes unnoticed. Two processes may ask for the same entry: one decodes, the other
+    waits. An entry counts once it is whole; what a killed process left behind is removed.
+
+    Args:
+        files: image files.
+        size: height and width.
+        news: hears of the size on disk before, and of progress.
+        skip_unreadable: leave out files that cannot be decoded.
+
+    Raises:
+        DataError: no files; unreadable files, all of them found before it stops; too little room
+            on disk, before or while writing.
+    """
+    if not files:
+        raise DataError("no image files to decode; give at least one.")
+    directory = cache_directory() / "images"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the cache directory {directory} cannot be made ({error.strerror}); set "
+            f"DOMAINGRAD_CACHE to one that can."
+        ) from error
+    entry = directory / _key(files, size, skip_unreadable)
+    if not entry.exists():
+        with _alone(entry, news):
+            if not entry.exists():
+                _write(entry, files, size, news, skip_unreadable)
+    return _read(entry, files, size)
+
+
+def _key(files: Sequence[Path], size: int, skip_unreadable: bool) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT, size, skip_unreadable]).encode())
+    resolved = cache(os.path.realpath)
+    for path in files:
+        name = os.path.join(resolved(path.parent), path.name)
+        try:
+            status = path.stat()
+        except OSError:  # decoding reports it, with all others
+            state = "missing"
+        else:
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        digest.update(f"{name}\0{state}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _alone(entry: Path, news: News) -> Iterator[None]:
+    """Hold the entry's lock, which the system lets go of if the process is killed."""
+    lock = FileLock(entry.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        news.say("another process is decoding these images; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(entry: Path, files: Sequence[Path], size: int, news: News, skip: bool) -> None:
+    partial = entry.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left behind by a process that was killed
+    _check_room(entry.parent, len(files), size, news)
+    try:
+        partial.mkdir()
+        _fill(partial, files, size, news, skip)
+        partial.rename(entry)
+    except OSError as error:
+        raise DataError(
+            f"the decoded images cannot be written to {entry.parent} ({error.strerror}); make "
+            f"room there, or set DOMAINGRAD_CACHE to a directory on another disk."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_room(directory: Path, images: int, size: int, news: News) -> None:
+    needed, free = images * 3 * size * size, shutil.disk_usage(directory).free
+    news.say(
+        f"decoding {images:,} images to {size}×{size}, once: {_in_units(needed)} to be written to "
+        f"{directory}, where {_in_units(free)} are free"
+    )
+    if needed > free:
+        raise DataError(
+            f"decoding {images:,} images to {size}×{size} takes {_in_units(needed)} in "
+            f"{directory}, where {_in_units(free)} are free; make room there, set "
+            f"DOMAINGRAD_CACHE to a directory on another disk, or choose a smaller --size."
+        )
+
+
+def _fill(partial: Path, files: Sequence[Path], size: int, news: News, skip: bool) -> None:
+    kept: list[int] = []
+    unreadable: list[str] = []
+    digest = hashlib.sha256()
+    # Written, not mapped: on a full disk a write raises, and a map kills the process.
+    with (partial / "images").open("wb") as file:
+        for index, outcome in enumerate(decode_each(files, size)):
+            if isinstance(outcome, DataError):
+                unreadable.append(str(outcome))
+            else:
+                pixels = outcome.numpy().tobytes()
+                digest.update(pixels)
+                file.write(pixels)
+                kept.append(index)
+            if (index + 1) % AT_ONCE == 0 or index + 1 == len(files):
+                news.advance("decoding images", index + 1, len(files))
+        file.flush()
+        os.fsync(file.fileno())
+    if unreadable and not (skip and kept):
+        remedy = (
+            "none is left" if skip else "mend or remove them, or leave them out: --skip-unreadable"
+        )
+        raise DataError(
+            f"{len(unreadable):,} of {len(files):,} images cannot be decoded; {remedy}.\n"
+            + "\n".join(unreadable[:10])
+            + (f"\nand {len(unreadable) - 10:,} more" if len(unreadable) > 10 else "")
+        )
+    contents = {"kept": kept, "digest": digest.hexdigest()}
+    (partial / "contents.json").write_text(json.dumps(contents))
+
+
+def _read(entry: Path, files: Sequence[Path], size: int) -> Decoded:
+    try:
+        contents = json.loads((entry / "contents.json").read_text())
+        shape = (len(contents["kept"]), 3, size, size)
+        images = np.memmap(entry / "images", dtype=np.uint8, mode="c", shape=shape)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"the cache entry {entry} is damaged ({error}); remove it, and the images are decoded "
+            f"anew."
+        ) from error
+    names = [str(files[index]) for index in sorted(set(range(len(files))) - {*contents["kept"]})]
+    note = f"left out {len(names):,} of {len(files):,} images, unreadable: {listed(names)}"
+    return Decoded(
+        images=torch.from_numpy(images),
+        kept=tuple(contents["kept"]),
+        notes=(note,) if names else (),
+        digest=contents["digest"],
+    )
+
+
+def _in_units(size: float) -> str:
+    """A number of bytes, for people.
+
+    >>> _in_units(1_500_000_000), _in_units(12_288)
+    ('1.5 GB', '12.3 kB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

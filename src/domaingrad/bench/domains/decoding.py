@@ -1,0 +1,96 @@
+"""From an image file to the pixels of one fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .data import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Endings, in lower case, by which a file in a folder counts as an image."""
+
+AT_ONCE = 64
+"""Images decoded before the first of them is handed on; bounds the memory they take."""
+
+
+def is_image(path: Path | str) -> bool:
+    """Whether the name ends as images' names do.
+
+    >>> is_image("Dog.JPG"), is_image("splits.txt")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def decode(path: Path, size: int) -> Tensor:
+    """The image in a file as uint8 [3, size, size].
+
+    Turned upright as its EXIF orientation says, brought to RGB, and squashed to a square with
+    Pillow's antialiased bilinear filter, as in DomainBed. Transparency is dropped, not blended, as
+    there; 16-bit greys are scaled to 8 bits; of an animation the first frame counts.
+
+    Raises:
+        DataError: a file that is missing, empty, cut short or no image, or an image of too many
+            pixels (Pillow's ``MAX_IMAGE_PIXELS``) or of a mode without a known range.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            squashed = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise DataError(f"{path} cannot be decoded: {_cause(path, error)}.") from error
+    return torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous()
+
+
+def decode_each(files: Sequence[Path], size: int) -> Iterator[Tensor | DataError]:
+    """What :func:`decode` returns or raises for each file, in order, in as many threads as CPUs."""
+
+    def outcome(path: Path) -> Tensor | DataError:
+        try:
+            return decode(path, size)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        for start in range(0, len(files), AT_ONCE):
+            yield from pool.map(outcome, files[start : start + AT_ONCE])
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _eight_bits(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode == "P" or image.mode.endswith("a"):  # a palette's transparency; premultiplied
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits, which Pillow's own conversion would clip at 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError("its pixels are integers beyond 16 bits, of unknown range")
+    return Image.fromarray(np.round(values / 257).astype(np.uint8))
+
+
+def _cause(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is empty" if path.stat().st_size == 0 else "no image format is recognised"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error).rstrip(".") or type(error).__name__

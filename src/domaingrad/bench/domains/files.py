@@ -1,0 +1,55 @@
+"""Files below a folder, and lists of names in messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .data import DataError
+
+
+def visible(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Every folder from ``root`` down, with the names of its folders and its files, sorted.
+
+    Names that begin with a dot are left out, and so is what macOS adds to archives. Symbolic links
+    are followed, but for those that lead back to a folder above them.
+
+    Raises:
+        DataError: a folder that may not be listed.
+    """
+    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
+        folders[:] = sorted(
+            name for name in folders if not _hidden(name) and not _leads_back(folder, name)
+        )
+        yield Path(folder), folders, sorted(name for name in files if not _hidden(name))
+
+
+def listed(names: Sequence[object], most: int = 10) -> str:
+    """The first of the names, and how many there are beside.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    >>> listed(["a", "b"])
+    'a, b'
+    """
+    shown = ", ".join(map(str, names[:most]))
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(
+        os.path.realpath(path)
+    )
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename} cannot be listed ({error.strerror}); allow it to be read, or move it "
+        f"out of the data."
+    ) from error

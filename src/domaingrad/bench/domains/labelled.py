@@ -1,0 +1,152 @@
+"""Image files with a class and a domain each, read as a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import TensorDataset
+
+from .cache import decoded
+from .data import DataError, DataOptions, DomainData, News
+from .files import listed
+from .photographs import Photographs
+
+DEFAULT_SIZE = 224
+IMAGE_OPTIONS = ("size", "skip_unreadable")
+"""Names of the options that every reader of image files heeds."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file, and what is known of it."""
+
+    path: Path
+    domain: str
+    label: str
+
+
+def check_labelled(images: Sequence[LabelledImage], where: str) -> None:
+    """See that there are two domains and two classes, told apart by more than upper case.
+
+    Raises:
+        DataError: there are not; ``where`` begins the message.
+    """
+    for kind, name_of, place_of in (
+        ("domain", _domain, _label),
+        ("class", _label, _domain),
+    ):
+        names = sorted({name_of(image) for image in images})
+        if len(names) < 2:
+            raise DataError(
+                f"{where}: expected images of two {_plural(kind)} or more, found {len(names)} "
+                f"({listed(names) or 'none'})."
+            )
+        for same in _differing_by_case(names):
+            found = " and ".join(
+                f"{name!r} (in {listed(_distinct(place_of, images, name_of, name), most=3)})"
+                for name in same
+            )
+            raise DataError(
+                f"{where}: {_plural(kind)} that differ only by upper and lower case, {found}; "
+                f"rename one of them."
+            )
+
+
+def read_labelled(
+    name: str,
+    images: Sequence[LabelledImage],
+    options: DataOptions,
+    news: News,
+    notes: Sequence[str] = (),
+) -> DomainData:
+    """Decode the images and deal them out to their domains, names sorted.
+
+    Args:
+        name: of the data set.
+        images: checked by :func:`check_labelled`; their order is kept within a domain.
+        options: of which the size and whether to skip unreadable files matter.
+        news: hears of the decoding.
+        notes: what was noticed before.
+
+    Raises:
+        DataError: as :func:`~.cache.decoded`; or leaving out unreadable files left out a whole
+            domain or class.
+    """
+    preparation = Photographs(DEFAULT_SIZE if options.size is None else options.size)
+    images = sorted(images, key=_domain)
+    pixels = decoded(
+        [image.path for image in images], preparation.size, news, options.skip_unreadable
+    )
+    kept = [images[index] for index in pixels.kept]
+    for kind, name_of in (("domain", _domain), ("class", _label)):
+        if lost := sorted({*map(name_of, images)} - {*map(name_of, kept)}):
+            raise DataError(
+                f"{name}: not one image of {kind} {listed(lost)} can be decoded; mend or remove "
+                f"the files."
+            )
+
+    classes = tuple(sorted({*map(_label, kept)}))
+    number = {label: index for index, label in enumerate(classes)}
+    rows: dict[str, list[int]] = defaultdict(list)
+    for index, image in enumerate(kept):
+        rows[image.domain].append(index)
+    labels = torch.tensor([number[image.label] for image in kept])
+    identity = [pixels.digest, classes, [(image.domain, number[image.label]) for image in kept]]
+    return DomainData(
+        name=name,
+        # Views of the memory map, as a domain's images lie side by side.
+        domains={
+            domain: TensorDataset(
+                pixels.images[places[0] : places[-1] + 1], labels[places[0] : places[-1] + 1]
+            )
+            for domain, places in sorted(rows.items())
+        },
+        preparation=preparation,
+        task="classification",
+        classes=classes,
+        notes=(*notes, *pixels.notes, *_missing(kept, classes)),
+        fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+    )
+
+
+def _missing(images: Sequence[LabelledImage], classes: Sequence[str]) -> Iterator[str]:
+    present = {(image.domain, image.label) for image in images}
+    for domain in sorted({domain for domain, _ in present}):
+        absent = [label for label in classes if (domain, label) not in present]
+        if absent:
+            noun, verb = ("class", "has") if len(absent) == 1 else ("classes", "have")
+            yield f"{noun} {listed(absent)} {verb} no image in domain {domain}"
+
+
+def _differing_by_case(names: Sequence[str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[name.casefold()].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _distinct(
+    value_of: Callable[[LabelledImage], str],
+    images: Sequence[LabelledImage],
+    name_of: Callable[[LabelledImage], str],
+    name: str,
+) -> list[str]:
+    return sorted({value_of(image) for image in images if name_of(image) == name})
+
+
+def _domain(image: LabelledImage) -> str:
+    return image.domain
+
+
+def _label(image: LabelledImage) -> str:
+    return image.label
+
+
+def _plural(kind: str) -> str:
+    return {"domain": "domains", "class": "classes"}[kind]

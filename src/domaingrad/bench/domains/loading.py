@@ -1,0 +1,98 @@
+"""From what a command line says of data to the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Generator
+
+from domaingrad.bench.names import look_up
+
+from . import digits, linear_toy, spirals
+from .base import DataSet
+from .data import DataError, DataOptions, DomainData, News, Reader
+from .folder import FOLDER
+from .manifest import MANIFEST
+from .mnist import COLORED_MNIST, ROTATED_MNIST
+from .presets import PRESETS
+from .table import TABLE
+from .wilds import WILDS
+
+DATA_SETS: dict[str, DataSet] = {
+    data.name: data
+    for data in (
+        spirals.SPIRALS,
+        linear_toy.LINEAR_TOY,
+        digits.COLORED_DIGITS,
+        digits.ROTATED_DIGITS,
+    )
+}
+"""Every data set that needs no download, by name."""
+
+READERS: dict[str, Reader] = {
+    reader.kind: reader
+    for reader in (FOLDER, TABLE, MANIFEST, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values())
+}
+"""Every kind of data that lies on disk, by name."""
+
+BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST}
+"""What a path without a kind is, by its end; a directory is a folder of images."""
+
+
+def load(data: str, options: DataOptions, news: News, generator: Generator) -> DomainData:
+    """Read data from disk, or draw a built-in data set.
+
+    Args:
+        data: ``KIND:PATH`` with a kind of :data:`READERS`, the name of a built-in data set, or a
+            path alone, of a folder of images, a ``.csv`` or a ``.json`` manifest.
+        options: what the reader is told.
+        news: who hears of decoding.
+        generator: from which a built-in data set is drawn; nothing else uses it.
+
+    Raises:
+        UnknownNameError: a name in no list.
+        DataError: data that cannot be read, an option that the reader does not know.
+    """
+    if data in DATA_SETS:
+        _require_heeded(data, (), options)
+        return DATA_SETS[data].draw(generator)
+    kind, separator, place = data.partition(":")
+    if separator and (kind in READERS or not Path(data).exists()):
+        reader = look_up("kind of data", kind, READERS)
+        if not place:
+            raise DataError(f"expected --data {kind}:PATH; found no path.")
+    else:
+        place, reader = data, _reader_of(Path(data))
+    _require_heeded(reader.kind, reader.options, options)
+    return reader.read(Path(place).expanduser(), options, news)
+
+
+def _reader_of(path: Path) -> Reader:
+    if path.is_dir():
+        return FOLDER
+    for suffix, reader in BY_SUFFIX.items():
+        if path.name.lower().endswith(suffix):
+            return reader
+    if path.exists():
+        raise DataError(
+            f"{path} is neither a folder nor a file that ends in {', '.join(BY_SUFFIX)}; say what "
+            f"it is by --data KIND:PATH, with a kind of {', '.join(READERS)}."
+        )
+    if path.parent != Path():
+        raise DataError(f"there is no {path}, neither as a folder nor as a file.")
+    look_up("data set", str(path), {**DATA_SETS, **READERS})
+    raise DataError(f"expected --data {path}:PATH, for data that lie on disk; found no path.")
+
+
+def _require_heeded(kind: str, heeded: tuple[str, ...], options: DataOptions) -> None:
+    """Refuse options that would do nothing."""
+    given = [
+        name
+        for name, default in vars(DataOptions()).items()
+        if getattr(options, name) != default and name not in heeded
+    ]
+    if given:
+        raise DataError(
+            f"data of the kind {kind} take no {', '.join(given)}; they take "
+            f"{', '.join(heeded) or 'no options'}. Leave it out."
+        )

@@ -1,0 +1,136 @@
+"""Data sets that are a list of image files with their labels and domains."""
+
+from __future__ import annotations
+
+import csv
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from .data import DataError, DataOptions, DomainData, News, Reader
+from .files import listed
+from .labelled import IMAGE_OPTIONS, LabelledImage, check_labelled, read_labelled
+
+Row = Mapping[str, Any]
+
+
+def read_manifest(path: Path, options: DataOptions, news: News) -> DomainData:
+    """Read the images that a CSV or JSON file lists.
+
+    The columns are ``path``, ``label`` and ``domain``; others are ignored. A CSV file begins with
+    their names. A JSON file is a list of objects, or one object of lists of the same length. Paths
+    are relative to the file's folder.
+
+    Args:
+        path: a file that ends in .csv or .json.
+        options: of which target and domain name other columns than label and domain, and size and
+            skip_unreadable are heeded.
+        news: hears of the decoding.
+
+    Raises:
+        DataError: another kind of file, columns or values that are missing, images that are missing
+            or listed twice, fewer than two domains or classes, unreadable images.
+    """
+    images = _images(path, options)
+    check_labelled(images, str(path))
+    return read_labelled(path.stem, images, options, news)
+
+
+def _images(path: Path, options: DataOptions) -> list[LabelledImage]:
+    columns = ("path", options.target or "label", options.domain or "domain")
+    rows = _rows(path)
+    images = []
+    for number, row in enumerate(rows, start=1):
+        _check_columns(path, columns, list(row))
+        file, label, domain = (_text(path, number, row, column) for column in columns)
+        images.append(LabelledImage(path.parent / file, domain, label))
+    if not images:
+        raise DataError(f"{path} lists no images; expected one in each row.")
+    missing = [image.path for image in images if not image.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of the {len(images):,} images that {path} lists do not exist: "
+            f"{listed(missing)}. Paths are relative to {path.parent}."
+        )
+    repeated = [
+        file for file, times in Counter(image.path for image in images).items() if times > 1
+    ]
+    if repeated:
+        raise DataError(
+            f"{path} lists images more than once ({len(repeated):,}): {listed(repeated)}. Keep one "
+            f"row of each."
+        )
+    return images
+
+
+def _rows(path: Path) -> Sequence[Row]:
+    if not path.is_file():
+        raise DataError(f"expected a manifest at {path}, found no file.")
+    readers = {".csv": _csv_rows, ".json": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"expected a manifest that ends in .csv or .json, found {path.name}.")
+    try:
+        return readers[path.suffix.lower()](path)
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def _csv_rows(path: Path) -> Sequence[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{path} line {reader.line_num}: expected {len(reader.fieldnames or ())} "
+                    f"values as in the first line, found {'more' if None in row else 'fewer'}."
+                )
+            rows.append(row)
+    return rows
+
+
+def _json_rows(path: Path) -> Sequence[Row]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        return content
+    if isinstance(content, dict) and all(isinstance(column, list) for column in content.values()):
+        lengths = {name: len(column) for name, column in content.items()}
+        if len({*lengths.values()}) > 1:
+            raise DataError(f"{path}: expected lists of the same length, found {lengths}.")
+        return [
+            dict(zip(content, values, strict=True))
+            for values in zip(*content.values(), strict=True)
+        ]
+    raise DataError(f"{path}: expected a list of objects, or an object of lists.")
+
+
+def _check_columns(path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in found:
+            near = get_close_matches(column, found, n=1, cutoff=0.5)
+            hint = f" The nearest is {near[0]!r}." if near else ""
+            raise DataError(f"{path} has no column {column!r}, only {listed(found)}.{hint}")
+
+
+def _text(path: Path, number: int, row: Row, column: str) -> str:
+    """The value as text; numbers are names here, like any other."""
+    value = row[column]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f"{path} row {number}: expected a text or a whole number as {column}, found {value!r}."
+        )
+    return value if column == "path" else unicodedata.normalize("NFC", value.strip())
+
+
+MANIFEST = Reader(
+    kind="manifest",
+    summary="Image files listed in a CSV or JSON file with their labels and domains.",
+    read=read_manifest,
+    options=(*IMAGE_OPTIONS, "target", "domain"),
+)

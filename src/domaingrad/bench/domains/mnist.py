@@ -1,0 +1,253 @@
+"""MNIST's 70,000 digits from their official files, coloured or rotated by domain."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from .data import DataError, DataOptions, DomainData, Domains, News, Preparation, Reader
+from .digits import coloured, rotated
+
+FILES = {
+    "train-images-idx3-ubyte": "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte": "t10k-labels-idx1-ubyte",
+}
+"""The official files of images, and the labels of each; either may end in ``.gz``."""
+OFFICIAL_COUNT = 70_000
+FEWEST = 100
+_FOLDERS = (".", "MNIST/raw", "raw")
+"""Where the files lie below the folder that is named: there, or as torchvision leaves them."""
+_ABOUT = "MNIST, 11 MB, licence usually cited as CC BY-SA 3.0"
+_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_GZIP = b"\x1f\x8b"
+_BYTES = 0x08
+"""The code of unsigned bytes in the third byte of an idx file; the fourth is the dimensions."""
+
+
+@dataclass(frozen=True)
+class Digits(Preparation):
+    """Images of digits in bytes, brought to [0, 1].
+
+    >>> Digits(channels=1, height=1, width=2)(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    tensor([[[[0., 1.]]]])
+    """
+
+    kind: ClassVar[str] = "digits"
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Bytes [n, c, h, w] over 255."""
+        return stored.float() / 255
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The array in an idx file of unsigned bytes, packed with gzip or not.
+
+    Args:
+        path: the file; whether it is packed is seen from its first bytes, not from its name.
+        dimensions: how many there should be, 3 for images and 1 for labels.
+
+    Raises:
+        DataError: a file that cannot be read, is no such idx file, or is too short or too long.
+    """
+    try:
+        raw = path.read_bytes()
+        if raw.startswith(_GZIP):
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as cause:
+        raise DataError(f"{path} cannot be read ({cause}); fetch the file again.") from cause
+    magic = bytes([0, 0, _BYTES, dimensions])
+    if raw[:4] != magic:
+        raise DataError(
+            f"{path} should be an idx file of {dimensions}-dimensional bytes, which starts with "
+            f"{magic.hex()}, and starts with {raw[:4].hex() or 'nothing'}; fetch the file again."
+        )
+    start = 4 + 4 * dimensions
+    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4))
+    if len(raw) != start + prod(shape):
+        raise DataError(
+            f"{path} should have {start + prod(shape):,} bytes for its shape {shape} and has "
+            f"{len(raw):,}; fetch the file again."
+        )
+    # A copy, for arrays over bytes cannot be written to and torch warns of them.
+    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()
+
+
+def read_colored_mnist(
+    path: Path,
+    options: DataOptions,  # noqa: ARG001 – there is none to heed
+    news: News,
+) -> DomainData:
+    """ColoredMNIST (Arjovsky et al., arXiv 1907.02893), as DomainBed deals it out.
+
+    All digits in random order, dealt out to +90%, +80% and -90%; label 1 for digits under 5,
+    flipped with probability .25, and coloured by the label with probability .9, .8 and .1.
+    Order, flips and colours come from one generator with seed 0, the same in every trial.
+
+    Args:
+        path: the folder of the official files; torchvision downloads them to it where absent.
+        options: none is heeded.
+        news: hears of a download.
+
+    Raises:
+        DataError: files that are absent and cannot be downloaded, or that are not MNIST's.
+    """
+    return _read("colored-mnist", path, news, coloured, ("5 to 9", "0 to 4"))
+
+
+def read_rotated_mnist(
+    path: Path,
+    options: DataOptions,  # noqa: ARG001 – there is none to heed
+    news: News,
+) -> DomainData:
+    """RotatedMNIST (Ghifary et al., arXiv 1508.07680), as DomainBed deals it out.
+
+    All digits in random order, by a generator with seed 0, the same in every trial; dealt out to
+    0°, 15°, … 75° and rotated by that, counter-clockwise and bilinear.
+
+    Args:
+        path: the folder of the official files; torchvision downloads them to it where absent.
+        options: none is heeded.
+        news: hears of a download, and how many digits are rotated.
+
+    Raises:
+        DataError: files that are absent and cannot be downloaded, or that are not MNIST's.
+    """
+    return _read(
+        "rotated-mnist",
+        path,
+        news,
+        lambda images, digits, _: rotated(images, digits, news),
+        tuple(map(str, range(10))),
+    )
+
+
+def _read(
+    name: str,
+    path: Path,
+    news: News,
+    deal: Callable[[Tensor, Tensor, Generator], Domains],
+    classes: tuple[str, ...],
+) -> DomainData:
+    images, digits = _digits(_folder(path, news))
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(digits), generator=generator)
+    domains = deal(images[order], digits[order], generator)
+    inputs, _ = next(iter(domains.values())).tensors
+    content = sha256(name.encode() + images.numpy().tobytes() + digits.numpy().tobytes())
+    return DomainData(
+        name=name,
+        domains=domains,
+        preparation=Digits(*inputs.shape[1:]),
+        task="classification",
+        classes=classes,
+        notes=()
+        if len(digits) == OFFICIAL_COUNT
+        else (f"MNIST has {OFFICIAL_COUNT:,} digits; these files have {len(digits):,}.",),
+        fingerprint=content.hexdigest(),
+    )
+
+
+def _digits(folder: Path) -> tuple[Tensor, Tensor]:
+    """All digits in the order of the files: uint8 images [n, h, w] and labels 0 … 9."""
+    images, labels = [], []
+    for of_images, of_labels in FILES.items():
+        images.append(read_idx(_file(folder, of_images), dimensions=3))
+        labels.append(read_idx(_file(folder, of_labels), dimensions=1))
+        if len(images[-1]) != len(labels[-1]):
+            raise DataError(
+                f"{folder} has {len(images[-1]):,} images in {of_images} and {len(labels[-1]):,} "
+                f"labels in {of_labels}, which should be as many; fetch both again."
+            )
+    shapes = {part.shape[1:] for part in images}
+    digits = np.concatenate(labels)
+    if len(shapes) > 1 or digits.max(initial=0) > 9:
+        raise DataError(
+            f"{folder} should have images of one size and labels 0 … 9, and has the sizes "
+            f"{sorted(shapes)} and labels up to {digits.max(initial=0)}: these are not MNIST's "
+            f"files."
+        )
+    if len(digits) < FEWEST:
+        raise DataError(
+            f"{folder} should have at least {FEWEST} digits to deal out and has {len(digits)}; "
+            f"fetch the files again."
+        )
+    return torch.from_numpy(np.concatenate(images)), torch.from_numpy(digits).long()
+
+
+def _file(folder: Path, name: str) -> Path:
+    plain = folder / name
+    return plain if plain.exists() else folder / f"{name}.gz"
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(name for pair in FILES.items() for name in pair)
+
+
+def _complete(path: Path) -> Path | None:
+    """The folder, at or below the path, that has all four files."""
+    for folder in (path / below for below in _FOLDERS):
+        if all(_file(folder, name).exists() for name in _names()):
+            return folder
+    return None
+
+
+def _folder(path: Path, news: News) -> Path:
+    """The folder of the files, which are downloaded if they are not there."""
+    found = _complete(path)
+    if found is not None:
+        return found
+    by_hand = (
+        f"put the four official files ({', '.join(_names())}, with or without .gz) into {path}, "
+        f"from {_MIRROR}; {_ABOUT}."
+    )
+    try:
+        datasets = import_module("torchvision.datasets")
+    # The last three come of one of another build than torch, at the first attempt or at later ones.
+    except (ImportError, RuntimeError, OSError, AttributeError) as cause:
+        raise DataError(
+            f"{path} has not all of MNIST's files, and torchvision, which would download them, "
+            f"cannot be imported ({cause}): {by_hand}"
+        ) from cause
+    news.say(f"downloading to {path}: {_ABOUT}")
+    try:
+        datasets.MNIST(str(path), download=True)
+    except (OSError, RuntimeError) as cause:
+        raise DataError(f"MNIST cannot be downloaded ({cause}): {by_hand}") from cause
+    found = _complete(path)
+    if found is None:
+        raise DataError(f"torchvision left no files of MNIST below {path}: {by_hand}")
+    return found
+
+
+COLORED_MNIST = Reader(
+    kind="colored-mnist",
+    summary="MNIST's digits, under 5 or not, 25 % of labels flipped; the colour tells the label "
+    "better than the shape does, and in domain -90% it tells the opposite.",
+    read=read_colored_mnist,
+)
+ROTATED_MNIST = Reader(
+    kind="rotated-mnist",
+    summary="MNIST's digits in ten classes, rotated by 0, 15, … 75° by domain.",
+    read=read_rotated_mnist,
+)

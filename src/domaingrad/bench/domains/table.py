@@ -1,0 +1,240 @@
+"""Tables: a row a sample, one column the target and one the domain."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from .csv_file import CsvFile, open_csv
+from .data import DataError, DataOptions, DomainData, News, Reader
+from .files import listed
+from .table_rows import (
+    WHOLE,
+    Table,
+    check_float32,
+    encoded,
+    is_numeric,
+    odd_texts,
+    places_in,
+    short,
+)
+
+__all__ = ["MOST_CLASSES", "TABLE", "Table", "read_table"]
+
+MOST_CLASSES = 20
+"""Up to so many different whole numbers in the target are classes unless told otherwise."""
+
+
+def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # noqa: ARG001 – quick
+    """A CSV file whose rows are samples, ``.csv`` or ``.csv.gz``.
+
+    Columns in which every value is a number are numbers, unless ``categorical`` names them; others
+    are categories. Whole numbers that name a domain, class or category are written without a
+    fraction, 1.0 as 1. The target is classes if it is text or has at most 20 different whole
+    numbers, unless ``task`` tells; a note says which.
+
+    Args:
+        path: the file.
+        options: ``target`` and ``domain`` name columns and are required; ``categorical``,
+            ``drop``, ``missing`` and ``task`` are heeded.
+        news: hears nothing, as this is quick.
+
+    Raises:
+        DataError: no CSV, columns that are not there, fewer than two domains, classes or different
+            numbers in the target, texts among numbers, or no column to predict from.
+    """
+    file = open_csv(path)
+    target, domain = _told(file, options)
+    features = [name for name in file.named if name not in {target, domain, *options.drop}]
+    if not features:
+        raise DataError(
+            f"{path} has no column to predict from beside the target, the domain and those "
+            f"dropped; it has {listed(file.named)}."
+        )
+    values = file.values(
+        [*features, target, domain], {target, domain, *options.categorical}, options.missing
+    )
+    whole = values[target].notna() & values[domain].notna()
+    values = values[whole]
+    for name in features:
+        if name not in options.categorical and _looks_numeric(values[name]):
+            remedy = "list them as --missing, or name the column as --categorical"
+            raise DataError(odd_texts(path, values[name], remedy))
+
+    numeric = tuple(name for name in features if is_numeric(values[name]))
+    categorical = tuple(
+        (name, _in_order(values[name].dropna().map(short)))
+        for name in features
+        if name not in numeric
+    )
+    inputs = encoded(path, values, numeric, categorical)
+    task = options.task or _guessed_task(path, values[target])
+    labels, classes = _labels(path, values[target], task)
+    of_domain = _as_names(values[domain])
+    domains = {
+        name: TensorDataset(inputs[rows], labels[rows])
+        for name in _in_order(of_domain)
+        for rows in [torch.from_numpy(np.flatnonzero(of_domain == name))]
+    }
+    if len(domains) < 2:
+        raise DataError(
+            f"{path} should have two domains or more in column {domain!r} and has "
+            f"{listed(list(domains)) or 'none'}; name another column as --domain."
+        )
+    chosen = f"{len(classes)} classes" if classes else "numbers"
+    told = (target, domain, options.categorical, options.missing, task)
+    notes = [
+        *_notes_on_columns(file, values, categorical),
+        *_notes_on_names(domains, classes),
+    ]
+    if not whole.all():
+        notes.append(f"{(~whole).sum():,} rows without a target or domain are left out")
+    if options.task is None:
+        notes.append(f"target {target!r} is taken as {chosen}; --task tells otherwise")
+    return DomainData(
+        name=path.name.removesuffix(".gz").removesuffix(".csv"),
+        domains=domains,
+        preparation=Table(numeric, categorical, options.missing),
+        task=task,
+        classes=classes,
+        notes=tuple(notes),
+        fingerprint=sha256(repr((file.digest, told)).encode()).hexdigest(),
+    )
+
+
+def _told(file: CsvFile, options: DataOptions) -> tuple[str, str]:
+    """The columns of the target and the domain, when all columns that are named are there."""
+    if options.target is None or options.domain is None:
+        raise DataError(
+            f"{file.path}: expected to be told which column is predicted (--target) and which "
+            f"names the domain (--domain); the columns are {listed(file.named, most=100)}."
+        )
+    file.check_columns(
+        [options.target, options.domain, *options.categorical, *options.drop],
+    )
+    if options.target == options.domain:
+        raise DataError(
+            f"{file.path}: column {options.target!r} cannot be both the target and the domain."
+        )
+    if dropped := {options.target, options.domain} & {*options.drop}:
+        raise DataError(
+            f"{file.path}: column {listed(sorted(dropped))} is the target or the domain, which "
+            f"cannot be dropped."
+        )
+    return options.target, options.domain
+
+
+def _guessed_task(path: Path, target: pd.Series) -> Literal["classification", "regression"]:
+    if _looks_numeric(target):
+        remedy = "list them as --missing, or say --task classification"
+        raise DataError(odd_texts(path, target, remedy))
+    numbers = pd.to_numeric(target, errors="coerce")
+    if numbers.isna().any():
+        return "classification"
+    few = numbers.nunique() <= MOST_CLASSES and bool((numbers % 1 == 0).all())
+    return "classification" if few else "regression"
+
+
+def _labels(
+    path: Path, target: pd.Series, task: Literal["classification", "regression"]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels and the names of classes, which are none for numbers."""
+    if task == "regression":
+        numbers = pd.to_numeric(target, errors="coerce")
+        if numbers.isna().any():
+            raise DataError(odd_texts(path, target, "list them as --missing"))
+        check_float32(path, target.name, numbers)
+        if numbers.nunique() < 2:
+            raise DataError(f"{path}: target {target.name!r} has less than two different numbers.")
+        return torch.from_numpy(numbers.to_numpy(dtype=np.float32)), ()
+    names = _as_names(target)
+    classes = _in_order(names)
+    if len(classes) < 2:
+        raise DataError(
+            f"{path}: target {target.name!r} should have two classes or more and has "
+            f"{listed(classes) or 'none'}; name another column as --target."
+        )
+    return torch.from_numpy(places_in(classes, names)).long(), classes
+
+
+def _as_names(column: pd.Series) -> pd.Series:
+    """Names as they are written, but whole numbers in short if all are."""
+    whole = column.map(lambda text: WHOLE.fullmatch(text) is not None).all()
+    return column.map(short) if whole else column
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once; numbers as numbers if all are.
+
+    >>> _in_order(["10", "9", "10"]), _in_order(["10", "9", "x"])
+    (('9', '10'), ('10', '9', 'x'))
+    """
+    once = sorted(set(names))
+    try:
+        return tuple(sorted(once, key=_finite))
+    except ValueError:
+        return tuple(once)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _looks_numeric(column: pd.Series) -> bool:
+    """Whether half of the different texts or more are numbers, but not all.
+
+    Different ones are counted, as a mark for missing values may fill most rows.
+    """
+    if is_numeric(column):
+        return False
+    numbers = pd.to_numeric(pd.Series(column.dropna().unique()), errors="coerce").notna()
+    return bool(not numbers.all() and numbers.mean() >= 0.5)
+
+
+def _notes_on_columns(
+    file: CsvFile, values: pd.DataFrame, categorical: Sequence[tuple[str, Sequence[str]]]
+) -> Iterator[str]:
+    if unnamed := len(file.columns) - len(file.named):
+        yield (
+            "1 column without a name is left out"
+            if unnamed == 1
+            else f"{unnamed:,} columns without a name are left out"
+        )
+    for name, words in categorical:
+        if len(words) > max(MOST_CLASSES, len(values) / 2):
+            yield (
+                f"column {name!r} has {len(words):,} different texts in {len(values):,} rows; "
+                f"--drop it if it names the row"
+            )
+
+
+def _notes_on_names(domains: Mapping[str, TensorDataset], classes: Sequence[str]) -> Iterator[str]:
+    for kind, names in (("domains", list(domains)), ("classes", classes)):
+        alike = Counter(name.casefold() for name in names)
+        if same := [name for name in names if alike[name.casefold()] > 1]:
+            yield f"{kind} that differ only by upper and lower case: {listed(same)}"
+    for domain, samples in domains.items():
+        present = {*samples.tensors[1].tolist()}
+        if absent := [name for label, name in enumerate(classes) if label not in present]:
+            yield f"domain {domain} has no row of class {listed(absent)}"
+
+
+TABLE = Reader(
+    kind="csv",
+    summary="A CSV file with a row per sample, one column the target and one the domain.",
+    read=read_table,
+    options=("target", "domain", "categorical", "drop", "missing", "task"),
+)

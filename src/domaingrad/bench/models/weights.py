@@ -1,0 +1,215 @@
+"""Weights from a file into a model that may have another head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SHOWN = 10
+"""Names that an error lists before it counts the rest."""
+NESTING = ("state_dict", "model")
+"""Under which training scripts put a model's weights."""
+WRAPPER = "module."
+"""What DataParallel puts before every name."""
+COUNTER = "num_batches_tracked"
+"""What batch norms count, and old files lack; it moves nothing unless momentum is ``None``."""
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read or do not fit: what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What came of loading weights."""
+
+    loaded: int
+    """Tensors taken from the file."""
+    head: tuple[str, ...]
+    """Names that keep their initialisation, since the file has another number of outputs."""
+
+
+def load_weights(model: nn.Module, path: Path) -> WeightsReport:
+    """Take a model's weights from a file whose names are the model's own.
+
+    Everything must be there and fit, but for the head: where all tensors of another shape are the
+    head's and differ in the number of outputs alone, they keep their initialisation. The head is
+    what a model of timm calls its classifier (``get_classifier()``, which may be several layers);
+    of any other model it is the last layer with parameters in the order of ``model.modules()``,
+    which is so for torchvision's classifiers and the networks of this package. Values take the
+    dtype and device of the model's. A model is changed only if all is well.
+
+    Args:
+        model: changed in place.
+        path: ``.pt`` or ``.pth`` of PyTorch (tensors by name, also under ``state_dict`` or
+            ``model``; names may begin with ``module.``), ``.safetensors``, or ``.npz``.
+
+    Raises:
+        WeightsError: a file that cannot be read, holds code, or does not fit.
+    """
+    found = _unwrapped(_read(path))
+    expected: dict[str, Tensor] = model.state_dict()
+    missing = [n for n in expected if n not in found and n.rpartition(".")[2] != COUNTER]
+    unexpected = [name for name in found if name not in expected]
+    common = [name for name in expected if name in found]
+    differing = [name for name in common if found[name].shape != expected[name].shape]
+    is_head = _head_of(model)
+    if all(is_head(n) and found[n].shape[1:] == expected[n].shape[1:] for n in differing):
+        head, differing = tuple(differing), []
+    else:
+        head = ()
+    shapes = [f"{n} {list(found[n].shape)} for {list(expected[n].shape)}" for n in differing]
+    dtypes = [
+        f"{name} {_plain(found[name].dtype)} for {_plain(expected[name].dtype)}"
+        for name in common
+        if found[name].is_floating_point() != expected[name].is_floating_point()
+    ]
+    faults = [
+        _listed(names, fault)
+        for names, fault in (
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+            (shapes, "of another shape"),
+            (dtypes, "of another kind of number"),
+        )
+        if names
+    ]
+    if faults:
+        raise WeightsError(
+            f"{path} does not fit the model: of its {len(expected)} tensors and the file's "
+            f"{len(found)}, {'; '.join(faults)}. Choose the backbone, channels and image size "
+            f"that the file was made with; only the number of outputs may differ."
+        )
+    taken = {name: found[name] for name in common if name not in head}
+    model.load_state_dict(taken, strict=False)
+    return WeightsReport(len(taken), head)
+
+
+def _head_of(model: nn.Module) -> Callable[[str], bool]:
+    """Whether a tensor is of the layers that yield the outputs, by its name."""
+    if callable(classifier := getattr(model, "get_classifier", None)):
+        given = classifier()
+        heads = list(given) if isinstance(given, (tuple, list)) else [given]
+    else:
+        leaves = (module for module in model.modules() if not any(module.children()))
+        heads = [leaf for leaf in leaves if any(True for _ in leaf.parameters())][-1:]
+    within = tuple(
+        f"{name}." if name else ""
+        for name, module in model.named_modules()
+        if any(module is head for head in heads)
+    )
+    return lambda name: name.startswith(within)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise WeightsError(f"expected a file with weights at {path}; found {found}.")
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise WeightsError(
+            f"weights are read from {', '.join(READERS)}; found {path}. Rename the file if it is "
+            f"of one of these kinds, or convert it."
+        )
+    try:
+        loaded = READERS[suffix](path)
+    except WeightsError:
+        raise
+    # A damaged file raises whatever its bytes happen to mean: KeyError, EOFError, RuntimeError, …
+    except Exception as error:
+        cause = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise WeightsError(
+            f"{path} cannot be read as {suffix} ({type(error).__name__}: {cause or 'no more told'})"
+            f"; it may be cut off or of another kind. Fetch or save it again."
+        ) from error
+    return _tensors(loaded, path)
+
+
+def _from_torch(path: Path) -> Any:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        _, _, cause = str(error).partition("WeightsUnpickler error: ")
+        if not cause.startswith("Unsupported"):
+            raise
+        raise WeightsError(
+            f"{path} holds Python objects beside tensors, which are not opened since they can run "
+            f"code ({cause.partition('. ')[0]}). Where you trust it, load it yourself and save its "
+            f"state_dict() alone."
+        ) from error
+    for key in NESTING:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            return loaded[key]
+    return loaded
+
+
+def _from_safetensors(path: Path) -> Any:
+    try:
+        from safetensors.torch import load_file  # noqa: PLC0415 - an optional dependency
+    except ModuleNotFoundError as error:
+        raise WeightsError(
+            f"{path} needs safetensors, which is not installed; run "
+            f"`pip install 'domaingrad[vision]'`."
+        ) from error
+    return load_file(path)
+
+
+def _from_npz(path: Path) -> Any:
+    # Opened here, since NumPy leaves files open that it cannot read.
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise WeightsError(
+                f"{path} is a single array; expected arrays by name, as numpy.savez writes them."
+            )
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".pt": _from_torch,
+    ".pth": _from_torch,
+    ".safetensors": _from_safetensors,
+    ".npz": _from_npz,
+}
+
+
+def _tensors(loaded: Any, path: Path) -> Mapping[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(
+            f"{path} should hold tensors by name; found a {type(loaded).__name__}. Save the "
+            f"model's state_dict()."
+        )
+    others = [f"{name} ({type(v).__name__})" for name, v in loaded.items() if not _fits(name, v)]
+    if others or not loaded:
+        raise WeightsError(
+            f"{path} should hold tensors by name, by themselves or under 'state_dict' or 'model'; "
+            f"found {_listed(others, 'others') if others else 'none'}. Save the model's "
+            f"state_dict()."
+        )
+    return loaded
+
+
+def _fits(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
+
+
+def _unwrapped(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if all(name.startswith(WRAPPER) for name in found):
+        return {name.removeprefix(WRAPPER): value for name, value in found.items()}
+    return found
+
+
+def _listed(names: Sequence[str], fault: str) -> str:
+    rest = f", … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {fault} ({', '.join(names[:SHOWN])}{rest})"
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,257 @@
+"""The directory of one training: its settings, its records, where it stands, the model it chose."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .fitting import Checkpoint, HeldOutScores
+
+CONFIG = "config.yaml"
+RECORDS = "run.jsonl"
+SEALED = "held_out.jsonl"
+STATE = "checkpoint.pt"
+MODEL = "model.safetensors"
+LOCK = "lock"
+
+
+class RunDirectoryError(ValueError):
+    """A directory that cannot be used: what is there, and what to do."""
+
+
+class RunDirectory:
+    """Everything that a training leaves.
+
+    ``config.yaml`` says what is run and with what; ``run.jsonl`` has a line a checkpoint, and one
+    at the end; ``held_out.jsonl`` is the sealed side of these; ``checkpoint.pt`` is the state to go
+    on from; ``model.safetensors`` the model with the best source validation so far. Lines are
+    appended whole, and files replaced whole, so that a kill at any moment leaves the last of each.
+
+    Args:
+        path: made if missing.
+
+    Raises:
+        RunDirectoryError: it cannot be made or written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write to --out {path}: {error.strerror}. Choose a directory of your own."
+            ) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out; the lock ends with the process, however that ends.
+
+        Raises:
+            RunDirectoryError: another process is at work here.
+        """
+        with (self.path / LOCK).open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise RunDirectoryError(
+                    f"another process ({lock.read().strip() or 'unknown'}) is training in "
+                    f"{self.path}. Wait for it, or choose another --out."
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}")
+            lock.flush()
+            yield
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write down what is run, or see that it is what is there.
+
+        Raises:
+            RunDirectoryError: the directory holds another run, or other files.
+        """
+        path = self.path / CONFIG
+        if not path.exists():
+            if left := sorted(file.name for file in self.path.iterdir() if file.name != LOCK):
+                raise RunDirectoryError(
+                    f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
+                    f"another --out."
+                )
+            text = "# domaingrad train --config THIS_FILE runs it again\n"
+            text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+            self._replace(CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+            return
+        there = self.config()
+        differing = [
+            f"{name} is {_short(there.get(name))} there and {_short(config.get(name))} here"
+            for name in dict.fromkeys([*there, *config])
+            if there.get(name) != config.get(name)
+        ]
+        if differing:
+            raise RunDirectoryError(
+                f"{self.path} holds another run: {'; '.join(differing)}. Choose another --out, or "
+                f"go on with that one by the command that began it."
+            )
+
+    def config(self) -> dict[str, Any]:
+        """What is run.
+
+        Raises:
+            RunDirectoryError: there is no run here.
+        """
+        return read_config(self.path / CONFIG)
+
+    def append(self, seen: Checkpoint, sealed: HeldOutScores | None) -> None:
+        """Add a checkpoint; its sealed side first."""
+        if sealed is not None:
+            self._append(SEALED, {"step": seen.step, **asdict(sealed)})
+        self._append(RECORDS, asdict(seen))
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Add the last line."""
+        self._append(RECORDS, {"finished": dict(facts)})
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """By step; of a step that was done twice, after a kill, the later."""
+        lines = [line for line in self._lines(RECORDS) if "finished" not in line]
+        by_step = {line["step"]: Checkpoint(**line) for line in lines}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def finished(self) -> dict[str, Any] | None:
+        """What the last line says; ``None`` before the end."""
+        ends = [line["finished"] for line in self._lines(RECORDS) if "finished" in line]
+        return ends[-1] if ends else None
+
+    def unseal(self) -> dict[int, HeldOutScores]:
+        """Scores on the held-out domain by step; for reports, once training has ended."""
+        return {
+            line["step"]: HeldOutScores(line["train"], line["val"]) for line in self._lines(SEALED)
+        }
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Replace the state to go on from."""
+        self._replace(STATE, lambda part: torch.save(dict(state), part))
+
+    def state(self) -> dict[str, Any] | None:
+        """The state to go on from, if there is one.
+
+        Raises:
+            RunDirectoryError: it cannot be read.
+        """
+        path = self.path / STATE
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise RunDirectoryError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or remove "
+                f"it to begin this run again."
+            ) from error
+        return state
+
+    def save_model(self, write: Callable[[Path], object]) -> None:
+        """Replace the model that was chosen."""
+
+        def readable(part: Path) -> None:
+            write(part)
+            shutil.copymode(self.path / CONFIG, part)  # safetensors makes files for one's own eyes
+
+        self._replace(MODEL, readable)
+
+    @property
+    def model(self) -> Path:
+        """Where the chosen model is."""
+        return self.path / MODEL
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        path = self.path / name
+        with self._room(name), path.open("ab+") as file:
+            # A line that a kill cut short must not swallow the next one.
+            file.seek(0)
+            written = file.read()
+            if not written.endswith(b"\n") and written:
+                file.truncate(written.rfind(b"\n") + 1)
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
+        if not path.exists():
+            return []
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise RunDirectoryError(
+                f"{path} is no record of this version ({error}); restore it, or choose another "
+                f"--out."
+            ) from error
+
+    def _replace(self, name: str, write: Callable[[Path], object]) -> None:
+        path, part = self.path / name, self.path / f"{name}.part"
+        try:
+            with self._room(name):
+                write(part)
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+                part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _room(self, name: str) -> Iterator[None]:
+        """Say what a full disk means; what was written before stays as it was."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if not _disk_full(error):
+                raise
+            raise RunDirectoryError(
+                f"the disk is full, {name} could not be written to {self.path}; the last "
+                f"checkpoint there is whole. Make room and give the same command again."
+            ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        RunDirectoryError: no such file, or no settings in it.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunDirectoryError(
+            f"expected the settings of a run in {path}; {error.strerror}. Name the directory of a "
+            f"run, or its {CONFIG}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"{path} is no YAML ({error}).") from error
+    if not isinstance(config, dict):
+        raise RunDirectoryError(f"expected settings by name in {path}; found {_short(config)}.")
+    return config
+
+
+def _disk_full(error: OSError | RuntimeError) -> bool:
+    """Whether writing failed for want of room; PyTorch says so by a RuntimeError of its own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "PytorchStreamWriter failed" in str(error) or "No space left" in str(error)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,219 @@
+"""The settings of a training: what was given, and with nothing left open."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+import domaingrad
+from domaingrad.bench.domains import (
+    DATA_SETS,
+    DataError,
+    DataOptions,
+    DomainData,
+    Schedule,
+    Training,
+)
+from domaingrad.bench.methods import ALL_METHODS, Method
+from domaingrad.bench.models import default_backbone
+from domaingrad.bench.names import look_up
+
+from .directory import RunDirectoryError
+from .run import code_fingerprint
+from .trained import OWN
+
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+"""As Lightning Fabric has them."""
+
+MADE_BY = "made_by"
+"""Where a written config says what made the run, beside its settings."""
+
+OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
+"""Settings that :class:`Training` has, too."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained, how; ``None`` where the data decide."""
+
+    data: str
+    """``KIND:PATH``, the name of a built-in data set, or a path alone."""
+    hold_out: str | None
+    """``None`` for no domain."""
+    method: str = "erm"
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    data_options: DataOptions = field(default_factory=DataOptions)
+    backbone: str | None = None
+    weights: str | None = None
+    """File with the backbone's weights."""
+    frozen_norms: bool = False
+    augment: bool = True
+    """Vary training inputs at random where that is usual for such data."""
+    steps: int | None = None
+    batch: int | None = None
+    """Samples per domain and step."""
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    schedule: Schedule | None = None
+    checkpoints: int | None = None
+    """How often, evenly through training, the model is evaluated, kept and may be selected."""
+    precision: Precision = "32"
+    compile: bool = False
+    accelerator: str = "auto"
+    seed: int = 0
+    trial: int = 0
+
+
+def default_training(data: DomainData) -> Training:
+    """How such data are usually trained.
+
+    Built-in data have their own recipe; the rest has DomainBed's defaults for photographs (Adam,
+    learning rate 5e-5, 32 per domain) and digits (1e-3, 64), 5000 steps. For tables, ours: 1e-3,
+    64, 1000 steps.
+    """
+    if data.name in DATA_SETS:
+        return DATA_SETS[data.name].recipe
+    photographs = data.preparation.kind == "photographs"
+    return Training(
+        steps=1000 if _is_table(data) else 5000,
+        batch=32 if photographs else 64,
+        learning_rate=5e-5 if photographs else 1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        checkpoints=20,
+    )
+
+
+def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
+    """The settings with nothing left to the data, and paths that hold from anywhere.
+
+    Raises:
+        UnknownNameError: a domain, a method or a hyper-parameter that does not exist.
+        DataError: a number that makes no sense.
+    """
+    if config.hold_out is not None:
+        look_up("domain", config.hold_out, dict(data.domains))
+    for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
+        if (found := getattr(config, name)) is not None:
+            look_up(name, found, dict.fromkeys(known))
+    training = training_of(config, data)
+    return replace(
+        config,
+        data=_from_anywhere(config.data),
+        hyperparameters=method_of(config).hyperparameters(),
+        backbone=config.backbone or _default_backbone(data),
+        weights=config.weights and str(Path(config.weights).expanduser().absolute()),
+        **{name: getattr(training, name) for name in OPTIMISATION},
+    )
+
+
+def training_of(config: TrainConfig, data: DomainData) -> Training:
+    """The part of the settings that is optimisation.
+
+    Raises:
+        DataError: a number that makes no sense.
+    """
+    given = {name: value for name in OPTIMISATION if (value := getattr(config, name)) is not None}
+    training = replace(default_training(data), **given)
+    for name, least in (("steps", 1), ("batch", 1), ("checkpoints", 1), ("weight_decay", 0)):
+        if (found := getattr(training, name)) < least:
+            raise DataError(f"{_option(name)} must be at least {least}; found {found}.")
+    if not 0 < training.learning_rate < math.inf:
+        raise DataError(f"--learning-rate must be positive; found {training.learning_rate}.")
+    return training
+
+
+def method_of(config: TrainConfig) -> Method:
+    """The method with its hyper-parameters.
+
+    Raises:
+        UnknownNameError: it, or one of them, does not exist.
+        DataError: a value of the wrong type.
+    """
+    method = look_up("method", config.method, ALL_METHODS)
+    defaults = method.hyperparameters()
+    given = {}
+    for name, value in config.hyperparameters.items():
+        kind = type(look_up(f"hyper-parameter of {config.method}", name, defaults))
+        try:
+            given[name] = kind(value)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{name} of {config.method} must be a {kind.__name__}; found {value!r}."
+            ) from error
+    return replace(method, **given)
+
+
+def written(config: TrainConfig, data: DomainData) -> dict[str, Any]:
+    """Resolved settings as they are written down, and what else decides the numbers."""
+    made_by = {
+        "domaingrad": domaingrad.__version__,
+        "code": code_fingerprint(),
+        "torch": torch.__version__,
+        "data": data.fingerprint,
+    }
+    if config.weights is not None:
+        made_by["weights"] = _digest(Path(config.weights))
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config) | {MADE_BY: made_by}))
+    return settings
+
+
+def config_from(settings: Mapping[str, Any]) -> TrainConfig:
+    """Settings that were written down.
+
+    Raises:
+        UnknownNameError: a setting that does not exist.
+        RunDirectoryError: one that is missing, or no settings at all.
+    """
+    known = {entry.name: entry for entry in fields(TrainConfig)}
+    given = {name: value for name, value in settings.items() if name != MADE_BY}
+    for name in given:
+        look_up("setting", name, known)
+    if missing := [name for name in ("data", "hold_out") if name not in given]:
+        raise RunDirectoryError(f"expected the settings {' and '.join(missing)}; found none.")
+    options = given.pop("data_options", {})
+    for name in options:
+        look_up("data option", name, vars(DataOptions()))
+    texts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
+    return TrainConfig(**given, data_options=DataOptions(**texts))
+
+
+def _is_table(data: DomainData) -> bool:
+    return data.preparation.kind == "table" or len(data.preparation.shape) == 1
+
+
+def _default_backbone(data: DomainData) -> str:
+    if data.name in DATA_SETS:
+        return OWN
+    return "mlp" if _is_table(data) else default_backbone(data.preparation.shape)
+
+
+def _from_anywhere(data: str) -> str:
+    """With an absolute path, where there is one."""
+    kind, separator, place = data.rpartition(":")
+    if Path(data).exists():
+        kind, separator, place = "", "", data
+    if data in DATA_SETS or not Path(place).expanduser().exists():
+        return data
+    return f"{kind}{separator}{Path(place).expanduser().absolute()}"
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _digest(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,323 @@
+"""Train one model on anyone's data, with a domain held out or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Generator, nn
+from torch.amp import GradScaler
+
+import domaingrad
+from domaingrad.bench.domains import DataError, DomainData, News, load
+from domaingrad.bench.models import freeze_norms, load_weights
+from domaingrad.bench.names import look_up
+from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
+
+from .directory import RunDirectory
+from .fitting import Checkpoint, Fit, HeldOutScores, Parts, Place
+from .run import isolated, noted_warnings
+from .settings import TrainConfig, method_of, resolved, training_of, written
+from .trained import Trained, make_model
+
+ESTIMATE = "estimate"
+"""Where, in the directory of a run that holds out none, the runs are that hold out one each."""
+
+LOGGERS: dict[str, tuple[str, str, str]] = {
+    "csv": ("lightning_fabric.loggers", "CSVLogger", "lightning-fabric"),
+    "tensorboard": ("lightning_fabric.loggers", "TensorBoardLogger", "tensorboard"),
+    "wandb": ("lightning.pytorch.loggers", "WandbLogger", "lightning wandb"),
+    "mlflow": ("lightning.pytorch.loggers", "MLFlowLogger", "lightning mlflow"),
+}
+"""Loggers by name: Lightning's module and class, and what to install."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a training has come."""
+
+    step: int
+    steps: int
+    here: int
+    """Steps taken by this process; the rest were there before."""
+    seconds: float
+    """Time they took."""
+    waited: float
+    """Part of it that was spent on getting batches ready."""
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears how training goes."""
+
+    news: News = field(default_factory=News)
+    begin: Callable[[TrainConfig, int], None] = lambda *_: None
+    """A run begins or goes on: its settings, the steps done."""
+    step: Callable[[Status], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A training that has ended; its held-out scores are opened by :meth:`RunDirectory.unseal`."""
+
+    directory: RunDirectory
+    config: TrainConfig
+    selected: Checkpoint
+    held_out: HeldOutScores | None
+    """Of the selected checkpoint."""
+    estimate: Estimate | None
+    """Where none is held out."""
+    seconds: float
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def model(self) -> Trained:
+        """The selected model."""
+        return Trained.load(self.directory.model)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect on a new domain: each source held out in turn, from a model of its own."""
+
+    results: Mapping[str, Result]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Score on each domain while it was held out, at the selected checkpoint."""
+        return {
+            name: result.held_out.train
+            for name, result in self.results.items()
+            if result.held_out is not None
+        }
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    listener: Listener | None = None,
+    *,
+    data: DomainData | None = None,
+    loggers: Sequence[str] = (),
+) -> Result:
+    """Train as ``config`` says, or go on where ``out`` shows that it was left.
+
+    The same settings give the same numbers, to the last bit on a CPU, whether or not the training
+    was cut off in between (checked with the same number of threads and version of PyTorch). With
+    ``hold_out=None`` each domain is first held out in turn by a training of its own, in
+    ``out/estimate``, so that there is an estimate for a domain never seen.
+
+    Args:
+        config: what is trained, how.
+        out: the directory of the run.
+        listener: who hears how it goes.
+        data: the data, where ``config.data`` is only their name.
+        loggers: names in :data:`LOGGERS`, which get what the records get.
+
+    Raises:
+        DataError: the data cannot be read, or not be trained on so.
+        RunDirectoryError: the directory holds another run, another process, or a full disk.
+        ValueError: a name or number in the settings that does not exist or does not fit, and
+            weights likewise.
+    """
+    listener = listener or Listener()
+    for name in loggers:
+        look_up("logger", name, LOGGERS)
+    data = data or load(config.data, config.data_options, listener.news, _drawing(config))
+    config = resolved(config, data)
+    directory = RunDirectory(out)
+    with directory.alone():
+        directory.begin(written(config, data))
+        estimate = None
+        if config.hold_out is None:
+            estimate = Estimate(
+                {
+                    name: train(
+                        replace(config, hold_out=name),
+                        out / ESTIMATE / name,
+                        listener,
+                        data=data,
+                        loggers=loggers,
+                    )
+                    for name in data.domains
+                    if len(data.domains) - len(data.never_sources) > 1 or name in data.never_sources
+                }
+            )
+        if directory.finished() is None:
+            _run(config, data, directory, listener, loggers)
+        return _result(directory, config, data, estimate)
+
+
+def _drawing(config: TrainConfig) -> Generator:
+    """What a built-in data set is drawn from."""
+    return generator_of(config.seed, config.data, f"trial {config.trial}", "data")
+
+
+def _run(
+    config: TrainConfig,
+    data: DomainData,
+    directory: RunDirectory,
+    listener: Listener,
+    loggers: Sequence[str],
+) -> None:
+    trial = (config.seed, data.name, f"trial {config.trial}")
+    names = (*trial, f"held out {config.hold_out}")
+    fabric = _fabric(config, directory, loggers)
+    with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
+        parts = Parts.of(data, config.hold_out, trial)
+        model, notes = _model(config, data, parts)
+        model.to(fabric.device)
+        plain = _trained(config, data, parts, model)
+        if config.precision != "32":
+            _compute_within(fabric.autocast, model)
+        if config.compile:
+            model.compile()
+        scaler = GradScaler(fabric.device.type, enabled=config.precision == "16-mixed")
+        place = Place(fabric.device, scaler)
+        training = training_of(config, data)
+        fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
+        before = 0.0
+        if state := directory.state():
+            before = state.pop("seconds")
+            fit.load_state_dict(state)
+        first, last = fit.step, None
+        listener.begin(config, fit.step)
+        began = time.perf_counter()
+        while fit.step < training.steps:
+            if fit.advance():
+                last, sealed = fit.checkpoint()
+                directory.append(last, sealed)
+                if _selected(directory, fit.step).step == fit.step:
+                    directory.save_model(replace(plain, facts=_facts(config, last)).save)
+                seconds = before + time.perf_counter() - began
+                directory.save_state(fit.state_dict() | {"seconds": seconds})
+                fabric.log_dict(_logged(last), fit.step)
+            now = time.perf_counter() - began
+            listener.step(Status(fit.step, training.steps, fit.step - first, now, fit.waited, last))
+        seconds = before + time.perf_counter() - began
+    directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
+
+
+def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Module, list[str]]:
+    """The model before the first step, and what there is to tell of it."""
+    assert config.backbone is not None
+    model = make_model(config.backbone, data.name, parts.preparation.shape, data.outputs)
+    notes = []
+    if config.weights is not None:
+        report = load_weights(model, Path(config.weights))
+        fresh = ", ".join(report.head) or "none"
+        notes.append(f"{report.loaded} tensors of weights loaded; with fresh values: {fresh}")
+    if config.frozen_norms and not (count := freeze_norms(model)):
+        raise DataError(
+            f"there are no norms to freeze in {config.backbone}: it has no BatchNorm with running "
+            f"statistics. Leave --frozen-norms out."
+        )
+    if config.frozen_norms:
+        notes.append(f"{count} norms with frozen statistics")
+    return model, notes
+
+
+def _trained(config: TrainConfig, data: DomainData, parts: Parts, model: nn.Module) -> Trained:
+    assert config.backbone is not None
+    return Trained(
+        model=model,
+        backbone=config.backbone,
+        data=data.name,
+        preparation=parts.preparation,
+        task=data.task,
+        classes=data.classes,
+        labels=parts.labels,
+        sources=tuple(parts.sources),
+        held_out=config.hold_out,
+        facts={},
+    )
+
+
+def _facts(config: TrainConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "method": config.method,
+        "hyperparameters": dict(config.hyperparameters),
+        "step": checkpoint.step,
+        "source_validation": checkpoint.val_score,
+        "version": domaingrad.__version__,
+    }
+
+
+def _selected(directory: RunDirectory, step: int) -> Checkpoint:
+    """The checkpoint that counts, of those up to a step, by training-domain validation."""
+    known = [checkpoint for checkpoint in directory.checkpoints() if checkpoint.step <= step]
+    return known[training_domain_validation([checkpoint.val_score for checkpoint in known])]
+
+
+def _result(
+    directory: RunDirectory, config: TrainConfig, data: DomainData, estimate: Estimate | None
+) -> Result:
+    ended = directory.finished()
+    assert ended is not None
+    selected = _selected(directory, directory.checkpoints()[-1].step)
+    return Result(
+        directory=directory,
+        config=config,
+        selected=selected,
+        held_out=directory.unseal().get(selected.step),
+        estimate=estimate,
+        seconds=ended["seconds"],
+        warnings=tuple(ended["warnings"]),
+        notes=(*data.notes, *ended["notes"]),
+    )
+
+
+def _compute_within(context: Callable[[], AbstractContextManager[Any]], model: nn.Module) -> None:
+    """Let the forward pass, and it alone, compute in lower precision."""
+    forward = model.forward
+
+    @wraps(forward)
+    def within(*inputs: Any, **options: Any) -> Any:
+        with context():
+            return forward(*inputs, **options)
+
+    model.forward = within
+
+
+def _fabric(config: TrainConfig, directory: RunDirectory, loggers: Sequence[str]) -> Any:
+    """Lightning Fabric, which knows devices, precision and loggers."""
+    from lightning_fabric import Fabric  # noqa: PLC0415 - takes seconds to import
+
+    return Fabric(
+        accelerator=config.accelerator,
+        devices=1,
+        precision="32-true" if config.precision == "32" else config.precision,
+        loggers=[_logger(name, directory) for name in loggers],
+    )
+
+
+def _logger(name: str, directory: RunDirectory) -> Any:
+    module, kind, package = LOGGERS[name]
+    try:
+        logger = getattr(import_module(module), kind)
+        if name in ("csv", "tensorboard"):
+            return logger(str(directory.path), name="logs", version=name)
+        return logger(save_dir=str(directory.path / "logs"))
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"the logger {name} needs what is not installed ({error}); "
+            f"install it with pip install {package}."
+        ) from error
+
+
+def _logged(checkpoint: Checkpoint) -> dict[str, float]:
+    known = {
+        "loss": checkpoint.loss,
+        "source_validation": checkpoint.val_score,
+        "agreement": checkpoint.agreement,
+        **checkpoint.numbers,
+    }
+    return {name: value for name, value in known.items() if value is not None}
