@@ -8,7 +8,7 @@ import typer
 
 from domaingrad import __version__
 
-from . import ablate, compare, listing
+from . import ablate, compare, evaluate, listing, predict, train
 
 app = typer.Typer(
     name="domaingrad",
@@ -21,6 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="compare")(compare.compare)
+app.command(name="train")(train.train)
+app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="predict")(predict.predict)
 app.add_typer(ablate.app, name="ablate")
 app.add_typer(listing.app, name="list")
 

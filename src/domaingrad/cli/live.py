@@ -100,14 +100,14 @@ class LiveView:
                 if step > 0:
                     self._pace.note(config, step, seconds)
                     self._advance(config, step)
-                    news = f"{step / seconds:.0f} steps/s{_scores(checkpoint)}"
+                    news = f"{step / seconds:.0f} steps/s{scores(checkpoint)}"
                 self._progress.update(self._task(config), completed=step, news=news)
             case Finished(record, _):
                 config = record.config
                 self._pace.note(config, config.steps, record.seconds)
                 self._end(config)
                 self._line(
-                    f"{_name(config)}{_scores(record.checkpoints[-1])}, took {record.seconds:.1f} s"
+                    f"{_name(config)}{scores(record.checkpoints[-1])}, took {record.seconds:.1f} s"
                 )
             case Failed(config, cause):
                 self._end(config)
@@ -149,14 +149,15 @@ class LiveView:
 
     def _left(self) -> str:
         seconds = self._pace.seconds_left
-        return "" if seconds is None else f", {_duration(seconds)} left"
+        return "" if seconds is None else f", {duration(seconds)} left"
 
 
 def _name(config: RunConfig) -> str:
     return f"{config.method}, {config.data}, trial {config.trial + 1}, held out {config.held_out}"
 
 
-def _scores(checkpoint: Checkpoint | None) -> str:
+def scores(checkpoint: Checkpoint | None) -> str:
+    """What is known of the sources, to go on with a line."""
     if checkpoint is None:
         return ""
     agreement = checkpoint.agreement
@@ -165,6 +166,7 @@ def _scores(checkpoint: Checkpoint | None) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

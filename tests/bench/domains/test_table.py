@@ -347,6 +347,12 @@ def test_an_unlisted_mark_for_missing_values_is_named(tmp_path, mark):
     assert read(path, "y", "d", categorical=("x",)).preparation.numeric == ()
 
 
+def test_a_column_of_one_number_and_a_mark_is_not_taken_for_two_categories(tmp_path):
+    path = write(tmp_path / "t.csv", "d,x,y\na,?,0\na,1,1\nb,?,0\nb,1,1\n")
+    with pytest.raises(DataError, match="'x' should be numbers"):
+        read(path, "y", "d")
+
+
 def test_a_mark_in_a_target_of_numbers_is_no_class(tmp_path):
     path = write(tmp_path / "t.csv", "d,x,y\na,1,0.5\na,2,NA\nb,3,1.5\nb,4,2.5\n")
     with pytest.raises(DataError, match="'y' should be numbers and has 'NA'"):

@@ -68,6 +68,23 @@ class Preparation(ABC):
             f"it could read; use the model from Python instead."
         )
 
+    def adopted(self, other: Preparation, stored: Tensor) -> Tensor:
+        """Inputs that other data stored, as this preparation has them stored.
+
+        Args:
+            other: the preparation of the other data.
+            stored: their inputs.
+
+        Raises:
+            DataError: inputs of another kind or shape.
+        """
+        if other.kind != self.kind or other.shape != self.shape:
+            raise DataError(
+                f"the model takes {self.kind} of shape {list(self.shape)}; these data are "
+                f"{other.kind} of shape {list(other.shape)}."
+            )
+        return stored
+
     def described(self) -> dict[str, Any]:
         """Everything, for JSON; :func:`preparation_from` reads it."""
         return {"kind": self.kind} | asdict(self)

@@ -92,7 +92,7 @@ def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # n
             f"{listed(list(domains)) or 'none'}; name another column as --domain."
         )
     chosen = f"{len(classes)} classes" if classes else "numbers"
-    told = (target, domain, options.categorical, options.missing, task)
+    told = (target, domain, options.categorical, options.drop, options.missing, task)
     notes = [
         *_notes_on_columns(file, values, categorical),
         *_notes_on_names(domains, classes),

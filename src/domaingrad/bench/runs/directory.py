@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from .fitting import Checkpoint, HeldOutScores
 
@@ -54,6 +54,20 @@ class RunDirectory:
                 f"cannot write to --out {path}: {error.strerror}. Choose a directory of your own."
             ) from error
 
+    @classmethod
+    def existing(cls, path: Path) -> RunDirectory:
+        """One that is there.
+
+        Raises:
+            RunDirectoryError: there is no run.
+        """
+        if not (path / CONFIG).is_file():
+            raise RunDirectoryError(
+                f"{path} is no run: it has no {CONFIG}. Name a directory that domaingrad train "
+                f"wrote."
+            )
+        return cls(path)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes out; the lock ends with the process, however that ends.
@@ -61,19 +75,17 @@ class RunDirectory:
         Raises:
             RunDirectoryError: another process is at work here.
         """
-        with (self.path / LOCK).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise RunDirectoryError(
-                    f"another process ({lock.read().strip() or 'unknown'}) is training in "
-                    f"{self.path}. Wait for it, or choose another --out."
-                ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()}")
-            lock.flush()
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirectoryError(
+                f"another process is training in {self.path}. Wait for it, or choose another --out."
+            ) from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Write down what is run, or see that it is what is there.

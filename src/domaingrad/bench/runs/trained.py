@@ -43,18 +43,18 @@ class Trained:
     facts: Mapping[str, Any]
     """How it came about: method, hyper-parameters, the step it was selected at."""
 
-    def outputs(self, stored: Tensor, device: torch.device | None = None) -> Tensor:
-        """What the model puts out for stored inputs; numbers in the unit of the labels.
+    def outputs(self, stored: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the model puts out for (some rows of) stored inputs.
 
-        Probabilities [n, classes] for classes; else shape [n].
+        Probabilities [n, classes] for classes; else numbers in the unit of the labels, shape [n].
         """
         self.model.eval()
         found = outputs_on(
             self.model,
             self.preparation,
             stored,
-            torch.arange(len(stored)),
-            device or torch.device("cpu"),
+            torch.arange(len(stored)) if rows is None else rows,
+            next(self.model.parameters()).device,
         )
         if self.task == "classification":
             return found.softmax(1)

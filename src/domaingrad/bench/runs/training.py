@@ -15,7 +15,7 @@ from torch import Generator, nn
 from torch.amp import GradScaler
 
 import domaingrad
-from domaingrad.bench.domains import DataError, DomainData, News, load
+from domaingrad.bench.domains import DataError, DomainData, News, Task, load
 from domaingrad.bench.models import freeze_norms, load_weights
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
@@ -69,6 +69,7 @@ class Result:
 
     directory: RunDirectory
     config: TrainConfig
+    task: Task
     selected: Checkpoint
     held_out: HeldOutScores | None
     """Of the selected checkpoint."""
@@ -266,6 +267,7 @@ def _result(
     return Result(
         directory=directory,
         config=config,
+        task=data.task,
         selected=selected,
         held_out=directory.unseal().get(selected.step),
         estimate=estimate,

@@ -1,0 +1,177 @@
+"""How well a trained model does, domain by domain and class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from domaingrad.bench.domains import DataError, News, load
+from domaingrad.bench.protocol import generator_of
+from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.fitting import Parts
+from domaingrad.bench.runs.settings import MADE_BY, TrainConfig, config_from
+from domaingrad.bench.runs.trained import Trained
+
+BINS = 15
+"""Bins of confidence in the calibration error, as usual."""
+
+Role = Literal["source, validation", "held out", "new data"]
+"""What the samples of a domain were to the model."""
+
+
+@dataclass(frozen=True)
+class DomainEvaluation:
+    """One domain."""
+
+    domain: str
+    role: Role
+    samples: int
+    metrics: Mapping[str, float]
+    """By name; one that these samples do not define is left out."""
+    confusion: Tensor | None
+    """Counts [true class, told class]; ``None`` where labels are numbers."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on several domains."""
+
+    trained: Trained
+    domains: tuple[DomainEvaluation, ...]
+
+
+def evaluate(
+    directory: RunDirectory, data: str | None = None, news: News | None = None
+) -> Evaluation:
+    """Evaluate the model that a run selected.
+
+    On the sources the validation splits count, on the held-out domain all samples, of other data
+    all samples of every domain.
+
+    Args:
+        directory: of a run that has come to its first checkpoint.
+        data: other data than the run's own, in the same words as for training.
+        news: who hears of decoding.
+
+    Raises:
+        RunDirectoryError: there is no run, or no model yet.
+        DataError: the data are not those of the run, or other data do not fit the model.
+    """
+    trained = Trained.load(directory.model)
+    settings = directory.config()
+    config = config_from(settings)
+    news = news or News()
+    if data is not None:
+        return Evaluation(trained, tuple(_on_new_data(trained, config, data, news)))
+    drawing = generator_of(config.seed, config.data, f"trial {config.trial}", "data")
+    own = load(config.data, config.data_options, news, drawing)
+    if own.fingerprint != settings[MADE_BY]["data"]:
+        raise DataError(
+            f"{config.data} has changed since {directory.path} was trained on it, so its splits "
+            f"cannot be told; name it as --data to evaluate on all of it."
+        )
+    parts = Parts.of(own, config.hold_out, (config.seed, own.name, f"trial {config.trial}"))
+    found = [
+        _on(trained, name, "source, validation", split.data.tensors, split.val)
+        for name, split in parts.sources.items()
+    ]
+    if parts.held_out is not None and config.hold_out is not None:
+        samples = parts.held_out.data.tensors
+        every = torch.arange(len(samples[1]))
+        found.append(_on(trained, config.hold_out, "held out", samples, every))
+    return Evaluation(trained, tuple(found))
+
+
+def _on_new_data(
+    trained: Trained, config: TrainConfig, data: str, news: News
+) -> list[DomainEvaluation]:
+    drawing = generator_of(config.seed, data, f"trial {config.trial}", "data")
+    new = load(data, config.data_options, news, drawing)
+    if unknown := [name for name in new.classes if name not in trained.classes]:
+        raise DataError(
+            f"the model knows the classes {', '.join(trained.classes)}; {data} has others: "
+            f"{', '.join(unknown)}."
+        )
+    places = torch.tensor([trained.classes.index(name) for name in new.classes])
+    found = []
+    for name, domain in new.domains.items():
+        stored, labels = domain.tensors
+        stored = trained.preparation.adopted(new.preparation, stored)
+        known = (stored, places[labels] if len(places) else labels)
+        found.append(_on(trained, name, "new data", known, torch.arange(len(labels))))
+    return found
+
+
+def _on(
+    trained: Trained, domain: str, role: Role, samples: tuple[Tensor, ...], rows: Tensor
+) -> DomainEvaluation:
+    stored, labels = samples
+    outputs, truth = trained.outputs(stored, rows), labels[rows]
+    if trained.task == "classification":
+        metrics = classification_metrics(outputs, truth)
+        confusion = _confusion(outputs, truth)
+    elif trained.task == "regression":
+        metrics, confusion = regression_metrics(outputs, truth), None
+    else:
+        right = (outputs.sign() == truth).double().mean().item()
+        metrics, confusion = {"accuracy": right}, None
+    return DomainEvaluation(domain, role, len(truth), metrics, confusion)
+
+
+def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """What is usually told of a classifier, by torchmetrics.
+
+    Accuracy; balanced accuracy, the mean recall of the classes that occur; F1, the mean over
+    classes that occur or are told; AUROC, one class against the rest, the mean over classes that
+    occur (of two classes: of the second); calibration error, Σ_b n_b/n · |accuracy − confidence| of
+    15 bins b of confidence (arXiv 1706.04599).
+
+    Args:
+        probabilities: shape [n, classes].
+        labels: shape [n].
+    """
+    from torchmetrics.functional import classification as tm  # noqa: PLC0415 - takes seconds
+
+    classes = probabilities.shape[1]
+    present = torch.unique(labels).tolist()
+    recall = tm.multiclass_recall(probabilities, labels, classes, average="none")
+    f1 = tm.multiclass_f1_score(probabilities, labels, classes, average="none")
+    told = torch.unique(torch.cat([labels, probabilities.argmax(1)]))
+    metrics = {
+        "accuracy": tm.multiclass_accuracy(probabilities, labels, classes, average="micro"),
+        "balanced accuracy": recall[present].mean(),
+        "macro F1": f1[told].mean(),
+    }
+    if len(present) > 1:
+        against = [1] if classes == 2 else present
+        metrics["AUROC"] = torch.stack(
+            [tm.binary_auroc(probabilities[:, c], (labels == c).long()) for c in against]
+        ).mean()
+    metrics["calibration error"] = tm.multiclass_calibration_error(
+        probabilities, labels, classes, n_bins=BINS, norm="l1"
+    )
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def regression_metrics(outputs: Tensor, labels: Tensor) -> dict[str, float]:
+    """R², root mean square error and mean absolute error, in the unit of the labels."""
+    from torchmetrics import functional as tm  # noqa: PLC0415 - takes seconds
+
+    metrics = {
+        "RMSE": tm.mean_squared_error(outputs, labels, squared=False).item(),
+        "MAE": tm.mean_absolute_error(outputs, labels).item(),
+    }
+    if len(labels) > 1 and torch.unique(labels).numel() > 1:
+        metrics = {"R²": tm.r2_score(outputs, labels).item()} | metrics
+    return metrics
+
+
+def _confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
+    from torchmetrics.functional import classification as tm  # noqa: PLC0415 - takes seconds
+
+    counts: Tensor = tm.multiclass_confusion_matrix(probabilities, labels, probabilities.shape[1])
+    return counts

@@ -1,0 +1,112 @@
+"""`domaingrad evaluate`: how well does a trained model do, where?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from domaingrad.bench.reports.evaluation import DomainEvaluation, Evaluation
+from domaingrad.bench.reports.evaluation import evaluate as run_evaluation
+from domaingrad.bench.reports.evaluation_plot import plot_confusion
+from domaingrad.bench.runs.directory import RunDirectory
+
+from .errors import bad_input
+from .training_view import TrainingView
+
+Run = Annotated[Path, typer.Argument(help="Directory that `domaingrad train` wrote.")]
+
+
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str | None, typer.Option(help="Other data than the run's own, as for `train`.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Where the confusion matrices go.  [default: RUN/confusion.png]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Evaluate a trained model, domain by domain and class by class.
+
+    On the source domains the validation splits count, which also selected the model; on the domain
+    held out all of its samples; of other data all samples of each domain.
+
+    - `domaingrad evaluate runs/train/PACS-sketch-erm-1a2b3c4d`
+    """
+    errors = Console(stderr=True)
+    with bad_input(errors), TrainingView(errors) as view:
+        directory = RunDirectory.existing(run)
+        evaluation = run_evaluation(directory, data, view.listener.news)
+    if as_json:
+        typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(_by_domain(evaluation))
+        if evaluation.trained.task == "classification":
+            console.print(_by_class(evaluation))
+    if evaluation.trained.task == "classification":
+        picture = plot or directory.path / "confusion.png"
+        plot_confusion(evaluation, picture)
+        errors.print(f"Wrote {picture}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    trained = evaluation.trained
+    return {
+        "data": trained.data,
+        "held_out": trained.held_out,
+        "sources": list(trained.sources),
+        "classes": list(trained.classes),
+        "trained": dict(trained.facts),
+        "domains": [
+            {
+                "domain": found.domain,
+                "role": found.role,
+                "samples": found.samples,
+                "metrics": dict(found.metrics),
+                "confusion": None if found.confusion is None else found.confusion.tolist(),
+            }
+            for found in evaluation.domains
+        ],
+    }
+
+
+def _by_domain(evaluation: Evaluation) -> Table:
+    names = list(dict.fromkeys(name for found in evaluation.domains for name in found.metrics))
+    table = Table("domain", "", Column("samples", justify="right"), box=None)
+    for name in names:
+        table.add_column(name, justify="right")
+    for found in evaluation.domains:
+        values = [_value(name, found) for name in names]
+        table.add_row(found.domain, found.role, str(found.samples), *values)
+    return table
+
+
+def _by_class(evaluation: Evaluation) -> Table:
+    """Recall of each class: the share of its samples that is told right."""
+    table = Table("recall of class", box=None)
+    for found in evaluation.domains:
+        table.add_column(found.domain, justify="right")
+    for index, name in enumerate(evaluation.trained.classes):
+        table.add_row(name, *(_recall(found, index) for found in evaluation.domains))
+    return table
+
+
+def _value(name: str, found: DomainEvaluation) -> str:
+    if name not in found.metrics:
+        return "–"
+    value = found.metrics[name]
+    return f"{100 * value:.1f} %" if found.confusion is not None else f"{value:.4g}"
+
+
+def _recall(found: DomainEvaluation, index: int) -> str:
+    assert found.confusion is not None
+    row = found.confusion[index]
+    count = int(row.sum())
+    return f"{100 * int(row[index]) / count:.1f} % of {count}" if count else "no sample"

@@ -1,0 +1,267 @@
+"""`domaingrad train`: one model on anyone's data, one domain held out or none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from domaingrad.bench.domains import READERS, DataError, Schedule
+from domaingrad.bench.methods import METHODS
+from domaingrad.bench.runs.directory import CONFIG, read_config
+from domaingrad.bench.runs.settings import Precision, TrainConfig, config_from
+from domaingrad.bench.runs.training import LOGGERS, Result
+from domaingrad.bench.runs.training import train as run_training
+
+from .errors import bad_input
+from .session import INTERRUPTED
+from .training_view import TrainingView
+
+NONE = "none"
+"""What stands for no domain on the command line."""
+
+
+def train(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="KIND:PATH, a path (a folder of images, a .csv, a .json manifest) or the name of "
+            f"a built-in data set. Kinds: {', '.join(READERS)}."
+        ),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="The domain that training never sees; `none` trains on all, and estimates the "
+            "score on a new domain by holding out each in turn first."
+        ),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", help="A hyper-parameter of the method, as tau=0.8.")
+    ] = [],  # noqa: B006 - typer reads it
+    config: Annotated[
+        Path | None,
+        typer.Option(help=f"Settings of another run (its {CONFIG}); options given here go before."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Table: the column to predict.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Table: the column of domains.")] = None,
+    categorical: Annotated[
+        list[str], typer.Option(help="Table: columns whose numbers are names.")
+    ] = [],  # noqa: B006
+    drop: Annotated[list[str], typer.Option(help="Table: columns to leave out.")] = [],  # noqa: B006
+    missing: Annotated[
+        list[str], typer.Option(help="Table: texts for a missing value, as '?'.")
+    ] = [],  # noqa: B006
+    task: Annotated[str | None, typer.Option(help="Table: classification or regression.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Images: height and width.  [default: 224]")
+    ] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Images: leave out those that are broken.")
+    ] = False,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="mlp, mnist-cnn, resnet18, resnet50, timm:NAME or torchvision:NAME.  "
+            "[default: by the data]"
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The backbone's weights: .pt, .safetensors or .npz, in its names."),
+    ] = None,
+    frozen_norms: Annotated[
+        bool | None,
+        typer.Option("--frozen-norms/--trained-norms", help="Keep BatchNorm's statistics."),
+    ] = None,
+    augment: Annotated[
+        bool | None,
+        typer.Option("--augment/--no-augment", help="Vary photographs at random in training."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples per domain and step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of Adam, coupled.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help=f"Of the learning rate: {', '.join(get_args(Schedule))}.")
+    ] = None,
+    checkpoints: Annotated[
+        int | None,
+        typer.Option(help="How often the model is evaluated, kept and may be selected."),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help=f"{', '.join(get_args(Precision))}.  [default: 32]")
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")
+    ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, mps.  [default: auto]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="All randomness derives from it and from names.")
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Another number, other splits and initialisation.")
+    ] = None,
+    loggers: Annotated[
+        list[str], typer.Option(help=f"Loggers beside the records: {', '.join(LOGGERS)}.")
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run.  [default: runs/NAME by content]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train one model so that it holds on a domain that it has never seen.
+
+    The domain held out is never trained on and selects nothing; its score is told once, at the end.
+    The model that counts is the one with the best validation on the source domains. `--out` gets
+    the settings, records, the state to go on from and the model; the same command goes on after a
+    kill, to the same numbers.
+
+    - `domaingrad train --data PACS/ --hold-out sketch --method and-mask`
+
+    - `domaingrad train --data patients.csv --target disease --domain hospital --hold-out none`
+
+    - `domaingrad train --data colored-mnist:DIR --hold-out=-90% --method sand-mask --set tau=0.8`
+    """
+    errors = Console(stderr=True)
+    with bad_input(errors):
+        options = {
+            "target": target, "domain": domain, "task": task, "size": size,
+            "skip_unreadable": skip_unreadable or None, "categorical": _listed(categorical),
+            "drop": _listed(drop), "missing": tuple(missing) or None,
+        }  # fmt: skip
+        given = {
+            "data": data, "hold_out": hold_out, "method": method, "backbone": backbone,
+            "hyperparameters": _pairs(set_) or None, "weights": weights and str(weights),
+            "frozen_norms": frozen_norms, "augment": augment, "steps": steps, "batch": batch,
+            "learning_rate": learning_rate, "weight_decay": weight_decay, "schedule": schedule,
+            "checkpoints": checkpoints, "precision": precision, "compile": compile_,
+            "accelerator": accelerator, "seed": seed, "trial": trial,
+        }  # fmt: skip
+        settings = _settings(config, _without_none(given), _without_none(options))
+        place = out or Path("runs") / _name_of(settings)
+        view = TrainingView(errors)
+        with view:
+            try:
+                result = run_training(
+                    settings, place, view.listener, loggers=_listed(loggers) or ()
+                )
+            except KeyboardInterrupt:
+                errors.print("Interrupted; the same command goes on from the last checkpoint.")
+                raise typer.Exit(INTERRUPTED) from None
+    _tell(result, errors, as_json)
+
+
+def _settings(config: Path | None, given: dict[str, Any], options: dict[str, Any]) -> TrainConfig:
+    """Those of a file, and before them those of the command line."""
+    base: dict[str, Any] = {}
+    if config is not None:
+        base = read_config(config / CONFIG if config.is_dir() else config)
+        if given.get("method", base.get("method")) != base.get("method"):
+            base.pop("hyperparameters", None)
+    base = base | given
+    base["data_options"] = dict(base.get("data_options", {})) | options
+    for name in ("data", "hold_out"):
+        if name not in base:
+            raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")
+    if base["hold_out"] == NONE:
+        base["hold_out"] = None
+    return config_from(base)
+
+
+def _name_of(config: TrainConfig) -> str:
+    """A directory that the same command finds again."""
+    held_out = "none" if config.hold_out is None else config.hold_out
+    data = Path(config.data.rpartition(":")[2]).name
+    words = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
+    digest = sha256(repr(config).encode()).hexdigest()[:8]
+    return f"train/{words}-{digest}"
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name or not value:
+            raise DataError(f"expected --set NAME=VALUE, as --set tau=0.8; found {text!r}.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _listed(texts: list[str]) -> tuple[str, ...] | None:
+    """Values given one by one or with commas."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip()) or None
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _tell(result: Result, errors: Console, as_json: bool) -> None:
+    """What came out; the held-out score is opened here, after the end."""
+    for note in result.notes:
+        errors.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
+    for warning in result.warnings:
+        errors.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+    else:
+        Console().print(_table(result))
+    errors.print(
+        f"The model is {result.directory.model}; domaingrad evaluate {result.directory.path} says "
+        f"more of it.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    held_out = result.held_out
+    return {
+        "directory": str(result.directory.path),
+        "method": result.config.method,
+        "hold_out": result.config.hold_out,
+        "selected_step": result.selected.step,
+        "source_validation": result.selected.val_score,
+        "held_out": None if held_out is None else held_out.train,
+        "estimate": result.estimate and result.estimate.scores,
+        "seconds": result.seconds,
+    }
+
+
+def _table(result: Result) -> Table:
+    table = Table("", "score", box=None, show_header=False)
+    table.add_row(
+        "source validation",
+        f"{_number(result.selected.val_score, result)} at step "
+        f"{result.selected.step}, which is selected by it",
+    )
+    if result.held_out is not None:
+        told = _number(result.held_out.train, result)
+        table.add_row(f"{result.config.hold_out}, held out", f"{told} on 80 % of it")
+    if result.estimate is not None:
+        scores = result.estimate.scores
+        for name, score in scores.items():
+            table.add_row(f"{name}, while held out", _number(score, result))
+        mean = sum(scores.values()) / len(scores)
+        worst = min(scores, key=lambda name: scores[name])
+        table.add_row(
+            "estimate for a new domain",
+            f"{_number(mean, result)} (mean), {_number(scores[worst], result)} (worst: {worst})",
+        )
+    return table
+
+
+def _number(score: float, result: Result) -> str:
+    return f"R² {score:.3f}" if result.task == "regression" else f"{100 * score:.1f} %"

@@ -1,0 +1,84 @@
+"""The live view of one training: speed, time left, source validation, agreement."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from domaingrad.bench.domains import News
+from domaingrad.bench.runs import Checkpoint
+from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs.training import Listener, Status
+
+from .live import duration, scores
+
+
+class TrainingView:
+    """A bar where there is a terminal; else a line for each checkpoint."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._work = ""
+        self._shown: Checkpoint | None = None
+
+    def __enter__(self) -> TrainingView:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    @property
+    def listener(self) -> Listener:
+        """What a training tells its news to."""
+        return Listener(News(self._say, self._advance), self._begin, self._step)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _advance(self, work: str, done: int, total: int) -> None:
+        self._update(work, done, total, f"{done} of {total}")
+
+    def _begin(self, config: TrainConfig, step: int) -> None:
+        held_out = "no domain" if config.hold_out is None else config.hold_out
+        self._work = f"{config.method}, held out: {held_out}"
+        self._shown = None
+        if step:
+            self._say(f"{self._work}: goes on from step {step}")
+
+    def _step(self, status: Status) -> None:
+        speed = status.here / status.seconds
+        left = duration((status.steps - status.step) / speed)
+        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint)}"
+        self._update(self._work, status.step, status.steps, news)
+        if status.checkpoint is not self._shown:
+            self._shown = status.checkpoint
+            if not self._console.is_terminal:
+                self._say(f"{self._work}: step {status.step} of {status.steps}, {news}")
+
+    def _update(self, work: str, done: int, total: int, news: str) -> None:
+        if self._task is not None and self._progress.tasks[0].description != escape(work):
+            self._progress.remove_task(self._task)
+            self._task = None
+        if self._task is None:
+            self._task = self._progress.add_task(escape(work), total=total, news="")
+        self._progress.update(self._task, completed=done, total=total, news=news)
