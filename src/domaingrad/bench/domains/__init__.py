@@ -12,6 +12,7 @@ from .data import (
     Reader,
     Task,
 )
+from .datasets import from_datasets
 from .loading import DATA_SETS, READERS, load
 from .preparations import preparation_from
 
@@ -32,6 +33,7 @@ __all__ = [
     "Task",
     "Training",
     "correct",
+    "from_datasets",
     "load",
     "losses",
     "preparation_from",

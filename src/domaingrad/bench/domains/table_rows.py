@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -150,6 +151,36 @@ class Table(Preparation):
             stored.append(encoded(path, values, self.numeric, self.categorical))
             names += [f"{path}:{row}" for row in range(1, len(values) + 1)]
         return names, torch.cat(stored)
+
+    def adopted(self, other: Preparation, stored: Tensor) -> Tensor:
+        """Rows that another table stored, with this table's columns and vocabularies.
+
+        Raises:
+            DataError: no table, or one that lacks columns or has numbers where names should be.
+        """
+        if not isinstance(other, Table):
+            return super().adopted(other, stored)
+        used = {name for name, *_ in (*self.numbers, *self.categories)}
+        vocabularies, others = dict(self.categorical), dict(other.categorical)
+        rows = stored.new_full((len(stored), len(self._columns)), math.nan)
+        for at, name in enumerate(self._columns):
+            if name not in used:
+                continue
+            if name not in other._columns or (name in vocabularies) != (name in others):
+                raise DataError(
+                    f"the model takes the column {name!r} as "
+                    f"{'names' if name in vocabularies else 'numbers'}; this table "
+                    f"{'has it otherwise' if name in other._columns else 'lacks it'}."
+                )
+            column = stored[:, other._places([name])[0]]
+            if name in vocabularies:
+                place = {word: float(code) for code, word in enumerate(vocabularies[name])}
+                codes = [place.get(word, -1.0) for word in others[name]]
+                # The last place is for −1, a name that is in no vocabulary.
+                known = column.new_tensor([*codes, -1.0])[column.nan_to_num(nan=-1).long()]
+                column = torch.where(column.isnan(), column, known)
+            rows[:, at] = column
+        return rows
 
     @property
     def _columns(self) -> tuple[str, ...]:

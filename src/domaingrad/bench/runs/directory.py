@@ -87,14 +87,18 @@ class RunDirectory:
         finally:
             lock.release()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run here."""
+        return (self.path / CONFIG).exists()
+
     def begin(self, config: Mapping[str, Any]) -> None:
         """Write down what is run, or see that it is what is there.
 
         Raises:
             RunDirectoryError: the directory holds another run, or other files.
         """
-        path = self.path / CONFIG
-        if not path.exists():
+        if not self.begun:
             if left := sorted(file.name for file in self.path.iterdir() if file.name != LOCK):
                 raise RunDirectoryError(
                     f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "

@@ -103,6 +103,8 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
         if (found := getattr(config, name)) is not None:
             look_up(name, found, dict.fromkeys(known))
+    if config.weights is not None and not Path(config.weights).expanduser().is_file():
+        raise DataError(f"there is no file of weights {config.weights}.")
     training = training_of(config, data)
     return replace(
         config,

@@ -136,6 +136,8 @@ def train(
     config = resolved(config, data)
     directory = RunDirectory(out)
     with directory.alone():
+        if not directory.begun:
+            _try_out(config, data)
         directory.begin(written(config, data))
         estimate = None
         if config.hold_out is None:
@@ -160,6 +162,13 @@ def train(
 def _drawing(config: TrainConfig) -> Generator:
     """What a built-in data set is drawn from."""
     return generator_of(config.seed, config.data, f"trial {config.trial}", "data")
+
+
+def _try_out(config: TrainConfig, data: DomainData) -> None:
+    """See that the model can be made, before anything is written down."""
+    trial = (config.seed, data.name, f"trial {config.trial}")
+    with isolated(0):
+        _model(config, data, Parts.of(data, config.hold_out, trial))
 
 
 def _run(

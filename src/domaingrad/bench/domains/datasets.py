@@ -1,0 +1,113 @@
+"""Domains from anyone's PyTorch data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from .data import AsStored, DataError, DomainData
+from .photographs import Photographs
+
+
+def from_datasets(
+    domains: Mapping[str, Dataset[Any]], name: str, classes: Sequence[str] | None = None
+) -> DomainData:
+    """Data in memory, from one map-style data set a domain.
+
+    Inputs are tensors of one shape. Square colour images in uint8 become photographs, with
+    DomainBed's normalisation and augmentation; everything else goes to the model as it is. Integer
+    labels are classes from 0, others numbers to predict.
+
+    Args:
+        domains: data sets that give (input, label), by name of the domain.
+        name: what the data are called; seeds derive from it.
+        classes: names of the classes; their numbers unless given.
+
+    Raises:
+        DataError: no domain, an empty one, inputs of different shapes, labels that are no classes.
+
+    >>> left = TensorDataset(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
+    >>> data = from_datasets({"left": left, "right": left}, "demo", ["cat", "dog"])
+    >>> data.task, data.classes, data.preparation.shape
+    ('classification', ('cat', 'dog'), (3,))
+    """
+    if not domains:
+        raise DataError(f"{name}: expected at least one domain; found none.")
+    stored = {domain: _stacked(domain, data) for domain, data in domains.items()}
+    shapes = {domain: tuple(data.tensors[0].shape[1:]) for domain, data in stored.items()}
+    kinds = {data.tensors[1].is_floating_point() for data in stored.values()}
+    if len(set(shapes.values())) > 1 or len(kinds) > 1:
+        raise DataError(
+            f"{name}: all domains must have inputs of one shape and labels of one kind; found the "
+            f"shapes {shapes}."
+        )
+    first, _ = next(iter(stored.values())).tensors
+    shape = tuple(first.shape[1:])
+    photographs = first.dtype == torch.uint8 and len(shape) == 3 and shape[0] == 3
+    regression = kinds == {True}
+    return DomainData(
+        name=name,
+        domains=stored,
+        preparation=Photographs(shape[1])
+        if photographs and shape[1] == shape[2]
+        else AsStored(shape),
+        task="regression" if regression else "classification",
+        classes=() if regression else _classes(name, stored, classes),
+        fingerprint=_fingerprint(stored),
+    )
+
+
+def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        inputs, labels = data.tensors
+    else:
+        samples = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
+        try:
+            inputs = torch.stack([x for x, _ in samples])
+            labels = torch.tensor([y for _, y in samples])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"domain {domain}: expected samples (tensor, label), all tensors of one shape; "
+                f"{error}. Let the data set turn its inputs into tensors."
+            ) from error
+    if len(labels) == 0:
+        raise DataError(f"domain {domain} has no samples; leave it out.")
+    if labels.dim() != 1:
+        raise DataError(
+            f"domain {domain}: expected one label a sample; found labels of shape "
+            f"{list(labels.shape)}."
+        )
+    return TensorDataset(inputs, labels if labels.is_floating_point() else labels.long())
+
+
+def _classes(
+    name: str, stored: Mapping[str, TensorDataset], classes: Sequence[str] | None
+) -> tuple[str, ...]:
+    labels = torch.cat([data.tensors[1] for data in stored.values()])
+    least, most = int(labels.min()), int(labels.max())
+    count = most + 1 if classes is None else len(classes)
+    if least < 0 or most >= count or count < 2:
+        raise DataError(
+            f"{name}: labels must be classes numbered from 0, of at least two classes; found "
+            f"{least} to {most}, and {count} classes. Give floating-point labels for regression."
+        )
+    return tuple(map(str, range(count) if classes is None else classes))
+
+
+def _fingerprint(stored: Mapping[str, TensorDataset]) -> str:
+    digest = sha256()
+    for name, data in stored.items():
+        digest.update(name.encode())
+        for tensor in data.tensors:
+            digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
