@@ -58,7 +58,21 @@ def test_the_data_set_of_contributing_can_be_made():
     assert scope["SHIFTED"].build_model(data)(data.domains["left"].tensors[0]).shape == (500, 2)
 
 
+def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(3, 40, 4, generator=torch.Generator().manual_seed(0))
+    scope = {
+        "domains": {f"camera-{k}": TensorDataset(x[k], (x[k, :, 0] > 0).long()) for k in range(3)}
+    }
+    (block,) = blocks("docs/training.md")
+    exec(block, scope)
+    _, held_out = map(float, capsys.readouterr().out.split()[-2:])
+    assert held_out > 0.7
+    assert scope["model"].sources == ("camera-0", "camera-1")
+
+
 def test_no_place_is_left_to_fill_in():
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
+    pages += ("docs/training.md",)
     for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name

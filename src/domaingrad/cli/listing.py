@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from domaingrad.bench.domains import DATA_SETS
+from domaingrad.bench.domains import DATA_SETS, READERS
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.reports import hyperparameter
 
@@ -15,11 +15,15 @@ app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_he
 
 @app.command("data")
 def data() -> None:
-    """Data sets, what they are and which domains they hold out."""
+    """Built-in data sets, and kinds of data that lie on disk."""
     table = Table(Column("name", no_wrap=True), "what it is", "held out in turn", "source")
     for entry in DATA_SETS.values():
         table.add_row(entry.name, entry.summary, ", ".join(entry.held_out), entry.source)
     Console().print(table)
+    kinds = Table(Column("for train: KIND:PATH", no_wrap=True), "what lies there")
+    for reader in READERS.values():
+        kinds.add_row(reader.kind, reader.summary)
+    Console().print(kinds)
 
 
 @app.command("methods")

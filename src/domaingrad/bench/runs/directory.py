@@ -108,7 +108,7 @@ class RunDirectory:
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             self._replace(CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
             return
-        there = self.config()
+        there, config = _flat(self.config()), _flat(config)
         differing = [
             f"{name} is {_short(there.get(name))} there and {_short(config.get(name))} here"
             for name in dict.fromkeys([*there, *config])
@@ -239,6 +239,17 @@ class RunDirectory:
                 f"the disk is full, {name} could not be written to {self.path}; the last "
                 f"checkpoint there is whole. Make room and give the same command again."
             ) from error
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as ``outer.inner``."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def read_config(path: Path) -> dict[str, Any]:
