@@ -61,15 +61,15 @@ def pacs(folder: Path, weights: Path) -> Study:
     return Study(
         title="PACS at 64²",
         command="domaingrad train --data pacs:DIR --size 64 --backbone torchvision:squeezenet1_0 "
-        "--weights FILE --steps 150 --batch 16 --learning-rate 1e-4 --checkpoints 3",
+        "--weights FILE --steps 100 --batch 16 --learning-rate 1e-4 --checkpoints 2",
         config=TrainConfig(
             f"pacs:{folder}", None, data_options=DataOptions(size=64),
-            backbone="torchvision:squeezenet1_0", weights=str(weights), steps=150, batch=16,
-            learning_rate=1e-4, checkpoints=3, accelerator="cpu",
+            backbone="torchvision:squeezenet1_0", weights=str(weights), steps=100, batch=16,
+            learning_rate=1e-4, checkpoints=2, accelerator="cpu",
         ),
         held_out=("art_painting", "cartoon", "photo", "sketch"),
         trials=1,
-        words="SqueezeNet 1.0 with ImageNet weights; 150 steps where DomainBed takes 5000, at 64² "
+        words="SqueezeNet 1.0 with ImageNet weights; 100 steps where DomainBed takes 5000, at 64² "
         "where it has 224², because of two cores: these are not PACS results as published.",
     )  # fmt: skip
 
@@ -105,20 +105,20 @@ def colored(folder: Path) -> Study:
 
 
 def rotated(folder: Path) -> Study:
-    """The two ends of the angles."""
-    return _digits("RotatedMNIST", "rotated-mnist", folder, ("0°", "75°"))
+    """The last of the angles."""
+    return _digits("RotatedMNIST", "rotated-mnist", folder, ("75°",))
 
 
 def _digits(title: str, kind: str, folder: Path, held_out: tuple[str, ...]) -> Study:
     return Study(
         title=title,
-        command=f"domaingrad train --data {kind}:DIR --steps 200 --batch 32 --checkpoints 2",
+        command=f"domaingrad train --data {kind}:DIR --steps 100 --batch 32 --checkpoints 1",
         config=TrainConfig(
-            f"{kind}:{folder}", None, steps=200, batch=32, checkpoints=2, accelerator="cpu"
+            f"{kind}:{folder}", None, steps=100, batch=32, checkpoints=1, accelerator="cpu"
         ),
         held_out=held_out,
         trials=1,
-        words="MNIST CNN; 200 steps of 32 per domain where DomainBed takes 5000 of 64, because of "
+        words="MNIST CNN; 100 steps of 32 per domain where DomainBed takes 5000 of 64, because of "
         "two cores.",
     )
 
@@ -213,7 +213,7 @@ def main(
 ) -> None:
     """Run what is not there yet, and write benchmarks/results/train.md."""
     studies = [
-        heart(heart_table, out), colored(mnist), rotated(mnist), pacs(pacs_folder, weights),
+        heart(heart_table, out), pacs(pacs_folder, weights), colored(mnist), rotated(mnist),
     ]  # fmt: skip
     sections = [section(study, carried_out(study, out / study.title, jobs)) for study in studies]
     text = "\n\n".join(

@@ -50,7 +50,7 @@ def test_the_calibration_error_is_that_of_its_equation():
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert classification_metrics(p, y)["calibration error"] == pytest.approx(error, abs=1e-6)
+    assert classification_metrics(p, y)["ECE"] == pytest.approx(error, abs=1e-6)
 
 
 def test_classes_that_do_not_occur_do_not_count():

@@ -123,11 +123,11 @@ def test_an_evaluation_tells_domains_classes_and_draws_the_confusion(trained):
     assert by_domain["west"]["role"] == "held out"
     assert by_domain["west"]["samples"] == 20
     assert sum(map(sum, by_domain["west"]["confusion"])) == 20
-    names = {"accuracy", "balanced accuracy", "macro F1", "AUROC", "calibration error"}
+    names = {"accuracy", "balanced accuracy", "macro F1", "AUROC", "ECE"}
     assert set(by_domain["west"]["metrics"]) == names
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
     plain = run("evaluate", out)
-    for word in ("held out", "calibration error", "recall of class", "cat", "dog"):
+    for word in ("held out", "ECE", "recall of class", "cat", "dog"):
         assert word in plain.stdout
 
 

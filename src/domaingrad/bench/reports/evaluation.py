@@ -127,8 +127,8 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
 
     Accuracy; balanced accuracy, the mean recall of the classes that occur; F1, the mean over
     classes that occur or are told; AUROC, one class against the rest, the mean over classes that
-    occur (of two classes: of the second); calibration error, Σ_b n_b/n · |accuracy − confidence| of
-    15 bins b of confidence (arXiv 1706.04599).
+    occur (of two classes: of the second); ECE, the expected calibration error,
+    Σ_b n_b/n · |accuracy − confidence| of 15 bins b of confidence (arXiv 1706.04599).
 
     Args:
         probabilities: shape [n, classes].
@@ -151,7 +151,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
         metrics["AUROC"] = torch.stack(
             [tm.binary_auroc(probabilities[:, c], (labels == c).long()) for c in against]
         ).mean()
-    metrics["calibration error"] = tm.multiclass_calibration_error(
+    metrics["ECE"] = tm.multiclass_calibration_error(
         probabilities, labels, classes, n_bins=BINS, norm="l1"
     )
     return {name: value.item() for name, value in metrics.items()}

@@ -210,9 +210,13 @@ def _run(
                 seconds = before + time.perf_counter() - began
                 directory.save_state(fit.state_dict() | {"seconds": seconds})
                 fabric.log_dict(_logged(last), fit.step)
+                for logger in fabric.loggers:
+                    logger.save()
             now = time.perf_counter() - began
             listener.step(Status(fit.step, training.steps, fit.step - first, now, fit.waited, last))
         seconds = before + time.perf_counter() - began
+    for logger in fabric.loggers:
+        logger.finalize("success")
     directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
 
 
