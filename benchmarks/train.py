@@ -215,7 +215,14 @@ def main(
     studies = [
         heart(heart_table, out), pacs(pacs_folder, weights), colored(mnist), rotated(mnist),
     ]  # fmt: skip
-    sections = [section(study, carried_out(study, out / study.title, jobs)) for study in studies]
+    sections: list[str] = []
+    for study in studies:
+        sections.append(section(study, carried_out(study, out / study.title, jobs)))
+        write(sections, jobs)
+
+
+def write(sections: Sequence[str], jobs: int) -> None:
+    """The page, with the tables that there are so far."""
     text = "\n\n".join(
         [
             "# Training with one domain held out",
