@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import domaingrad as dg
+from domaingrad.bench.models import mnist_cnn
 
 from .problems import PROBLEMS, UNFIT
 from .separate_passes import model_of
@@ -696,4 +697,16 @@ def test_running_statistics_changed_before_the_way_back_are_noticed() -> None:
     losses = losses_of(agree(x, domain), y)
     model[1].running_var.fill_(50.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        agree.backward(losses)
+
+
+def test_an_activation_at_its_kink_is_no_misfit():
+    """In one of a hundred units of one sample, rounding moves a ReLU, and the gradient by 1 %."""
+    torch.manual_seed(0)
+    model = mnist_cnn((2, 28, 28), 2)
+    inputs, labels = torch.randn(100, 2, 28, 28), torch.randint(2, (100,))
+    agree = dg.GradientAgreement(model, dg.ANDMask(0.8), kernels="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = F.cross_entropy(agree(inputs, torch.arange(100)), labels, reduction="none")
         agree.backward(losses)
