@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,8 @@ COLOURS = ("#888888", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#5
 
 MARKERS = "osD^vPX*"
 
-MOST_IN_A_ROW = 6
-"""Methods beside each other in a legend."""
+LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
+"""What a legend has room for, and what a line and its gap take of it."""
 
 THEMES = {"light": "#1f2328", "dark": "#e6edf3"}
 """Colour of text and axes by theme; the ground is transparent."""
@@ -126,7 +127,8 @@ PANELS = (
 
 def _draw_training(data: DataSummary) -> Figure:
     domains = data.data_set.held_out
-    figure = Figure(figsize=(9, 0.7 + 2.3 * len(domains)), layout="constrained")
+    legend = 0.2 + 0.25 * math.ceil(len(data.methods) / _columns(data))
+    figure = Figure(figsize=(9, legend + 0.3 + 2.3 * len(domains)), layout="constrained")
     grid = figure.subplots(len(domains), len(PANELS), sharex=True, squeeze=False)
     means = data.curves.groupby(["held_out", "method", "step"])[[name for name, _ in PANELS]].mean()
     for row, domain in zip(grid, domains, strict=True):
@@ -150,8 +152,14 @@ def _draw_training(data: DataSummary) -> Figure:
         axes.set_xlabel("step")
     for i, method in enumerate(data.methods):
         grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=method.method.title)
-    figure.legend(loc="outside upper center", ncols=min(len(data.methods), MOST_IN_A_ROW))
+    figure.legend(loc="outside upper center", ncols=_columns(data))
     return figure
+
+
+def _columns(data: DataSummary) -> int:
+    """How many titles of methods fit beside each other."""
+    longest = max(len(row.method.title) for row in data.methods)
+    return max(1, min(len(data.methods), LETTERS_IN_A_ROW // (longest + LETTERS_OF_A_HANDLE)))
 
 
 def _draw_numbers(data: DataSummary) -> Figure:
