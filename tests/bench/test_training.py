@@ -246,8 +246,17 @@ def test_loggers_get_what_the_records_get(tmp_path):
     lines = log.read_text().splitlines()
     assert "source_validation" in lines[0]
     assert len(lines) == 1 + 4
+    train(DIGITS, tmp_path / "board", loggers=["tensorboard"])
+    [events] = (tmp_path / "board" / "logs" / "tensorboard").glob("events.out.tfevents.*")
+    assert b"source_validation" in events.read_bytes()
     with pytest.raises(UnknownNameError, match="did you mean 'tensorboard'"):
         train(DIGITS, tmp_path, loggers=["tensorbord"])
+
+
+def test_a_logger_that_is_not_installed_is_told_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning.pytorch.loggers", None)
+    with pytest.raises(DataError, match="pip install lightning wandb"):
+        train(DIGITS, tmp_path / "run", loggers=["wandb"])
 
 
 def test_another_run_in_the_same_directory_is_refused_and_told_apart(tmp_path):

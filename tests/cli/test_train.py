@@ -191,3 +191,39 @@ def test_bad_input_is_a_sentence(arguments, said, tmp_path):
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert not (tmp_path / "out" / "run.jsonl").exists()
+
+
+def test_a_table_of_numbers_is_trained_on_evaluated_and_predicted(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for site in range(3):
+        for size, rooms in torch.rand(50, 2, generator=generator).tolist():
+            rows.append(
+                f"{2019 + site},{100 * size:.2f},{rooms:.2f},{3000 * size + 500 * rooms:.1f}"
+            )
+    table = tmp_path / "houses.csv"
+    table.write_text("year,size,rooms,price\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "run"
+    result = run(
+        "train", "--data", table, "--target", "price", "--domain", "year", "--hold-out", "2021",
+        "--learning-rate", 0.01, "--steps", 150, "--batch", 16, "--accelerator", "cpu",
+        "--out", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "source validation  R² " in result.stdout
+    told = json.loads(run("evaluate", out, "--json").stdout)
+    [held_out] = [entry for entry in told["domains"] if entry["role"] == "held out"]
+    assert held_out["samples"] == 50
+    assert held_out["metrics"]["R²"] > 0.9
+    assert held_out["confusion"] is None
+    assert "RMSE" in run("evaluate", out).stdout
+    new = tmp_path / "new.csv"
+    new.write_text("rooms,size\n0.5,50\n0.5,90\n")
+    rows = list(csv.DictReader(io.StringIO(run("predict", out, new, "--csv").stdout)))
+    assert [row["file"] for row in rows] == [f"{new}:1", f"{new}:2"]
+    assert [float(row["told"]) for row in rows] == pytest.approx([1750, 2950], abs=300)
+    lacking = tmp_path / "lacking.csv"
+    lacking.write_text("rooms\n1\n")
+    assert (
+        "lacks columns that the model was trained on: size" in run("predict", out, lacking).stderr
+    )
