@@ -20,12 +20,13 @@ def test_the_loops_of_the_readme_train():
     domain, y = torch.arange(96) % 3, torch.randint(2, (96,))
     # All inputs tell the class, so that what is dropped can be made up for.
     x = torch.randn(96, 5) + 2.0 * y[:, None] - 1.0
-    mixed, by_domain, dropout = blocks("README.md")
+    mixed, by_domain, dropout, watched = blocks("README.md")
     (in_full,) = blocks("docs/gsnr.md")
     loader = {"loader": DataLoader(TensorDataset(x, y, domain), batch_size=24)}
     for block, loader_or_batches in (
         (mixed, loader),
         (dropout, loader),
+        (watched, loader),
         (in_full, loader),
         (by_domain, {"batches": {e: (x[domain == e], y[domain == e]) for e in range(3)}}),
     ):

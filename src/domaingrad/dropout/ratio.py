@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from domaingrad.engine.batch import Batch, select
-from domaingrad.engine.signal_to_noise import check_losses
+from domaingrad.engine.visiting import check_losses
 
 from .masking import Masking
 from .ranking import Ranking

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-from warnings import warn
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +12,9 @@ from torch.utils._pytree import tree_flatten
 
 from domaingrad.rules.statistics import accumulation_dtype
 
-from .batch import Batch
-from .errors import AgreementError, SinglePassWarning
-from .separate_passes import SeparatePasses
-from .single_pass.engine import MIXED_LOSSES, SinglePass
 from .single_pass.gradients import UnitGradients
 from .single_pass.inventory import Inventory
-from .single_pass.verification import InconclusiveError, UnfitError
+from .visiting import visit_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,86 +99,18 @@ def statistics_of_units(
         units: integer tensor of shape [N], the unit of each sample.
         wanted: the parameters to take statistics of; ``None`` for all.
     """
-    inventory = Inventory(model)
-    if not inventory.trained:
-        raise ValueError("the model has no parameter that requires grad; found nothing to measure.")
-    batch = Batch(units)
-    batch.check(inputs, options)
-    kept = {id(parameter) for parameter in (inventory.trained if wanted is None else wanted)}
-    ignored = {i for i, parameter in enumerate(inventory.trained) if id(parameter) not in kept}
-    moments = _Moments(len(batch.labels), ignored)
-    try:
-        _in_one_pass(inventory, batch, moments, inputs, losses, options)
-    except UnfitError as error:
-        moments = _Moments(len(batch.labels), ignored)
-        _unit_by_unit(error, inventory, batch, moments, inputs, losses, options)
-        if isinstance(error, InconclusiveError):
-            return moments.by_name(inventory)
-        warn(
-            f"one pass for all samples is not exact for this model: {error}. They pass one by one "
-            f"(or unit by unit) instead, which is right but slow.",
-            SinglePassWarning,
-            stacklevel=3,
-        )
-    return moments.by_name(inventory)
-
-
-_passes: WeakKeyDictionary[nn.Module, SinglePass] = WeakKeyDictionary()
-"""What is known of models that were seen before."""
-
-
-def _in_one_pass(
-    inventory: Inventory,
-    batch: Batch,
-    moments: _Moments,
-    inputs: Any,
-    losses: Callable[[Any], Tensor],
-    options: Mapping[str, Any],
-) -> None:
-    reason = inventory.out_of_sight
-    if reason is not None:
-        raise UnfitError(reason)
-    passes = _passes.setdefault(inventory.model, SinglePass(of_samples=True))
-    with torch.enable_grad():
-        passed, outputs = passes.forward(inventory, batch, inputs, options)
-        values = losses(outputs)
-        check_losses(values, batch.size)
-        passed.backward(values, moments)
-
-
-def _unit_by_unit(
-    error: UnfitError,
-    inventory: Inventory,
-    batch: Batch,
-    moments: _Moments,
-    inputs: Any,
-    losses: Callable[[Any], Tensor],
-    options: Mapping[str, Any],
-) -> None:
-    """The outputs pass through ``losses`` together, since it knows the batch's targets."""
-    if inventory.training_batch_norms:
-        raise ValueError(
-            f"the samples must pass one by one or unit by unit ({error}), and batch norms in "
-            f"training mode look at all of them; call eval() on the norms, or change what the "
-            f"message names."
-        ) from error
-    passes = SeparatePasses(batch)
-    with torch.enable_grad():
-        values = losses(passes.forward(inventory.model, inputs, options))
-    check_losses(values, batch.size)
-    before = [parameter.grad for parameter in inventory.trained]
-    try:
-        for unit in range(len(batch.labels)):
-            for parameter in inventory.trained:
-                parameter.grad = None
-            if passes.backward(unit, values):
-                raise AgreementError(MIXED_LOSSES)
-            for index, parameter in enumerate(inventory.trained):
-                if parameter.grad is not None:
-                    moments.add(index, parameter.grad)
-    finally:
-        for parameter, gradient in zip(inventory.trained, before, strict=True):
-            parameter.grad = gradient
+    trained = Inventory(model).trained
+    kept = {id(parameter) for parameter in (trained if wanted is None else wanted)}
+    ignored = {i for i, parameter in enumerate(trained) if id(parameter) not in kept}
+    moments = visit_units(
+        model, inputs, losses, options, units, lambda count: _Moments(count, ignored)
+    )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: moments.found[index]
+        for index, parameter in enumerate(trained)
+        if index in moments.found
+    }
 
 
 class _Moments:
@@ -203,7 +129,7 @@ class _Moments:
         self.found[index] = SignalToNoise(total.div_(self._size), squares.div_(self._size))
         return None
 
-    def add(self, index: int, gradient: Tensor) -> None:
+    def add(self, index: int, unit: int, gradient: Tensor) -> None:
         """One unit's gradient."""
         if index in self._ignored:
             return
@@ -215,15 +141,6 @@ class _Moments:
             if before is None
             else SignalToNoise(before.mean + g, before.mean_square + square)
         )
-
-    def by_name(self, inventory: Inventory) -> dict[str, SignalToNoise]:
-        """What was found, by the names of the parameters."""
-        names = {id(p): name for name, p in inventory.model.named_parameters()}
-        return {
-            names[id(parameter)]: self.found[index]
-            for index, parameter in enumerate(inventory.trained)
-            if index in self.found
-        }
 
     def finish(self) -> dict[int, Tensor]:
         """Nothing waits."""
@@ -243,17 +160,3 @@ def size_of(inputs: Any) -> int:
         f"expected inputs with a tensor whose first dimension holds the samples; found a "
         f"{type(inputs).__name__}."
     )
-
-
-def check_losses(losses: Tensor, size: int) -> None:
-    """Refuse losses that are not one a sample.
-
-    Raises:
-        ValueError: another shape, or no tensor.
-    """
-    if not isinstance(losses, Tensor) or losses.shape != (size,):
-        found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise ValueError(
-            f"losses(outputs) must return one loss a sample, shape [{size}]; found {found}. "
-            f"Compute them with reduction='none'."
-        )
