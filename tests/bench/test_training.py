@@ -26,6 +26,7 @@ from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.trained import Trained
 from domaingrad.bench.runs.training import Listener, train
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a GPU")
 DIGITS = TrainConfig("colored-digits", "-90%", steps=12, checkpoints=4, accelerator="cpu")
 
 
@@ -228,16 +229,49 @@ def test_frozen_norms_keep_their_statistics_and_a_model_without_any_is_refused(t
         train(dataclasses.replace(config, backbone="mnist-cnn"), tmp_path / "no", data=data)
 
 
-@pytest.mark.parametrize("method", ["erm", "and-mask", "gsnr-dropout-fixed"])
-def test_bf16_computes_in_lower_precision_and_keeps_float32_weights(tmp_path, method):
-    config = dataclasses.replace(DIGITS, method=method)
-    low = train(dataclasses.replace(config, precision="bf16-mixed"), tmp_path / "low")
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        ("erm", "bf16-mixed"),
+        ("and-mask", "bf16-mixed"),
+        ("gsnr-dropout-fixed", "bf16-mixed"),
+        pytest.param("erm", "16-mixed", marks=NEEDS_GPU),
+        pytest.param("sand-mask", "16-mixed", marks=NEEDS_GPU),
+    ],
+)
+def test_lower_precision_computes_in_it_and_keeps_float32_weights(tmp_path, method, precision):
+    """The first checkpoint is after three steps; with fp16, a skipped one would show."""
+    config = dataclasses.replace(DIGITS, method=method, accelerator="auto")
+    low = train(dataclasses.replace(config, precision=precision), tmp_path / "low")
     full = train(config, tmp_path / "full")
     kept = load_file(low.directory.model)
     assert all(tensor.dtype == torch.float32 for tensor in kept.values())
     losses = [result.directory.checkpoints()[0].loss for result in (low, full)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # bfloat16 has 8 bits
+
+
+def test_fp16_is_refused_where_it_would_be_something_else(tmp_path):
+    """On a CPU, Fabric would compute in bfloat16."""
+    with pytest.raises(DataError, match="16-mixed needs a GPU"):
+        train(dataclasses.replace(DIGITS, precision="16-mixed"), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@NEEDS_GPU
+def test_fp16_scales_the_loss_and_goes_on_with_its_scale(tmp_path):
+    config = dataclasses.replace(
+        DIGITS, method="and-mask", precision="16-mixed", accelerator="auto"
+    )
+    whole = train(config, tmp_path / "whole")
+    state = whole.directory.state()
+    assert state is not None
+    assert state["scaler"]["scale"] >= 1024
+    cut_off(config, tmp_path / "cut", 7)
+    assert_same(outcome(train(config, tmp_path / "cut")), outcome(whole))
+    dropout = dataclasses.replace(config, method="gsnr-dropout")
+    with pytest.raises(ValueError, match="bf16-mixed or 32"):
+        train(dropout, tmp_path / "dropout")
 
 
 def test_loggers_get_what_the_records_get(tmp_path):

@@ -23,7 +23,7 @@ from domaingrad.bench.protocol import generator_of, seed_of, training_domain_val
 from .directory import RunDirectory
 from .fitting import Checkpoint, Fit, HeldOutScores, Parts, Place
 from .run import isolated, noted_warnings
-from .settings import TrainConfig, method_of, resolved, training_of, written
+from .settings import Precision, TrainConfig, method_of, resolved, training_of, written
 from .trained import Trained, make_model
 
 ESTIMATE = "estimate"
@@ -167,6 +167,8 @@ def _drawing(config: TrainConfig) -> Generator:
 def _try_out(config: TrainConfig, data: DomainData) -> None:
     """See that the model can be made, before anything is written down."""
     trial = (config.seed, data.name, f"trial {config.trial}")
+    if config.precision == "16-mixed" and _fabric(config, "32").device.type == "cpu":
+        raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
     with isolated(0):
         _model(config, data, Parts.of(data, config.hold_out, trial))
 
@@ -180,7 +182,7 @@ def _run(
 ) -> None:
     trial = (config.seed, data.name, f"trial {config.trial}")
     names = (*trial, f"held out {config.hold_out}")
-    fabric = _fabric(config, directory, loggers)
+    fabric = _fabric(config, config.precision, [_logger(name, directory) for name in loggers])
     with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
         parts = Parts.of(data, config.hold_out, trial)
         model, notes = _model(config, data, parts)
@@ -302,15 +304,15 @@ def _compute_within(context: Callable[[], AbstractContextManager[Any]], model: n
     model.forward = within
 
 
-def _fabric(config: TrainConfig, directory: RunDirectory, loggers: Sequence[str]) -> Any:
+def _fabric(config: TrainConfig, precision: Precision, loggers: Sequence[Any] = ()) -> Any:
     """Lightning Fabric, which knows devices, precision and loggers."""
     from lightning_fabric import Fabric  # noqa: PLC0415 - takes seconds to import
 
     return Fabric(
         accelerator=config.accelerator,
         devices=1,
-        precision="32-true" if config.precision == "32" else config.precision,
-        loggers=[_logger(name, directory) for name in loggers],
+        precision=precision,
+        loggers=list(loggers),
     )
 
 
