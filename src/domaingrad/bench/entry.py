@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .domains import from_datasets
+from .domains import IN_MEMORY, from_datasets
 from .names import look_up
 from .runs.settings import TrainConfig
 from .runs.training import Listener, Result
@@ -62,6 +62,6 @@ def train(
     known = {entry.name for entry in fields(TrainConfig)} - {"data", "hold_out", "data_options"}
     for setting in settings:
         look_up("setting", setting, dict.fromkeys(sorted(known)))
-    config = TrainConfig(data=name, hold_out=hold_out, **settings)
     data = from_datasets(domains, name, classes)
+    config = TrainConfig(data=f"{IN_MEMORY}:{name}", hold_out=hold_out, **settings)
     return run(config, Path(out), listener, data=data, loggers=loggers)

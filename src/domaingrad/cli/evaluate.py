@@ -43,6 +43,10 @@ def evaluate(
     with bad_input(errors), TrainingView(errors) as view:
         directory = RunDirectory.existing(run)
         evaluation = run_evaluation(directory, data, view.listener.news)
+        picture = plot or directory.path / "confusion.png"
+        drawn = evaluation.trained.task == "classification"
+        if drawn:
+            plot_confusion(evaluation, picture)
     if as_json:
         typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))
     else:
@@ -50,9 +54,7 @@ def evaluate(
         console.print(_by_domain(evaluation))
         if evaluation.trained.task == "classification":
             console.print(_by_class(evaluation))
-    if evaluation.trained.task == "classification":
-        picture = plot or directory.path / "confusion.png"
-        plot_confusion(evaluation, picture)
+    if drawn:
         errors.print(f"Wrote {picture}.", highlight=False, markup=False, soft_wrap=True)
 
 

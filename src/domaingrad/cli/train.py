@@ -17,15 +17,12 @@ from domaingrad.bench.domains import READERS, DataError, Schedule
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.directory import CONFIG, read_config
 from domaingrad.bench.runs.settings import Precision, TrainConfig, config_from
-from domaingrad.bench.runs.training import LOGGERS, Result
+from domaingrad.bench.runs.training import LOGGERS, NONE, Result
 from domaingrad.bench.runs.training import train as run_training
 
 from .errors import bad_input
 from .session import INTERRUPTED
 from .training_view import TrainingView
-
-NONE = "none"
-"""What stands for no domain on the command line."""
 
 
 def train(
@@ -169,8 +166,13 @@ def _settings(config: Path | None, given: dict[str, Any], options: dict[str, Any
         base = read_config(config / CONFIG if config.is_dir() else config)
         if given.get("method", base.get("method")) != base.get("method"):
             base.pop("hyperparameters", None)
+    if "hyperparameters" in given:
+        given["hyperparameters"] = {
+            **(base.get("hyperparameters") or {}),
+            **given["hyperparameters"],
+        }
     base = base | given
-    base["data_options"] = dict(base.get("data_options", {})) | options
+    base["data_options"] = dict(base.get("data_options") or {}) | options
     for name in ("data", "hold_out"):
         if name not in base:
             raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")
@@ -209,8 +211,6 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tell(result: Result, errors: Console, as_json: bool) -> None:
     """What came out; the held-out score is opened here, after the end."""
-    for note in result.notes:
-        errors.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     for warning in result.warnings:
         errors.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     if as_json:

@@ -13,11 +13,12 @@ from .data import (
     Task,
 )
 from .datasets import from_datasets
-from .loading import DATA_SETS, READERS, load
+from .loading import DATA_SETS, IN_MEMORY, READERS, load
 from .preparations import preparation_from
 
 __all__ = [
     "DATA_SETS",
+    "IN_MEMORY",
     "READERS",
     "AsStored",
     "DataError",

@@ -81,6 +81,7 @@ class DataSet:
             else (),
             never_sources=tuple(name for name in domains if name not in self.sources),
             fingerprint=self.source,
+            built_in=True,
         )
 
     def build_model(self, data: DomainData) -> nn.Module:

@@ -49,6 +49,11 @@ class Preparation(ABC):
         """
         return self
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What fitting noticed."""
+        return ()
+
     @abstractmethod
     def __call__(self, stored: Tensor) -> Tensor:
         """The inputs of a batch [n, *stored] as a model sees them, float32 [n, *shape]."""
@@ -124,6 +129,8 @@ class DomainData:
     """What was noticed on reading: files ignored, classes missing in a domain."""
     fingerprint: str = ""
     """Changes when the data do."""
+    built_in: bool = False
+    """Whether they are one of the library's own data sets, with a recipe."""
 
     @property
     def outputs(self) -> int:
@@ -163,6 +170,8 @@ class DataOptions:
     """Columns of a table that are left out."""
     missing: tuple[str, ...] = ()
     """Texts that stand for a missing value, beside the empty one."""
+    least: int = 2
+    """Fewest domains and classes that will do: two to train on, one to evaluate."""
     task: Literal["classification", "regression"] | None = None
     """What a table's target is; classes unless it has many different numbers."""
 

@@ -40,6 +40,8 @@ def from_datasets(
         raise DataError(f"{name}: expected at least one domain; found none.")
     stored = {domain: _stacked(domain, data) for domain, data in domains.items()}
     shapes = {domain: tuple(data.tensors[0].shape[1:]) for domain, data in stored.items()}
+    for domain, data in stored.items():
+        _require_finite(domain, data)
     kinds = {data.tensors[1].is_floating_point() for data in stored.values()}
     if len(set(shapes.values())) > 1 or len(kinds) > 1:
         raise DataError(
@@ -66,14 +68,15 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         inputs, labels = data.tensors
     else:
-        samples = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
         try:
+            samples = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
             inputs = torch.stack([x for x, _ in samples])
             labels = torch.tensor([y for _, y in samples])
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise DataError(
-                f"domain {domain}: expected samples (tensor, label), all tensors of one shape; "
-                f"{error}. Let the data set turn its inputs into tensors."
+                f"domain {domain}: expected a map-style data set of samples (tensor, label), all "
+                f"tensors of one shape; {type(error).__name__}: {error}. Let the data set have a "
+                f"length, and turn its inputs into tensors."
             ) from error
     if len(labels) == 0:
         raise DataError(f"domain {domain} has no samples; leave it out.")
@@ -82,7 +85,22 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
             f"domain {domain}: expected one label a sample; found labels of shape "
             f"{list(labels.shape)}."
         )
-    return TensorDataset(inputs, labels if labels.is_floating_point() else labels.long())
+    if inputs.is_floating_point():
+        inputs = inputs.float()
+    return TensorDataset(inputs, labels.float() if labels.is_floating_point() else labels.long())
+
+
+def _require_finite(domain: str, data: TensorDataset) -> None:
+    for what, tensor in zip(("input", "label"), data.tensors, strict=True):
+        if not tensor.is_floating_point():
+            continue
+        odd = (~tensor.isfinite().flatten(1).all(1)) if tensor.dim() > 1 else ~tensor.isfinite()
+        if odd.any():
+            rows = odd.nonzero().flatten().tolist()
+            raise DataError(
+                f"domain {domain}: {len(rows):,} samples have an {what} that is not finite, the "
+                f"first at {rows[0]}; mend or leave them out."
+            )
 
 
 def _classes(

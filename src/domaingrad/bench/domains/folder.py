@@ -54,11 +54,11 @@ def read_folder(path: Path, options: DataOptions, news: News) -> DomainData:
         DataError: no such folder, another layout, fewer than two domains or classes, domains or
             classes without images, classes that differ only by case, unreadable images.
     """
-    found = find_images(path)
+    found = find_images(path, options.least)
     return read_labelled(path.resolve().name, found.images, options, news, found.notes)
 
 
-def find_images(path: Path) -> FolderImages:
+def find_images(path: Path, least: int = 2) -> FolderImages:
     """The images under ``path/domain/class/``, found but not decoded.
 
     Raises:
@@ -76,7 +76,7 @@ def find_images(path: Path) -> FolderImages:
     ]
     images.sort(key=lambda image: (image.domain, image.label, image.path.name))
     idle = _check_folders(contents, images)
-    check_labelled(images, str(path))
+    check_labelled(images, str(path), least)
     return FolderImages(tuple(images), tuple(_notes(contents, idle)))
 
 

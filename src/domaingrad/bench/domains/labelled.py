@@ -31,8 +31,8 @@ class LabelledImage:
     label: str
 
 
-def check_labelled(images: Sequence[LabelledImage], where: str) -> None:
-    """See that there are two domains and two classes, told apart by more than upper case.
+def check_labelled(images: Sequence[LabelledImage], where: str, least: int = 2) -> None:
+    """See that there are two (or ``least``) domains and classes, told apart by more than case.
 
     Raises:
         DataError: there are not; ``where`` begins the message.
@@ -42,7 +42,7 @@ def check_labelled(images: Sequence[LabelledImage], where: str) -> None:
         ("class", _label, _domain),
     ):
         names = sorted({name_of(image) for image in images})
-        if len(names) < 2:
+        if len(names) < least:
             raise DataError(
                 f"{where}: expected images of two {_plural(kind)} or more, found {len(names)} "
                 f"({listed(names) or 'none'})."

@@ -35,6 +35,9 @@ READERS: dict[str, Reader] = {
 }
 """Every kind of data that lies on disk, by name."""
 
+IN_MEMORY = "python"
+"""What stands for a kind where data came from a Python program."""
+
 BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST}
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
@@ -57,6 +60,11 @@ def load(data: str, options: DataOptions, news: News, generator: Generator) -> D
         _require_heeded(data, (), options)
         return DATA_SETS[data].draw(generator)
     kind, separator, place = data.partition(":")
+    if kind == IN_MEMORY:
+        raise DataError(
+            f"the data {place!r} were in the memory of a Python program; train on them from there, "
+            f"and use the model by Trained.load, or name data on disk."
+        )
     if separator and (kind in READERS or not Path(data).exists()):
         reader = look_up("kind of data", kind, READERS)
         if not place:
@@ -89,7 +97,7 @@ def _require_heeded(kind: str, heeded: tuple[str, ...], options: DataOptions) ->
     given = [
         name
         for name, default in vars(DataOptions()).items()
-        if getattr(options, name) != default and name not in heeded
+        if getattr(options, name) != default and name not in (*heeded, "least")
     ]
     if given:
         raise DataError(

@@ -36,7 +36,7 @@ def read_manifest(path: Path, options: DataOptions, news: News) -> DomainData:
             or listed twice, fewer than two domains or classes, unreadable images.
     """
     images = _images(path, options)
-    check_labelled(images, str(path))
+    check_labelled(images, str(path), options.least)
     return read_labelled(path.stem, images, options, news)
 
 

@@ -79,20 +79,21 @@ def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # n
     )
     inputs = encoded(path, values, numeric, categorical)
     task = options.task or _guessed_task(path, values[target])
-    labels, classes = _labels(path, values[target], task)
+    labels, classes = _labels(path, values[target], task, options.least)
     of_domain = _as_names(values[domain])
     domains = {
         name: TensorDataset(inputs[rows], labels[rows])
         for name in _in_order(of_domain)
         for rows in [torch.from_numpy(np.flatnonzero(of_domain == name))]
     }
-    if len(domains) < 2:
+    if len(domains) < options.least:
         raise DataError(
             f"{path} should have two domains or more in column {domain!r} and has "
             f"{listed(list(domains)) or 'none'}; name another column as --domain."
         )
     chosen = f"{len(classes)} classes" if classes else "numbers"
     told = (target, domain, options.categorical, options.drop, options.missing, task)
+    _refuse_alike(path, list(domains), classes)
     notes = [
         *_notes_on_columns(file, values, categorical),
         *_notes_on_names(domains, classes),
@@ -146,7 +147,7 @@ def _guessed_task(path: Path, target: pd.Series) -> Literal["classification", "r
 
 
 def _labels(
-    path: Path, target: pd.Series, task: Literal["classification", "regression"]
+    path: Path, target: pd.Series, task: Literal["classification", "regression"], least: int
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Labels and the names of classes, which are none for numbers."""
     if task == "regression":
@@ -154,12 +155,12 @@ def _labels(
         if numbers.isna().any():
             raise DataError(odd_texts(path, target, "list them as --missing"))
         check_float32(path, target.name, numbers)
-        if numbers.nunique() < 2:
+        if numbers.nunique() < least:
             raise DataError(f"{path}: target {target.name!r} has less than two different numbers.")
         return torch.from_numpy(numbers.to_numpy(dtype=np.float32)), ()
     names = _as_names(target)
     classes = _in_order(names)
-    if len(classes) < 2:
+    if len(classes) < least:
         raise DataError(
             f"{path}: target {target.name!r} should have two classes or more and has "
             f"{listed(classes) or 'none'}; name another column as --target."
@@ -221,11 +222,18 @@ def _notes_on_columns(
             )
 
 
+def _refuse_alike(path: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
+    """A domain held out must not be among the sources under another spelling."""
+    for kind, names in (("domains", domains), ("classes", classes)):
+        alike = Counter(name.casefold().strip() for name in names)
+        if same := [repr(name) for name in names if alike[name.casefold().strip()] > 1]:
+            raise DataError(
+                f"{path}: {kind} that differ only by case or by spaces around them, "
+                f"{listed(same)}; write each in one way."
+            )
+
+
 def _notes_on_names(domains: Mapping[str, TensorDataset], classes: Sequence[str]) -> Iterator[str]:
-    for kind, names in (("domains", list(domains)), ("classes", classes)):
-        alike = Counter(name.casefold() for name in names)
-        if same := [name for name in names if alike[name.casefold()] > 1]:
-            yield f"{kind} that differ only by upper and lower case: {listed(same)}"
     for domain, samples in domains.items():
         present = {*samples.tensors[1].tolist()}
         if absent := [name for label, name in enumerate(classes) if label not in present]:

@@ -67,6 +67,14 @@ class Table(Preparation):
         self._check_fitted()
         return (len(self.numbers) + sum(len(known) for *_, known in self.categories),)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Columns that were left out, and why."""
+        return tuple(
+            f"column {name!r} is {why} in the sources' training splits and is left out"
+            for name, why in self.left_out
+        )
+
     def fitted(self, stored: Sequence[Tensor]) -> Table:
         """With medians, means, scales and categories of the sources' training splits.
 

@@ -105,7 +105,7 @@ def read_wilds(path: Path, options: DataOptions, news: News) -> DomainData:
         )
         for row, (value, label) in enumerate(zip(column, data.y_array.tolist(), strict=True))
     ]
-    check_labelled(images, where=f"{name} of WILDS")
+    check_labelled(images, where=f"{name} of WILDS", least=options.least)
     return read_labelled(name, images, options, news)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ def evaluate(
         return Evaluation(trained, tuple(_on_new_data(trained, config, data, news)))
     drawing = generator_of(config.seed, config.data, f"trial {config.trial}", "data")
     own = load(config.data, config.data_options, news, drawing)
-    if own.fingerprint != settings[MADE_BY]["data"]:
+    trained_on = (trained.data, (settings.get(MADE_BY) or {}).get("data"))
+    if (own.name, own.fingerprint) != trained_on:
         raise DataError(
             f"{config.data} has changed since {directory.path} was trained on it, so its splits "
             f"cannot be told; name it as --data to evaluate on all of it."
@@ -90,7 +92,14 @@ def _on_new_data(
     trained: Trained, config: TrainConfig, data: str, news: News
 ) -> list[DomainEvaluation]:
     drawing = generator_of(config.seed, data, f"trial {config.trial}", "data")
-    new = load(data, config.data_options, news, drawing)
+    if trained.task == "signed-regression":
+        raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
+    options = replace(config.data_options, least=1)
+    if options.target is not None:
+        options = replace(options, task=trained.task)
+    new = load(data, options, news, drawing)
+    if new.task != trained.task:
+        raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")
     if unknown := [name for name in new.classes if name not in trained.classes]:
         raise DataError(
             f"the model knows the classes {', '.join(trained.classes)}; {data} has others: "
@@ -134,8 +143,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
         probabilities: shape [n, classes].
         labels: shape [n].
     """
-    from torchmetrics.functional import classification as tm  # noqa: PLC0415 - takes seconds
-
+    tm = _torchmetrics("functional.classification")
     classes = probabilities.shape[1]
     present = torch.unique(labels).tolist()
     recall = tm.multiclass_recall(probabilities, labels, classes, average="none")
@@ -159,8 +167,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
 
 def regression_metrics(outputs: Tensor, labels: Tensor) -> dict[str, float]:
     """R², root mean square error and mean absolute error, in the unit of the labels."""
-    from torchmetrics import functional as tm  # noqa: PLC0415 - takes seconds
-
+    tm = _torchmetrics("functional")
     metrics = {
         "RMSE": tm.mean_squared_error(outputs, labels, squared=False).item(),
         "MAE": tm.mean_absolute_error(outputs, labels).item(),
@@ -171,7 +178,21 @@ def regression_metrics(outputs: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
-    from torchmetrics.functional import classification as tm  # noqa: PLC0415 - takes seconds
-
+    tm = _torchmetrics("functional.classification")
     counts: Tensor = tm.multiclass_confusion_matrix(probabilities, labels, probabilities.shape[1])
     return counts
+
+
+def _torchmetrics(module: str) -> Any:
+    """Imported when used, since it takes seconds, and imports torchvision where that is installed.
+
+    Raises:
+        DataError: it cannot be imported.
+    """
+    try:
+        return import_module(f"torchmetrics.{module}")
+    except (ImportError, RuntimeError) as error:
+        raise DataError(
+            f"torchmetrics cannot be imported ({error}); where torchvision is named, it is of "
+            f"another build than PyTorch: install the one that belongs to it, or none."
+        ) from error

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from domaingrad.bench.domains import DataError
+
 from .evaluation import Evaluation
 
 NUMBERS_UP_TO = 12
@@ -18,6 +20,9 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     Args:
         evaluation: of a classifier.
         path: of the picture, its kind by its suffix.
+
+    Raises:
+        DataError: it cannot be written there.
     """
     drawn = [domain for domain in evaluation.domains if domain.confusion is not None]
     classes = evaluation.trained.classes
@@ -43,4 +48,10 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
                         fontsize=7,
                     )  # fmt: skip
     figure.suptitle("Share of each true class that is told as each class, in %", fontsize=11)
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the plot cannot be written to {path} ({error}); name a .png, .svg or .pdf in a "
+            f"folder that is there."
+        ) from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ SEALED = "held_out.jsonl"
 STATE = "checkpoint.pt"
 MODEL = "model.safetensors"
 LOCK = "lock"
+PART = ".part"
+"""End of the name of a file that is being written."""
 
 
 class RunDirectoryError(ValueError):
@@ -47,6 +49,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_file():
+            raise RunDirectoryError(f"--out {path} is a file; name a directory.")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -99,14 +103,14 @@ class RunDirectory:
             RunDirectoryError: the directory holds another run, or other files.
         """
         if not self.begun:
-            if left := sorted(file.name for file in self.path.iterdir() if file.name != LOCK):
+            if left := sorted(self._others()):
                 raise RunDirectoryError(
                     f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
                     f"another --out."
                 )
             text = "# domaingrad train --config THIS_FILE runs it again\n"
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            self._replace(CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+            self._replace(CONFIG, text.encode())
             return
         there, config = _flat(self.config()), _flat(config)
         differing = [
@@ -157,7 +161,9 @@ class RunDirectory:
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state to go on from."""
-        self._replace(STATE, lambda part: torch.save(dict(state), part))
+        content = BytesIO()
+        torch.save(dict(state), content)
+        self._replace(STATE, content.getvalue())
 
     def state(self) -> dict[str, Any] | None:
         """The state to go on from, if there is one.
@@ -177,19 +183,20 @@ class RunDirectory:
             ) from error
         return state
 
-    def save_model(self, write: Callable[[Path], object]) -> None:
+    def save_model(self, content: bytes) -> None:
         """Replace the model that was chosen."""
-
-        def readable(part: Path) -> None:
-            write(part)
-            shutil.copymode(self.path / CONFIG, part)  # safetensors makes files for one's own eyes
-
-        self._replace(MODEL, readable)
+        self._replace(MODEL, content)
 
     @property
     def model(self) -> Path:
         """Where the chosen model is."""
         return self.path / MODEL
+
+    def _others(self) -> Iterator[str]:
+        """Files that are no run's."""
+        for file in self.path.iterdir():
+            if file.name != LOCK and file.suffix != PART:
+                yield file.name
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         path = self.path / name
@@ -216,14 +223,14 @@ class RunDirectory:
                 f"--out."
             ) from error
 
-    def _replace(self, name: str, write: Callable[[Path], object]) -> None:
-        path, part = self.path / name, self.path / f"{name}.part"
+    def _replace(self, name: str, content: bytes) -> None:
+        path, part = self.path / name, self.path / f"{name}{PART}"
         try:
-            with self._room(name):
-                write(part)
-                with part.open("rb+") as file:
-                    os.fsync(file.fileno())
-                part.replace(path)
+            with self._room(name), part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -232,12 +239,12 @@ class RunDirectory:
         """Say what a full disk means; what was written before stays as it was."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
-            if not _disk_full(error):
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise RunDirectoryError(
-                f"the disk is full, {name} could not be written to {self.path}; the last "
-                f"checkpoint there is whole. Make room and give the same command again."
+                f"the disk is full: {name} could not be written to {self.path}. What was written "
+                f"there before is whole; make room and give the same command again."
             ) from error
 
 
@@ -270,13 +277,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RunDirectoryError(f"expected settings by name in {path}; found {_short(config)}.")
     return config
-
-
-def _disk_full(error: OSError | RuntimeError) -> bool:
-    """Whether writing failed for want of room; PyTorch says so by a RuntimeError of its own."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "PytorchStreamWriter failed" in str(error) or "No space left" in str(error)
 
 
 def _short(value: object) -> str:

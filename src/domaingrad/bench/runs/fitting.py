@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -35,6 +35,13 @@ DECAY = 0.9995
 """Factor on the learning rate per step of the exponential schedule."""
 STREAMS = ("batches", "agreement", "augmentation")
 """What a run draws beside the method's own randomness, each from a generator of its own."""
+
+
+DIVERGED = "the loss is not finite: the run has diverged"
+
+
+class DivergedWarning(UserWarning):
+    """Told at each checkpoint whose last loss is not finite."""
 
 
 @dataclass(frozen=True)
@@ -174,12 +181,7 @@ class Fit:
         place: Place | None = None,
         augment: bool = True,
     ) -> None:
-        if len(parts.sources) < method.fewest_sources:
-            raise DataError(
-                f"{method.title} compares source domains and needs {method.fewest_sources} of "
-                f"them; found {len(parts.sources)} ({', '.join(parts.sources)}). Use the method "
-                f"erm, or data of more domains."
-            )
+        require_sources(method, list(parts.sources))
         self.step = 0
         self.model = model
         self.waited = 0.0
@@ -212,7 +214,7 @@ class Fit:
         """Evaluate; what may be looked at, and what stays sealed."""
         loss = self._last_loss.item()
         if not math.isfinite(loss):
-            warnings.warn("the loss is not finite: the run has diverged", stacklevel=1)
+            warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
         self.model.eval()
         try:
             splits = self._parts.sources.values()
@@ -293,6 +295,20 @@ class Fit:
         stored = split.data.tensors[0]
         outputs = outputs_on(self.model, self._parts.preparation, stored, rows, self._place.device)
         return score(self._data.task, outputs, self._parts.labels.scaled(labels))
+
+
+def require_sources(method: Method, sources: Sequence[str]) -> None:
+    """See that a method has enough domains to compare.
+
+    Raises:
+        DataError: it has not.
+    """
+    if len(sources) < method.fewest_sources:
+        raise DataError(
+            f"{method.title} compares source domains and needs {method.fewest_sources} of them; "
+            f"found {len(sources)} ({', '.join(sources)}). Use the method erm, or data of more "
+            f"domains."
+        )
 
 
 @torch.no_grad()

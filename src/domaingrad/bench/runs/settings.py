@@ -15,6 +15,7 @@ import torch
 import domaingrad
 from domaingrad.bench.domains import (
     DATA_SETS,
+    IN_MEMORY,
     DataError,
     DataOptions,
     DomainData,
@@ -37,6 +38,14 @@ MADE_BY = "made_by"
 
 OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
 """Settings that :class:`Training` has, too."""
+
+KINDS: dict[type, tuple[str, ...]] = {
+    int: ("steps", "batch", "checkpoints", "seed", "trial"),
+    float: ("learning_rate", "weight_decay"),
+    bool: ("frozen_norms", "augment", "compile"),
+}
+"""Settings by what they are."""
+KIND_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def default_training(data: DomainData) -> Training:
     learning rate 5e-5, 32 per domain) and digits (1e-3, 64), 5000 steps. For tables, ours: 1e-3,
     64, 1000 steps.
     """
-    if data.name in DATA_SETS:
+    if data.built_in:
         return DATA_SETS[data.name].recipe
     photographs = data.preparation.kind == "photographs"
     return Training(
@@ -98,11 +107,17 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         UnknownNameError: a domain, a method or a hyper-parameter that does not exist.
         DataError: a number that makes no sense.
     """
+    config = _of_right_kind(config)
     if config.hold_out is not None:
         look_up("domain", config.hold_out, dict(data.domains))
     for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
         if (found := getattr(config, name)) is not None:
             look_up(name, found, dict.fromkeys(known))
+    if config.backbone == OWN and not data.built_in:
+        raise DataError(
+            f"the backbone {OWN!r} is that of a built-in data set, and {data.name} is none; name "
+            f"another."
+        )
     if config.weights is not None and not Path(config.weights).expanduser().is_file():
         raise DataError(f"there is no file of weights {config.weights}.")
     training = training_of(config, data)
@@ -114,6 +129,31 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         weights=config.weights and str(Path(config.weights).expanduser().absolute()),
         **{name: getattr(training, name) for name in OPTIMISATION},
     )
+
+
+def _of_right_kind(config: TrainConfig) -> TrainConfig:
+    """Numbers that a file gave as texts become numbers.
+
+    Raises:
+        DataError: a value that is none of its kind.
+    """
+    right: dict[str, Any] = {}
+    for kind, names in KINDS.items():
+        for name in names:
+            value = getattr(config, name)
+            if value is None:
+                continue
+            try:
+                right[name] = kind(value)
+                fits = kind is not bool and not isinstance(value, bool)
+                fits = isinstance(value, bool) if kind is bool else fits
+                if not fits or (kind is int and float(value) != right[name]):
+                    raise ValueError
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"{_option(name)} must be {KIND_NAMES[kind]}; found {value!r}."
+                ) from None
+    return replace(config, **right, hyperparameters=dict(config.hyperparameters or {}))
 
 
 def training_of(config: TrainConfig, data: DomainData) -> Training:
@@ -180,7 +220,9 @@ def config_from(settings: Mapping[str, Any]) -> TrainConfig:
         look_up("setting", name, known)
     if missing := [name for name in ("data", "hold_out") if name not in given]:
         raise RunDirectoryError(f"expected the settings {' and '.join(missing)}; found none.")
-    options = given.pop("data_options", {})
+    options = given.pop("data_options", {}) or {}
+    if not isinstance(options, dict):
+        raise RunDirectoryError(f"expected data_options by name; found {options!r}.")
     for name in options:
         look_up("data option", name, vars(DataOptions()))
     texts: dict[str, Any] = {
@@ -194,7 +236,7 @@ def _is_table(data: DomainData) -> bool:
 
 
 def _default_backbone(data: DomainData) -> str:
-    if data.name in DATA_SETS:
+    if data.built_in:
         return OWN
     return "mlp" if _is_table(data) else default_backbone(data.preparation.shape)
 
@@ -202,6 +244,8 @@ def _default_backbone(data: DomainData) -> str:
 def _from_anywhere(data: str) -> str:
     """With an absolute path, where there is one."""
     kind, separator, place = data.rpartition(":")
+    if kind == IN_MEMORY:
+        return data
     if Path(data).exists():
         kind, separator, place = "", "", data
     if data in DATA_SETS or not Path(place).expanduser().exists():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from domaingrad.bench.domains import DATA_SETS, Preparation, Task, preparation_from
@@ -56,12 +56,18 @@ class Trained:
             torch.arange(len(stored)) if rows is None else rows,
             next(self.model.parameters()).device,
         )
+        if not found.isfinite().all():
+            odd = int((~found.isfinite().all(1)).sum())
+            raise RunDirectoryError(
+                f"the model's outputs for {odd} of {len(found)} samples are not finite: its "
+                f"training has diverged. Train again, with a smaller learning rate for a start."
+            )
         if self.task == "classification":
             return found.softmax(1)
         return self.labels.unscaled(found.squeeze(1))
 
-    def save(self, path: Path) -> None:
-        """Write weights and all the rest into one safetensors file."""
+    def content(self, weights: Mapping[str, Tensor]) -> bytes:
+        """A safetensors file with these weights and all the rest; :meth:`load` reads it."""
         described = {
             "format": FORMAT,
             "backbone": self.backbone,
@@ -74,15 +80,11 @@ class Trained:
             "held_out": self.held_out,
             "facts": dict(self.facts),
         }
-        weights = {
-            name: tensor.detach().cpu().clone().contiguous()
-            for name, tensor in self.model.state_dict().items()
-        }
-        save_file(weights, path, {METADATA: json.dumps(described)})
+        return save(dict(weights), {METADATA: json.dumps(described)})
 
     @classmethod
     def load(cls, path: Path) -> Trained:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`content` made.
 
         Raises:
             RunDirectoryError: no such file, or not one of this version's.
@@ -94,7 +96,7 @@ class Trained:
         except (OSError, SafetensorError) as error:
             raise RunDirectoryError(
                 f"cannot read a model from {path} ({error}); name the directory of a run that has "
-                f"come to its first checkpoint."
+                f"come to its first checkpoint and still has its model."
             ) from error
         described = json.loads(metadata) if metadata else {}
         if described.get("format") != FORMAT:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
 
 import domaingrad
@@ -20,11 +23,22 @@ from domaingrad.bench.models import freeze_norms, load_weights
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
 
-from .directory import RunDirectory
-from .fitting import Checkpoint, Fit, HeldOutScores, Parts, Place
+from .directory import RECORDS, RunDirectory, RunDirectoryError
+from .fitting import (
+    DIVERGED,
+    Checkpoint,
+    Fit,
+    HeldOutScores,
+    Parts,
+    Place,
+    require_sources,
+)
 from .run import isolated, noted_warnings
 from .settings import Precision, TrainConfig, method_of, resolved, training_of, written
 from .trained import Trained, make_model
+
+NONE = "none"
+"""What stands for no domain on the command line."""
 
 ESTIMATE = "estimate"
 """Where, in the directory of a run that holds out none, the runs are that hold out one each."""
@@ -131,8 +145,15 @@ def train(
     """
     listener = listener or Listener()
     for name in loggers:
-        look_up("logger", name, LOGGERS)
-    data = data or load(config.data, config.data_options, listener.news, _drawing(config))
+        _logger_class(name)
+    if data is None:
+        data = load(config.data, config.data_options, listener.news, _drawing(config))
+        for note in data.notes:
+            listener.news.say(f"Note: {note}")
+    if config.hold_out is None and NONE in data.domains:
+        raise DataError(
+            f"a domain is called {NONE!r}, which stands for no domain held out; rename it."
+        )
     config = resolved(config, data)
     directory = RunDirectory(out)
     with directory.alone():
@@ -145,18 +166,37 @@ def train(
                 {
                     name: train(
                         replace(config, hold_out=name),
-                        out / ESTIMATE / name,
+                        out / ESTIMATE / path_name(name),
                         listener,
                         data=data,
                         loggers=loggers,
                     )
-                    for name in data.domains
-                    if len(data.domains) - len(data.never_sources) > 1 or name in data.never_sources
+                    for name in _held_out_in_turn(data)
                 }
             )
         if directory.finished() is None:
             _run(config, data, directory, listener, loggers)
         return _result(directory, config, data, estimate)
+
+
+def path_name(name: str) -> str:
+    """The name of a domain as that of a directory, another for another domain.
+
+    >>> path_name("+90%"), path_name("a b")
+    ('+90%', 'a b')
+    >>> path_name("../a").startswith(".._a-")
+    True
+    """
+    plain = re.sub(r"[^\w.+%° -]", "_", name)
+    if plain == name and name.strip(". ") == name:
+        return name
+    return f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _held_out_in_turn(data: DomainData) -> list[str]:
+    """Domains that an estimate holds out: those that leave a source to train on."""
+    several = len(data.domains) - len(data.never_sources) > 1
+    return [name for name in data.domains if several or name in data.never_sources]
 
 
 def _drawing(config: TrainConfig) -> Generator:
@@ -165,12 +205,22 @@ def _drawing(config: TrainConfig) -> Generator:
 
 
 def _try_out(config: TrainConfig, data: DomainData) -> None:
-    """See that the model can be made, before anything is written down."""
-    trial = (config.seed, data.name, f"trial {config.trial}")
-    if config.precision == "16-mixed" and _fabric(config, "32").device.type == "cpu":
+    """See that the training can begin, before anything is written down."""
+    fabric = _fabric(config, "32")
+    if config.precision == "16-mixed" and fabric.device.type == "cpu":
         raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
+    trial = (config.seed, data.name, f"trial {config.trial}")
+    method = method_of(config)
+    if config.hold_out is None:
+        for name in _held_out_in_turn(data):
+            left = [each for each in data.domains if each not in (name, *data.never_sources)]
+            require_sources(method, left)
     with isolated(0):
-        _model(config, data, Parts.of(data, config.hold_out, trial))
+        parts = Parts.of(data, config.hold_out, trial)
+        model, _ = _model(config, data, parts)
+        scaler = GradScaler(fabric.device.type, enabled=config.precision == "16-mixed")
+        place = Place(fabric.device, scaler)
+        Fit(data, parts, model.to(fabric.device), method, training_of(config, data), trial, place)
 
 
 def _run(
@@ -186,6 +236,8 @@ def _run(
     with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
         parts = Parts.of(data, config.hold_out, trial)
         model, notes = _model(config, data, parts)
+        for note in notes:
+            listener.news.say(f"Note: {note}")
         model.to(fabric.device)
         plain = _trained(config, data, parts, model)
         if config.precision != "32":
@@ -196,10 +248,14 @@ def _run(
         place = Place(fabric.device, scaler)
         training = training_of(config, data)
         fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
-        before = 0.0
+        before, chosen = 0.0, None
         if state := directory.state():
-            before = state.pop("seconds")
-            fit.load_state_dict(state)
+            before, chosen = state["seconds"], _Chosen(**state["chosen"])
+            fit.load_state_dict(state["fit"])
+            # What was written after that state belongs to steps that are done again.
+            directory.save_model(chosen.content(plain, config))
+            for logger in fabric.loggers:
+                _log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
         first, last = fit.step, None
         listener.begin(config, fit.step)
         began = time.perf_counter()
@@ -207,10 +263,13 @@ def _run(
             if fit.advance():
                 last, sealed = fit.checkpoint()
                 directory.append(last, sealed)
-                if _selected(directory, fit.step).step == fit.step:
-                    directory.save_model(replace(plain, facts=_facts(config, last)).save)
+                if chosen is None or last.val_score >= chosen.val_score:
+                    chosen = _Chosen.now(model, last)
+                    directory.save_model(chosen.content(plain, config))
                 seconds = before + time.perf_counter() - began
-                directory.save_state(fit.state_dict() | {"seconds": seconds})
+                directory.save_state(
+                    {"fit": fit.state_dict(), "chosen": vars(chosen), "seconds": seconds}
+                )
                 fabric.log_dict(_logged(last), fit.step)
                 for logger in fabric.loggers:
                     logger.save()
@@ -226,7 +285,7 @@ def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Modu
     """The model before the first step, and what there is to tell of it."""
     assert config.backbone is not None
     model = make_model(config.backbone, data.name, parts.preparation.shape, data.outputs)
-    notes = []
+    notes = [*parts.preparation.notes]
     if config.weights is not None:
         report = load_weights(model, Path(config.weights))
         fresh = ", ".join(report.head) or "none"
@@ -239,6 +298,35 @@ def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Modu
     if config.frozen_norms:
         notes.append(f"{count} norms with frozen statistics")
     return model, notes
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The model with the best source validation so far, the latest of equals."""
+
+    step: int
+    val_score: float
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def now(cls, model: nn.Module, checkpoint: Checkpoint) -> _Chosen:
+        """The model as it is."""
+        weights = {
+            name: tensor.detach().cpu().clone().contiguous()
+            for name, tensor in model.state_dict().items()
+        }
+        return cls(checkpoint.step, checkpoint.val_score, weights)
+
+    def content(self, plain: Trained, config: TrainConfig) -> bytes:
+        """What its file holds."""
+        facts = {
+            "method": config.method,
+            "hyperparameters": dict(config.hyperparameters),
+            "step": self.step,
+            "source_validation": self.val_score,
+            "version": domaingrad.__version__,
+        }
+        return replace(plain, facts=facts).content(self.weights)
 
 
 def _trained(config: TrainConfig, data: DomainData, parts: Parts, model: nn.Module) -> Trained:
@@ -257,28 +345,21 @@ def _trained(config: TrainConfig, data: DomainData, parts: Parts, model: nn.Modu
     )
 
 
-def _facts(config: TrainConfig, checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "method": config.method,
-        "hyperparameters": dict(config.hyperparameters),
-        "step": checkpoint.step,
-        "source_validation": checkpoint.val_score,
-        "version": domaingrad.__version__,
-    }
-
-
-def _selected(directory: RunDirectory, step: int) -> Checkpoint:
-    """The checkpoint that counts, of those up to a step, by training-domain validation."""
-    known = [checkpoint for checkpoint in directory.checkpoints() if checkpoint.step <= step]
-    return known[training_domain_validation([checkpoint.val_score for checkpoint in known])]
-
-
 def _result(
     directory: RunDirectory, config: TrainConfig, data: DomainData, estimate: Estimate | None
 ) -> Result:
     ended = directory.finished()
     assert ended is not None
-    selected = _selected(directory, directory.checkpoints()[-1].step)
+    known = directory.checkpoints()
+    if not known:
+        raise RunDirectoryError(
+            f"{directory.path} has ended but its {RECORDS} is lost; restore it, or choose another "
+            f"--out."
+        )
+    selected = known[training_domain_validation([each.val_score for each in known])]
+    warned = list(ended["warnings"])
+    if any(each.loss is None for each in known) and not any(DIVERGED in text for text in warned):
+        warned.append(DIVERGED)
     return Result(
         directory=directory,
         config=config,
@@ -287,7 +368,7 @@ def _result(
         held_out=directory.unseal().get(selected.step),
         estimate=estimate,
         seconds=ended["seconds"],
-        warnings=tuple(ended["warnings"]),
+        warnings=tuple(warned),
         notes=(*data.notes, *ended["notes"]),
     )
 
@@ -308,26 +389,46 @@ def _fabric(config: TrainConfig, precision: Precision, loggers: Sequence[Any] = 
     """Lightning Fabric, which knows devices, precision and loggers."""
     from lightning_fabric import Fabric  # noqa: PLC0415 - takes seconds to import
 
-    return Fabric(
-        accelerator=config.accelerator,
-        devices=1,
-        precision=precision,
-        loggers=list(loggers),
-    )
+    try:
+        return Fabric(
+            accelerator=config.accelerator, devices=1, precision=precision, loggers=list(loggers)
+        )
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"--accelerator {config.accelerator} cannot be used: {error}") from error
+
+
+def _logger_class(name: str) -> Any:
+    module, kind, package = look_up("logger", name, LOGGERS)
+    try:
+        return getattr(import_module(module), kind)
+    except (ImportError, RuntimeError) as error:
+        raise DataError(
+            f"the logger {name} cannot be imported ({error}); install what it needs with pip "
+            f"install {package}."
+        ) from error
 
 
 def _logger(name: str, directory: RunDirectory) -> Any:
-    module, kind, package = LOGGERS[name]
+    """A logger, its files in the directory."""
+    kind = _logger_class(name)
+    if name == "csv":  # it would remove, with a warning, what is written again on going on
+        shutil.rmtree(directory.path / "logs" / name, ignore_errors=True)
     try:
-        logger = getattr(import_module(module), kind)
         if name in ("csv", "tensorboard"):
-            return logger(str(directory.path), name="logs", version=name)
-        return logger(save_dir=str(directory.path / "logs"))
-    except ModuleNotFoundError as error:
+            return kind(str(directory.path), name="logs", version=name)
+        return kind(save_dir=str(directory.path / "logs"))
+    except ImportError as error:
         raise DataError(
-            f"the logger {name} needs what is not installed ({error}); "
-            f"install it with pip install {package}."
+            f"the logger {name} needs what is not installed ({error}); install it with pip install "
+            f"{LOGGERS[name][2]}."
         ) from error
+
+
+def _log_again(logger: Any, checkpoints: Sequence[Checkpoint]) -> None:
+    """Tell a logger that keeps one file what was told before; the others keep what they have."""
+    if type(logger).__name__ == "CSVLogger":
+        for checkpoint in checkpoints:
+            logger.log_metrics(_logged(checkpoint), checkpoint.step)
 
 
 def _logged(checkpoint: Checkpoint) -> dict[str, float]:
