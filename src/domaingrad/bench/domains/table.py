@@ -225,11 +225,10 @@ def _notes_on_columns(
 def _refuse_alike(path: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
     """A domain held out must not be among the sources under another spelling."""
     for kind, names in (("domains", domains), ("classes", classes)):
-        alike = Counter(name.casefold().strip() for name in names)
-        if same := [repr(name) for name in names if alike[name.casefold().strip()] > 1]:
+        alike = Counter(name.casefold() for name in names)
+        if same := [repr(name) for name in names if alike[name.casefold()] > 1]:
             raise DataError(
-                f"{path}: {kind} that differ only by case or by spaces around them, "
-                f"{listed(same)}; write each in one way."
+                f"{path}: {kind} that differ only by case, {listed(same)}; write each in one way."
             )
 
 
