@@ -85,16 +85,16 @@ def test_images_are_predicted_with_probabilities(trained, photographs, tmp_path)
     result = run("predict", out, tmp_path, "--json")
     assert result.exit_code == 0, result.output
     told = {row["file"]: row for row in json.loads(result.stdout)}
-    assert {name.rpartition("/")[2]: row["told"] for name, row in told.items()} == {
+    assert {name.rpartition("/")[2]: row["prediction"] for name, row in told.items()} == {
         "blue.png": "dog", "red.png": "cat",
     }  # fmt: skip
     for row in told.values():
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert row["told"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].get)
     result = run("predict", out, tmp_path / "*.png", "--csv")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert [row["told"] for row in rows] == ["dog", "cat"]
-    assert set(rows[0]) == {"file", "told", "p(cat)", "p(dog)"}
+    assert [row["prediction"] for row in rows] == ["dog", "cat"]
+    assert set(rows[0]) == {"file", "prediction", "p(cat)", "p(dog)"}
     assert "cat" in run("predict", out, tmp_path / "red.png").stdout
 
 
@@ -221,7 +221,7 @@ def test_a_table_of_numbers_is_trained_on_evaluated_and_predicted(tmp_path):
     new.write_text("rooms,size\n0.5,50\n0.5,90\n")
     rows = list(csv.DictReader(io.StringIO(run("predict", out, new, "--csv").stdout)))
     assert [row["file"] for row in rows] == [f"{new}:1", f"{new}:2"]
-    assert [float(row["told"]) for row in rows] == pytest.approx([1750, 2950], abs=300)
+    assert [float(row["prediction"]) for row in rows] == pytest.approx([1750, 2950], abs=300)
     lacking = tmp_path / "lacking.csv"
     lacking.write_text("rooms\n1\n")
     assert (

@@ -35,7 +35,7 @@ def predict(
 ) -> None:
     """Tell the class of new images or rows, with probabilities; or the number, for regression.
 
-    - `domaingrad predict runs/train/PACS-none-erm-1a2b3c4d photos/ --csv > told.csv`
+    - `domaingrad predict runs/train/PACS-none-erm-1a2b3c4d photos/ --csv > classes.csv`
     """
     with bad_input(Console(stderr=True)):
         if as_csv and as_json:
@@ -44,8 +44,8 @@ def predict(
         names, stored = trained.preparation.read(_paths(files))
         outputs = trained.outputs(stored)
     if as_json:
-        told = [_as_json(trained, *row) for row in zip(names, outputs, strict=True)]
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        rows = [_as_json(trained, *row) for row in zip(names, outputs, strict=True)]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     elif as_csv:
         _write_csv(trained, names, outputs)
     else:
@@ -63,14 +63,14 @@ def _paths(files: list[str]) -> list[Path]:
     return paths
 
 
-def _told(trained: Trained, output: Tensor) -> str | float:
+def _prediction(trained: Trained, output: Tensor) -> str | float:
     if trained.task == "classification":
         return trained.classes[int(output.argmax())]
     return output.item()
 
 
 def _as_json(trained: Trained, name: str, output: Tensor) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": name, "told": _told(trained, output)}
+    row: dict[str, Any] = {"file": name, "prediction": _prediction(trained, output)}
     if trained.task == "classification":
         row["probabilities"] = dict(zip(trained.classes, output.tolist(), strict=True))
     return row
@@ -78,14 +78,14 @@ def _as_json(trained: Trained, name: str, output: Tensor) -> dict[str, Any]:
 
 def _write_csv(trained: Trained, names: list[str], outputs: Tensor) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["file", "told", *(f"p({name})" for name in trained.classes)])
+    writer.writerow(["file", "prediction", *(f"p({name})" for name in trained.classes)])
     for name, output in zip(names, outputs, strict=True):
         each = [f"{value:.6g}" for value in output.tolist()] if trained.classes else []
-        writer.writerow([name, _told(trained, output), *each])
+        writer.writerow([name, _prediction(trained, output), *each])
 
 
 def _table(trained: Trained, names: list[str], outputs: Tensor) -> Table:
-    table = Table("file", "told", "probabilities" if trained.classes else "", box=None)
+    table = Table("file", "prediction", "probabilities" if trained.classes else "", box=None)
     for name, output in zip(names, outputs, strict=True):
         likeliest = output.topk(min(SHOWN, len(output))) if trained.classes else None
         each = (
@@ -96,6 +96,6 @@ def _table(trained: Trained, names: list[str], outputs: Tensor) -> Table:
             if likeliest
             else ""
         )
-        told = _told(trained, output)
+        told = _prediction(trained, output)
         table.add_row(name, told if isinstance(told, str) else f"{told:.6g}", each)
     return table

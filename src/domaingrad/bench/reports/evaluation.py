@@ -34,7 +34,7 @@ class DomainEvaluation:
     metrics: Mapping[str, float]
     """By name; one that these samples do not define is left out."""
     confusion: Tensor | None
-    """Counts [true class, told class]; ``None`` where labels are numbers."""
+    """Counts [true class, predicted class]; ``None`` where labels are numbers."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
     """What is usually told of a classifier, by torchmetrics.
 
     Accuracy; balanced accuracy, the mean recall of the classes that occur; F1, the mean over
-    classes that occur or are told; AUROC, one class against the rest, the mean over classes that
+    classes that occur or are predicted; AUROC, one class against the rest, the mean over classes that
     occur (of two classes: of the second); ECE, the expected calibration error,
     Σ_b n_b/n · |accuracy − confidence| of 15 bins b of confidence (arXiv 1706.04599).
 
@@ -148,11 +148,11 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
     present = torch.unique(labels).tolist()
     recall = tm.multiclass_recall(probabilities, labels, classes, average="none")
     f1 = tm.multiclass_f1_score(probabilities, labels, classes, average="none")
-    told = torch.unique(torch.cat([labels, probabilities.argmax(1)]))
+    either = torch.unique(torch.cat([labels, probabilities.argmax(1)]))
     metrics = {
         "accuracy": tm.multiclass_accuracy(probabilities, labels, classes, average="micro"),
         "balanced accuracy": recall[present].mean(),
-        "macro F1": f1[told].mean(),
+        "macro F1": f1[either].mean(),
     }
     if len(present) > 1:
         against = [1] if classes == 2 else present

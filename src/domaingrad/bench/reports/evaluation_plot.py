@@ -37,7 +37,7 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
         axes.set_title(f"{domain.domain} ({domain.role})\naccuracy {accuracy:.1f} %", fontsize=10)
         axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
         axes.set_yticks(range(len(classes)), classes, fontsize=8)
-        axes.set_xlabel("told")
+        axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if len(classes) <= NUMBERS_UP_TO:
             for row, values in enumerate(share):
@@ -47,7 +47,7 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
                         column, row, f"{value:.0f}", ha="center", va="center", color=shade,
                         fontsize=7,
                     )  # fmt: skip
-    figure.suptitle("Share of each true class that is told as each class, in %", fontsize=11)
+    figure.suptitle("Share of each true class that is predicted as each class, in %", fontsize=11)
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
