@@ -2,5 +2,15 @@
 
 from .agreement import sign_agreement
 from .conflict import Conflict, ConflictWatch, Relation, conflict
+from .similarity import Interval, Similarity, similarity
 
-__all__ = ["Conflict", "ConflictWatch", "Relation", "conflict", "sign_agreement"]
+__all__ = [
+    "Conflict",
+    "ConflictWatch",
+    "Interval",
+    "Relation",
+    "Similarity",
+    "conflict",
+    "sign_agreement",
+    "similarity",
+]

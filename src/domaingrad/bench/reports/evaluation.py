@@ -135,8 +135,8 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
     """What is usually told of a classifier, by torchmetrics.
 
     Accuracy; balanced accuracy, the mean recall of the classes that occur; F1, the mean over
-    classes that occur or are predicted; AUROC, one class against the rest, the mean over classes that
-    occur (of two classes: of the second); ECE, the expected calibration error,
+    classes that occur or are predicted; AUROC, one class against the rest, the mean over classes
+    that occur (of two classes: of the second); ECE, the expected calibration error,
     Σ_b n_b/n · |accuracy − confidence| of 15 bins b of confidence (arXiv 1706.04599).
 
     Args:
