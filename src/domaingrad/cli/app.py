@@ -8,7 +8,7 @@ import typer
 
 from domaingrad import __version__
 
-from . import ablate, compare, evaluate, listing, predict, train
+from . import ablate, compare, evaluate, inspect, listing, predict, train
 
 app = typer.Typer(
     name="domaingrad",
@@ -24,6 +24,7 @@ app.command(name="compare")(compare.compare)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
+app.command(name="inspect")(inspect.inspect)
 app.add_typer(ablate.app, name="ablate")
 app.add_typer(listing.app, name="list")
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from domaingrad.bench.domains import DataError, News, load
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.fitting import Parts
-from domaingrad.bench.runs.settings import MADE_BY, TrainConfig, config_from
+from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import Trained
+
+from .run_parts import parts_of_run
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
@@ -63,28 +64,19 @@ def evaluate(
         DataError: the data are not those of the run, or other data do not fit the model.
     """
     trained = Trained.load(directory.model)
-    settings = directory.config()
-    config = config_from(settings)
     news = news or News()
     if data is not None:
+        config = config_from(directory.config())
         return Evaluation(trained, tuple(_on_new_data(trained, config, data, news)))
-    drawing = generator_of(config.seed, config.data, f"trial {config.trial}", "data")
-    own = load(config.data, config.data_options, news, drawing)
-    trained_on = (trained.data, (settings.get(MADE_BY) or {}).get("data"))
-    if (own.name, own.fingerprint) != trained_on:
-        raise DataError(
-            f"{config.data} has changed since {directory.path} was trained on it, so its splits "
-            f"cannot be told; name it as --data to evaluate on all of it."
-        )
-    parts = Parts.of(own, config.hold_out, (config.seed, own.name, f"trial {config.trial}"))
+    parts = parts_of_run(directory, trained, news)
     found = [
         _on(trained, name, "source, validation", split.data.tensors, split.val)
         for name, split in parts.sources.items()
     ]
-    if parts.held_out is not None and config.hold_out is not None:
+    if parts.held_out is not None and trained.held_out is not None:
         samples = parts.held_out.data.tensors
         every = torch.arange(len(samples[1]))
-        found.append(_on(trained, config.hold_out, "held out", samples, every))
+        found.append(_on(trained, trained.held_out, "held out", samples, every))
     return Evaluation(trained, tuple(found))
 
 

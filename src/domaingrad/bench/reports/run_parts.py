@@ -1,0 +1,29 @@
+"""The samples of a run that is there, split as they were."""
+
+from __future__ import annotations
+
+from domaingrad.bench.domains import DataError, News, load
+from domaingrad.bench.protocol import generator_of
+from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.fitting import Parts
+from domaingrad.bench.runs.settings import MADE_BY, config_from
+from domaingrad.bench.runs.trained import Trained
+
+
+def parts_of_run(directory: RunDirectory, trained: Trained, news: News) -> Parts:
+    """Read a run's own data again, and split them again.
+
+    Raises:
+        DataError: the data cannot be read, or are not those that the run was trained on.
+    """
+    settings = directory.config()
+    config = config_from(settings)
+    drawing = generator_of(config.seed, config.data, f"trial {config.trial}", "data")
+    own = load(config.data, config.data_options, news, drawing)
+    trained_on = (trained.data, (settings.get(MADE_BY) or {}).get("data"))
+    if (own.name, own.fingerprint) != trained_on:
+        raise DataError(
+            f"{config.data} has changed since {directory.path} was trained on it, so its splits "
+            f"cannot be told; name it as --data of evaluate, to evaluate on all of it."
+        )
+    return Parts.of(own, config.hold_out, (config.seed, own.name, f"trial {config.trial}"))
