@@ -71,7 +71,8 @@ def update_by_torchjd(rule: Rule) -> Array:
         (AgrSum(), reference.agr_sum),
         (PCGrad(), reference.pcgrad_in_order),
     ],
-    ids=repr,
+    # The names of tests are the same in every process, addresses of functions are not.
+    ids=lambda value: repr(value) if isinstance(value, Rule) else "reference",
 )
 def test_update_by_torchjd(rule: Rule, expected: Callable[[Array], Array]) -> None:
     gradients = stacked_gradients()
