@@ -2,11 +2,17 @@
 
 import hashlib
 
+import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.protocol import (
+    SELECTIONS,
+    Candidate,
+    PowerOfTen,
+    PowerOfTwo,
     Split,
+    Uniform,
     draw,
     generator_of,
     seed_of,
@@ -42,3 +48,53 @@ def test_seeds_depend_on_every_name_and_on_nothing_else():
 def test_the_latest_of_equally_good_checkpoints_is_selected():
     assert training_domain_validation([0.1, 0.9, 0.3]) == 1
     assert training_domain_validation([1.0, 0.9, 1.0, 0.5]) == 2
+
+
+def candidate(draw=0, step=1, last=True, source=0.5, others=0.5, held_out=0.5):
+    return Candidate(draw, step, last, source, others, held_out)
+
+
+def test_each_selection_method_looks_at_its_own_scores_alone():
+    candidates = [
+        candidate(draw=0, step=1, last=False, source=0.9, others=0.1, held_out=0.1),
+        candidate(draw=1, step=1, last=False, source=0.1, others=0.9, held_out=0.2),
+        candidate(draw=2, step=2, last=True, source=0.2, others=0.2, held_out=0.8),
+        candidate(draw=3, step=1, last=False, source=0.3, others=0.3, held_out=0.9),
+    ]
+    chosen = {name: method.select(candidates).draw for name, method in SELECTIONS.items()}
+    assert chosen == {
+        "training-domain-validation": 0,
+        "leave-one-domain-out": 1,
+        "oracle-last": 2,
+        "oracle-best": 3,
+    }
+    assert [name for name, method in SELECTIONS.items() if method.oracle] == [
+        "oracle-last", "oracle-best",
+    ]  # fmt: skip
+
+
+def test_of_equals_the_first_draw_and_its_latest_checkpoint_count():
+    equal = [candidate(draw=d, step=s, last=s == 3) for d in (2, 1) for s in (1, 3, 2)]
+    for method in SELECTIONS.values():
+        chosen = method.select(equal)
+        assert (chosen.draw, chosen.step) == (1, 3)
+
+
+def test_what_cannot_be_told_is_not_selected():
+    method = SELECTIONS["leave-one-domain-out"]
+    assert method.select([candidate(others=None)]) is None
+    assert method.select([candidate(others=None), candidate(draw=1, others=0.0)]).draw == 1
+    assert all(method.select([]) is None for method in SELECTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("distribution", "at"),
+    [
+        (Uniform(0.5, 1), [0.5, 0.75, 1]),
+        (PowerOfTen(-5, -3), [1e-5, 1e-4, 1e-3]),
+        (PowerOfTwo(3, 5.5), [8, 19, 45]),  # 2^4.25 = 19.03, 2^5.5 = 45.25
+        (PowerOfTwo(-3, -1), [1, 1, 1]),
+    ],
+)
+def test_distributions_are_those_of_their_names(distribution, at):
+    assert [distribution.at(u) for u in (0, 0.5, 1)] == pytest.approx(at)

@@ -15,7 +15,7 @@ def runs(scores):
     """Rows from {(method, trial, held out): accuracy}."""
     columns = ["method", "trial", "held_out"]
     rows = [
-        {**dict(zip(columns, key, strict=True)), "held_out_accuracy": value}
+        {**dict(zip(columns, key, strict=True)), "held_out_score": value}
         for key, value in scores.items()
     ]
     return pd.DataFrame(rows)

@@ -1,12 +1,13 @@
 """`domaingrad ablate gsnr` end to end, with tiny sizes."""
 
-import json
 import re
 
 import pandas as pd
+import pytest
 from typer.testing import CliRunner
 
 from domaingrad.bench.methods import ABLATIONS
+from domaingrad.bench.runs import SweepDirectory
 from domaingrad.cli.app import app
 
 TINY = ["ablate", "gsnr", "--data", "colored-digits", "--trials", "2", "--steps", "2"]
@@ -16,26 +17,32 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_all_selections_are_compared_with_fixed_and_learned_ratios(tmp_path):
-    result = run(*TINY, "--out", tmp_path, "--jobs", 1)
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ablation")
+    result = run(*TINY, "--out", out, "--jobs", 1)
     assert result.exit_code == 0, result.output
-    table = pd.read_csv(tmp_path / "results.csv")
+    return out, result
+
+
+def test_all_selections_are_compared_with_fixed_and_learned_ratios(ablated):
+    out, result = ablated
+    table = pd.read_csv(out / "results.csv")
     assert set(table["method"]) == set(ABLATIONS["gsnr"])
-    assert len(table) == 9 * 3 * 2
+    assert len(table.query("selection == 'training-domain-validation'")) == 9 * 3 * 2
     for words in ("GSNR dropout, learned ratio", "Drop random, fixed ratio", "paired over trials"):
         assert words in result.stdout
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "paired over trials" in page
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Paired over trials" in page
     assert "Told by the methods themselves" in page
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:)?//", page)
 
 
-def test_learned_ratios_are_in_the_records_and_fixed_ones_are_not(tmp_path):
-    assert run(*TINY, "--out", tmp_path, "--jobs", 1, "--json").exit_code == 0
-    for line in (tmp_path / "runs.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        told = record["checkpoints"][-1]["numbers"]
-        learned = record["config"]["method"] in {
+def test_learned_ratios_are_in_the_records_and_fixed_ones_are_not(ablated):
+    directory = SweepDirectory.existing(ablated[0])
+    for planned in directory.plan().runs:
+        told = directory.run(planned.key).checkpoints()[-1].numbers
+        learned = planned.config.method in {
             "gsnr-dropout", "drop-low-gsnr", "drop-high-gradient", "drop-random",
         }  # fmt: skip
         assert set(told) == ({f"ratio of {i}.weight" for i in (1, 3, 5)} if learned else set())
@@ -49,12 +56,13 @@ def test_the_methods_are_there_to_compare(tmp_path):
     assert "GSNR dropout, fixed ratio (ratio 0.3333)" in result.stdout
 
 
-def test_results_are_there_as_markdown(tmp_path):
-    assert run(*TINY, "--out", tmp_path, "--jobs", 1).exit_code == 0
-    lines = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
+def test_results_are_there_as_markdown(ablated):
+    out, _ = ablated
+    lines = (out / "results.md").read_text(encoding="utf-8").splitlines()
     widths = {line.count("|") for line in lines if line.startswith("| GSNR dropout, fixed")}
-    assert widths == {8, 6}  # the scores; the paired differences
-    table = pd.read_csv(tmp_path / "results.csv").query("method == 'drop-random-fixed'")
-    mean = 100 * table[table["held_out"] == "+80%"]["held_out_accuracy"].mean()
-    (row,) = (line for line in lines if line.startswith("| Drop random, fixed ratio (ratio"))
+    assert widths == {8, 6, 5}  # the scores; the paired differences; the selection methods
+    table = pd.read_csv(out / "results.csv").query("method == 'drop-random-fixed'")
+    table = table[table["selection"] == "training-domain-validation"]
+    mean = 100 * table[table["held_out"] == "+80%"]["held_out_score"].mean()
+    row = next(line for line in lines if line.startswith("| Drop random, fixed ratio (ratio"))
     assert row.split("|")[4].strip().startswith(f"{mean:.1f}±")

@@ -42,7 +42,7 @@ def test_a_comparison_leaves_table_csv_and_page(tmp_path):
     for word in ("ERM", "AND-mask", "sources", "noise", "-90%", "average", "worst"):
         assert word in result.stdout
     table = pd.read_csv(tmp_path / "out" / "results.csv")
-    assert len(table) == RUNS
+    assert len(table) == RUNS * 3  # selection methods
     assert set(table["method"]) == {"erm", "and-mask"}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "colored-digits" in page
@@ -53,8 +53,9 @@ def test_json_is_alone_on_standard_output_and_agrees_with_the_csv(tmp_path):
     result = run(*TINY, "--out", tmp_path, "--jobs", 1, "--json")
     document = json.loads(result.stdout)
     table = pd.read_csv(tmp_path / "results.csv")
-    mean = table.query("data == 'linear-toy' and method == 'and-mask'")["held_out_accuracy"].mean()
-    row = document["data"]["linear-toy"]["methods"]["and-mask"]
+    table = table[table["selection"] == "training-domain-validation"]
+    mean = table.query("data == 'linear-toy' and method == 'and-mask'")["held_out_score"].mean()
+    row = document["data"]["linear-toy"]["tables"]["training-domain-validation"]["and-mask"]
     assert row["held_out"]["noise"]["mean"] == pytest.approx(mean)
 
 
@@ -72,20 +73,20 @@ def test_processes_give_the_same_numbers_as_one_process(tmp_path):
     two = process(*TINY, "--out", tmp_path / "two", "--jobs", 2)
     _, errors = two.communicate(timeout=120)
     assert two.returncode == 0, errors
-    one, two = (
-        pd.read_csv(tmp_path / name / "results.csv").drop(columns="seconds")
-        for name in ("one", "two")
-    )
-    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    for name in ("results.csv", "checkpoints.csv"):
+        one, two = ((tmp_path / out / name).read_bytes() for out in ("one", "two"))
+        assert one == two
+        assert one.count(b"\n") > RUNS
 
 
 def test_what_is_finished_is_not_run_again(tmp_path):
     run(*TINY, "--out", tmp_path, "--jobs", 1)
-    before = (tmp_path / "runs.jsonl").read_text()
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/run.jsonl")}
     result = run(*TINY, "--out", tmp_path, "--jobs", 1)
     assert f"{RUNS} of them found" in result.stderr
-    assert (tmp_path / "runs.jsonl").read_text() == before
-    assert len(pd.read_csv(tmp_path / "results.csv")) == RUNS
+    assert len(before) == RUNS
+    for path, content in before.items():
+        assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -93,9 +94,8 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs)
     arguments = ["compare", "--data", "colored-digits", "--methods", "erm,and-mask"]
     arguments += ["--trials", "1", "--jobs", jobs, "--out", tmp_path, "--steps", "600"]
     child = process(*arguments, env={**os.environ, "COLUMNS": "200"})
-    runs = tmp_path / "runs.jsonl"
     deadline = time.monotonic() + 120
-    while not (runs.exists() and runs.read_text().count("\n") >= 1):
+    while not finished(tmp_path):
         assert time.monotonic() < deadline, "no run has finished"
         assert child.poll() is None, child.communicate()
         time.sleep(0.02)
@@ -106,14 +106,20 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs)
     assert "interrupted" in errors
     assert "the same command goes on from here" in errors
     assert "ERM" in output
-    kept = runs.read_text().count("\n")
+    kept = finished(tmp_path)
     assert 1 <= kept < 6
-    assert len(pd.read_csv(tmp_path / "results.csv")) == kept
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 3 * kept
     assert "interrupted" in (tmp_path / "report.html").read_text(encoding="utf-8")
     result = run(*arguments[:-2], "--steps", 600)
     assert f"{kept} of them found" in result.stderr
     assert result.exit_code == 0
-    assert runs.read_text().count("\n") == 6
+    assert finished(tmp_path) == 6
+
+
+def finished(out):
+    """Runs that have ended."""
+    records = (out / "runs").glob("*/run.jsonl")
+    return sum('"finished"' in path.read_text() for path in records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +135,7 @@ def test_a_failing_run_is_told_and_the_others_go_on(tmp_path, monkeypatch):
     result = run(*TINY, "--out", tmp_path, "--jobs", 1)
     assert result.exit_code == 1
     assert "ZeroDivisionError: out of luck" in result.stderr
-    assert "2 of 2 trials (ZeroDivisionError: out of luck)" in result.stderr
+    assert "2 of 2 runs (ZeroDivisionError: out of luck)" in result.stderr
     assert set(pd.read_csv(tmp_path / "results.csv")["method"]) == {"and-mask"}
     assert "out of luck" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -172,35 +178,3 @@ def test_lists_name_every_data_set_and_method():
 def test_help_teaches_by_example():
     assert "domaingrad compare --data rotated-digits" in run("compare", "--help").stdout
     assert "compare" in run("--help").stdout
-
-
-def workers_of(pid):
-    """Processes of the pool: children that are busy, not the resource tracker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                command = (entry / "cmdline").read_text()
-            except (OSError, IndexError):
-                continue
-            if parent == pid and "spawn_main" in command:
-                found.append(int(entry.name))
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
-def test_a_killed_worker_fails_the_runs_under_way_and_the_others_go_on(tmp_path):
-    arguments = ["compare", "--data", "colored-digits", "--methods", "erm,and-mask,agr-sum"]
-    child = process(*arguments, "--trials", 1, "--jobs", 2, "--steps", 400, "--out", tmp_path)
-    runs = tmp_path / "runs.jsonl"
-    deadline = time.monotonic() + 120
-    while not (runs.exists() and runs.read_text().count("\n") >= 1):
-        assert time.monotonic() < deadline, "no run has finished"
-        time.sleep(0.02)
-    os.kill(workers_of(child.pid)[0], signal.SIGKILL)
-    _, errors = child.communicate(timeout=120)
-    assert child.returncode == 1, errors
-    assert "its process, or one beside it, died" in errors
-    # Nine runs, two at a time: at most two were under way.
-    assert runs.read_text().count("\n") >= 7

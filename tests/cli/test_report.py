@@ -39,12 +39,16 @@ def browse(page, tmp_path, *options):
 
 def test_the_page_shows_its_tables_and_plots(report, tmp_path):
     document = browse(report, tmp_path, "--dump-dom").stdout
-    scores, paired = re.findall(r"<table>(.*?)</table>", document, flags=re.DOTALL)
+    tables = re.findall(r"<table>(.*?)</table>", document, flags=re.DOTALL)
+    scores, _, _, selections, paired = tables  # first training-domain validation, then oracles
     rows = re.findall(r"<tr>(.*?)</tr>", scores, flags=re.DOTALL)
     assert [re.findall(r"<td[^>]*>(.*?)</td>", row)[0] for row in rows[1:]] == ["ERM", "Agr-Sum"]
-    assert len(re.findall(r"\d+\.\d±\d+\.\d", scores)) == 2 * 4
+    assert len(re.findall(r"\d+\.\d±\d+\.\d", scores)) == 2 * 5
     assert re.findall(r"<td[^>]*>(.*?)</td>", paired)[:2] == ["Agr-Sum", "ERM"]
-    assert document.count("<img") == 2
+    assert re.findall(r"<th>(.*?)</th>", selections)[1:] == [
+        "training-domain validation", "oracle, last checkpoint", "oracle, best checkpoint",
+    ]  # fmt: skip
+    assert document.count("<img") == 3
 
 
 @pytest.mark.parametrize(("options", "light"), [((), True), (("--force-dark-mode",), False)])

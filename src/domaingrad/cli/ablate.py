@@ -8,7 +8,8 @@ import typer
 
 from domaingrad.bench.methods import ABLATIONS
 
-from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials, carry_out
+from .built_in import compare_built_in
+from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials
 
 app = typer.Typer(help="Find out what part of a method matters.", no_args_is_help=True)
 
@@ -32,4 +33,5 @@ def gsnr(
 
     - `domaingrad ablate gsnr --data rotated-digits --trials 10`
     """
-    carry_out(data, list(ABLATIONS["gsnr"]), trials, steps, seed, out, jobs, as_json)
+    methods = list(ABLATIONS["gsnr"])
+    compare_built_in(data, methods, trials, steps, seed, out, jobs, as_json)

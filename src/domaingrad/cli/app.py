@@ -8,7 +8,7 @@ import typer
 
 from domaingrad import __version__
 
-from . import ablate, compare, evaluate, inspect, listing, predict, train
+from . import ablate, compare, evaluate, inspect, listing, predict, report, sweep, train
 
 app = typer.Typer(
     name="domaingrad",
@@ -25,6 +25,8 @@ app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
 app.command(name="inspect")(inspect.inspect)
+app.command(name="sweep")(sweep.sweep)
+app.command(name="report")(report.report)
 app.add_typer(ablate.app, name="ablate")
 app.add_typer(listing.app, name="list")
 

@@ -9,7 +9,8 @@ import typer
 
 from domaingrad.bench.methods import METHODS, QUICK
 
-from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials, carry_out
+from .built_in import compare_built_in
+from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials
 
 
 def compare(
@@ -28,14 +29,15 @@ def compare(
     """Compare methods on a domain that training never sees.
 
     Holds out each domain in turn, trains every method on the others, and reports the accuracy on
-    the held-out one: a table, `results.csv`, `results.md` and `report.html`. Held-out accuracy
-    stays sealed until training ends and selects nothing.
+    the held-out one: a table, `results.csv`, `results.md`, `results.tex` and `report.html`.
+    Held-out accuracy stays sealed until training ends, and selects nothing but what is called an
+    oracle. For data of your own and searched hyper-parameters, see `domaingrad sweep`.
 
-    Finished runs stay in `--out`; the same command goes on from there, also after Ctrl-C.
+    Runs stay in `--out`; the same command goes on from there, also after Ctrl-C.
 
     - `domaingrad compare` (Spirals and coloured digits, the methods whose step costs little more
       than ERM's)
 
     - `domaingrad compare --data rotated-digits --methods erm,and-mask,gsnr-dropout --trials 5`
     """
-    carry_out(data, methods, trials, steps, seed, out, jobs, as_json)
+    compare_built_in(data, methods, trials, steps, seed, out, jobs, as_json)

@@ -10,27 +10,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench.runs import Checkpoint, Event, Failed, Finished, RunConfig
+from domaingrad.bench.runs import Checkpoint, Event, Failed, Finished, Lost, PlannedRun
 from domaingrad.bench.runs import Progress as RunProgress
 
 
 class Pace:
     """How long the remaining steps will take, from the speed of each kind of run so far."""
 
-    def __init__(self, configs: Sequence[RunConfig], workers: int) -> None:
-        self._remaining = {config.key: config for config in configs}
+    def __init__(self, runs: Sequence[PlannedRun], workers: int) -> None:
+        self._remaining = {run.key: run for run in runs}
         self._done: dict[str, int] = {}
         self._seconds: dict[tuple[str, str], tuple[float, int]] = {}
         self._workers = workers
 
-    def note(self, config: RunConfig, step: int, seconds: float) -> None:
-        """A run has done ``step`` steps in ``seconds``."""
-        self._done[config.key] = step
-        self._seconds[config.data, config.method] = (seconds, step)
+    def note(self, run: PlannedRun, step: int, here: int, seconds: float) -> None:
+        """A run has come to ``step``, and has taken ``seconds`` for the last ``here`` steps."""
+        self._done[run.key] = step
+        if here:
+            self._seconds[run.data, run.config.method] = (seconds, here)
 
-    def end(self, config: RunConfig) -> None:
+    def end(self, run: PlannedRun) -> None:
         """A run is over."""
-        del self._remaining[config.key]
+        del self._remaining[run.key]
 
     @property
     def seconds_left(self) -> float | None:
@@ -38,14 +39,14 @@ class Pace:
         if not self._seconds:
             return None
         total = sum(
-            (config.steps - self._done.get(config.key, 0)) * self._per_step(config)
-            for config in self._remaining.values()
+            (steps_of(run) - self._done.get(run.key, 0)) * self._per_step(run)
+            for run in self._remaining.values()
         )
         return total / self._workers
 
-    def _per_step(self, config: RunConfig) -> float:
+    def _per_step(self, run: PlannedRun) -> float:
         """Of the same data and method, else of the same data, else of all."""
-        data, method = config.data, config.method
+        data, method = run.data, run.config.method
         kinds = (
             [pace for key, pace in self._seconds.items() if key == (data, method)],
             [pace for key, pace in self._seconds.items() if key[0] == data],
@@ -58,10 +59,13 @@ class Pace:
 class LiveView:
     """Bars for the whole and for each run under way; plain lines where there is no terminal."""
 
-    def __init__(self, console: Console, configs: Sequence[RunConfig], workers: int) -> None:
+    def __init__(self, console: Console, runs: Sequence[PlannedRun], workers: int) -> None:
         self._console = console
-        self._runs = len(configs)
-        self._pace = Pace(configs, workers)
+        self._runs = len(runs)
+        self._pace = Pace(runs, workers)
+        self._failed = 0
+        self._best: tuple[float, str] | None = None
+        self._begun: dict[str, int] = {}
         self._started = time.perf_counter()
         self._steps: dict[str, int] = {}
         self._tasks: dict[str, TaskID] = {}
@@ -77,7 +81,7 @@ class LiveView:
             disable=not console.is_terminal,
         )
         self._whole = self._progress.add_task(
-            "all runs", total=sum(config.steps for config in configs), news=""
+            "all runs", total=sum(steps_of(run) for run in runs), news=""
         )
 
     def __enter__(self) -> LiveView:
@@ -95,44 +99,52 @@ class LiveView:
     def show(self, event: Event) -> None:
         """Take in what has happened."""
         match event:
-            case RunProgress(config, step, seconds, checkpoint):
+            case RunProgress(run, step, here, seconds, checkpoint):
                 news = "begins"
-                if step > 0:
-                    self._pace.note(config, step, seconds)
-                    self._advance(config, step)
-                    news = f"{step / seconds:.0f} steps/s{scores(checkpoint)}"
-                self._progress.update(self._task(config), completed=step, news=news)
-            case Finished(record, _):
-                config = record.config
-                self._pace.note(config, config.steps, record.seconds)
-                self._end(config)
-                self._line(
-                    f"{_name(config)}{scores(record.checkpoints[-1])}, took {record.seconds:.1f} s"
-                )
-            case Failed(config, cause):
-                self._end(config)
+                if here > 0:
+                    self._pace.note(run, step, here, seconds)
+                    self._begun.setdefault(run.key, step - here)
+                    self._advance(run, step)
+                    news = f"{here / seconds:.0f} steps/s{scores(checkpoint)}"
+                self._progress.update(self._task(run), completed=step, news=news)
+            case Finished(run, seconds, checkpoint):
+                self._pace.note(run, steps_of(run), steps_of(run), seconds)
+                self._end(run)
+                if self._best is None or checkpoint.val_score > self._best[0]:
+                    self._best = checkpoint.val_score, run.title
+                self._line(f"{run.title}{scores(checkpoint)}, took {seconds:.1f} s")
+            case Failed(run, cause):
+                self._failed += 1
+                self._end(run)
                 self._console.print(
-                    f"[red]Failed:[/] {escape(_name(config))}\n{escape(cause)}", highlight=False
+                    f"[red]Failed:[/] {escape(run.title)}\n{escape(cause)}", highlight=False
+                )
+            case Lost(run):
+                self._console.print(
+                    f"[yellow]Lost its process:[/] {escape(run.title)}; it goes on from its last "
+                    f"checkpoint.",
+                    highlight=False,
+                    soft_wrap=True,
                 )
         self._progress.update(self._whole, news=self._overall())
 
-    def _task(self, config: RunConfig) -> TaskID:
-        if config.key not in self._tasks:
-            self._tasks[config.key] = self._progress.add_task(
-                escape(_name(config)), total=config.steps, news=""
+    def _task(self, run: PlannedRun) -> TaskID:
+        if run.key not in self._tasks:
+            self._tasks[run.key] = self._progress.add_task(
+                escape(run.title), total=steps_of(run), news=""
             )
-        return self._tasks[config.key]
+        return self._tasks[run.key]
 
-    def _advance(self, config: RunConfig, step: int) -> None:
-        self._steps[config.key] = step
+    def _advance(self, run: PlannedRun, step: int) -> None:
+        self._steps[run.key] = step
         self._progress.update(self._whole, completed=sum(self._steps.values()))
 
-    def _end(self, config: RunConfig) -> None:
+    def _end(self, run: PlannedRun) -> None:
         self._ended += 1
-        self._pace.end(config)
-        self._advance(config, config.steps)
-        if config.key in self._tasks:
-            self._progress.remove_task(self._tasks.pop(config.key))
+        self._pace.end(run)
+        self._advance(run, steps_of(run))
+        if run.key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(run.key))
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
@@ -144,16 +156,24 @@ class LiveView:
             )
 
     def _overall(self) -> str:
-        speed = sum(self._steps.values()) / (time.perf_counter() - self._started)
-        return f"{self._ended} of {self._runs} runs, {speed:.0f} steps/s{self._left()}"
+        taken = sum(self._steps.values()) - sum(self._begun.values())
+        speed = taken / (time.perf_counter() - self._started)
+        failed = f", {self._failed} failed" if self._failed else ""
+        best = ""
+        if self._best is not None:
+            best = f"; best source validation {self._best[0]:.3f} ({self._best[1]})"
+        return (
+            f"{self._ended} of {self._runs} runs{failed}, {speed:.0f} steps/s{self._left()}{best}"
+        )
 
     def _left(self) -> str:
         seconds = self._pace.seconds_left
         return "" if seconds is None else f", {duration(seconds)} left"
 
 
-def _name(config: RunConfig) -> str:
-    return f"{config.method}, {config.data}, trial {config.trial + 1}, held out {config.held_out}"
+def steps_of(run: PlannedRun) -> int:
+    """How many it takes."""
+    return run.config.steps or 0
 
 
 def scores(checkpoint: Checkpoint | None) -> str:

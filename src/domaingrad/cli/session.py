@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from joblib import cpu_count
 from rich.console import Console
 from rich.markup import escape
 
-from domaingrad.bench.domains import DATA_SETS
+from domaingrad.bench.domains import DATA_SETS, DataError
 from domaingrad.bench.reports import (
+    Summary,
+    against_published,
+    latex,
     markdown,
     missing_lines,
+    not_comparable,
     print_tables,
-    results_csv,
     summarise,
     to_json,
+    write_csv,
     write_html,
 )
+from domaingrad.bench.reports.published import COLUMNS, SOURCE
 from domaingrad.bench.runs import (
-    Comparison,
+    Crew,
     Event,
     Failed,
     Finished,
-    Records,
+    FullDiskError,
+    Plan,
+    PlannedRun,
+    SweepDirectory,
     execute,
-    plan,
     uninterrupted,
 )
 
@@ -59,85 +67,142 @@ AsJson = Annotated[
 ]
 
 
-def carry_out(
-    data: Sequence[str],
-    methods: Sequence[str],
-    trials: int,
-    steps: int | None,
-    seed: int,
-    out: Path,
-    jobs: int | None,
-    as_json: bool,
-) -> None:
-    """Plan, train what is not there yet, and report.
+def crew_of(
+    jobs: int | None, keep_models: bool, accelerator: str | None, per_gpu: int, runs: int
+) -> Crew:
+    """One process a core, or so many a GPU.
 
     Raises:
-        typer.Exit: bad input (2), failed runs or a report that cannot be written (1), Ctrl-C (130).
+        DataError: fewer than one.
     """
-    errors = Console(stderr=True)
-    try:
-        comparison = plan(names(data), names(methods), trials, seed, steps)
-        if jobs is not None and jobs < 1:
-            raise ValueError(f"jobs must be at least 1; found {jobs}.")
-        records = _records(out)
-        finished = records.runs()
-    except ValueError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    todo = [config for config in comparison.runs if config.key not in finished]
-    workers = max(1, min(jobs or cpu_count(), len(todo)))
-    _announce(errors, comparison, len(todo), workers, out)
+    for count, what in ((jobs, "jobs"), (per_gpu, "per-gpu")):
+        if count is not None and count < 1:
+            raise DataError(f"--{what} must be at least 1; found {count}.")
+    gpus = torch.cuda.device_count() if accelerator in (None, "auto", "cuda", "gpu") else 0
+    devices = tuple(str(number) for number in range(gpus))
+    usual = gpus * per_gpu if gpus else cpu_count()
+    return Crew(max(1, min(jobs or usual, runs)), keep_models, devices)
+
+
+def carry_out(
+    directory: SweepDirectory, plan: Plan, todo: Sequence[PlannedRun], crew: Crew, errors: Console
+) -> tuple[dict[str, str], bool]:
+    """Carry out what is to be done.
+
+    Returns:
+        Why runs have not finished, by key, and whether it was Ctrl-C.
+
+    Raises:
+        typer.Exit: the disk is full (1).
+    """
+    total = len(plan.runs)
+    reused = f", {total - len(todo)} of them found in {directory.path}" if len(todo) < total else ""
+    errors.print(
+        f"{total} runs{reused}; {crew.jobs} at a time. "
+        "Held-out scores stay sealed until training ends.",
+        highlight=False,
+        soft_wrap=True,
+    )
     causes: dict[str, str] = {}
-    interrupted = False
-    with LiveView(errors, todo, workers) as view:
+    with LiveView(errors, todo, crew.jobs) as view:
 
         def on_event(event: Event) -> None:
             view.show(event)
             if isinstance(event, Finished):
-                records.append(event.record, event.held_out)
+                directory.forgive(event.run.key)
             elif isinstance(event, Failed):
-                causes[event.config.key] = event.cause
+                causes[event.run.key] = event.cause
+                directory.fail(event.run.key, event.cause)
 
         try:
-            execute(todo, workers, on_event)
+            execute(todo, directory.place, crew, on_event)
         except KeyboardInterrupt:
-            interrupted = True
-    if interrupted:
-        causes |= {run.key: "interrupted" for run in todo if run.key not in causes}
-        errors.print("Interrupted; writing what is finished.")
-    with uninterrupted():
-        _report(comparison, records, causes, as_json, errors)
-    if interrupted:
-        errors.print("Finished runs are kept; the same command goes on from here.")
-        raise typer.Exit(INTERRUPTED)
-    if causes:
-        raise typer.Exit(1)
+            undone = [run.key for run in todo if not directory.finished(run.key)]
+            return dict.fromkeys(undone, "interrupted") | causes, True
+        except FullDiskError as error:
+            full = error
+        else:
+            return causes, False
+    errors.print(f"[bold red]Error:[/] {escape(str(full))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
 
 
-def _report(
-    comparison: Comparison,
-    records: Records,
-    causes: dict[str, str],
+def carry_out_and_report(
+    directory: SweepDirectory,
+    plan: Plan,
+    todo: Sequence[PlannedRun],
+    crew: Crew,
     as_json: bool,
     errors: Console,
 ) -> None:
-    out = records.directory
-    summary = summarise(comparison, records, causes)
+    """Train what is not there yet, and report.
+
+    Raises:
+        typer.Exit: failed runs or a report that cannot be written (1), Ctrl-C (130).
+    """
+    causes, interrupted = carry_out(directory, plan, todo, crew, errors)
+    if interrupted:
+        errors.print("Interrupted; writing what is finished.")
+    with uninterrupted():
+        summary = summarise(directory, causes)
+        tell(summary, as_json, False, errors)
+        write(summary, directory.path, ["domaingrad", *sys.argv[1:]], False, errors)
+    if interrupted:
+        errors.print(
+            "Finished runs and checkpoints are kept; the same command goes on from here.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED)
+    if summary.missing:
+        raise typer.Exit(1)
+
+
+def tell(summary: Summary, as_json: bool, published: bool, errors: Console) -> None:
+    """Print the tables, what is missing, and warnings."""
     if as_json:
         typer.echo(to_json(summary))
     else:
-        print_tables(summary, Console())
+        console = Console()
+        print_tables(summary, console)
+        if published:
+            for row in against_published(summary):
+                words = dict(zip(COLUMNS, row, strict=True))
+                console.print(
+                    "{data}, {selection}, {method}: {here} here, {published} published".format(
+                        **words
+                    ),
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            for line in not_comparable(summary):
+                console.print(line, highlight=False, soft_wrap=True)
+            console.print(f"({SOURCE})", highlight=False, soft_wrap=True)
     for line in missing_lines(summary):
         errors.print(f"[yellow]Missing:[/] {escape(line)}", highlight=False, soft_wrap=True)
     for text, count in summary.warnings.items():
         errors.print(
             f"[yellow]Warning[/] in {count} run(s): {escape(text)}", highlight=False, soft_wrap=True
         )
+
+
+def write(
+    summary: Summary, out: Path, command: Sequence[str], published: bool, errors: Console
+) -> None:
+    """Write the report in all its forms.
+
+    Raises:
+        typer.Exit: it cannot be written (1).
+    """
+    texts: Mapping[str, str] = {
+        "results.md": markdown(summary, shlex.join(command)),
+        "results.tex": latex(summary),
+    }
     try:
-        results_csv(summary, out / "results.csv")
-        command = ["domaingrad", *sys.argv[1:]]
-        (out / "results.md").write_text(markdown(summary, shlex.join(command)), encoding="utf-8")
-        write_html(summary, command, out / "report.html")
+        out.mkdir(parents=True, exist_ok=True)
+        write_csv(summary, out)
+        for name, text in texts.items():
+            (out / name).write_text(text, encoding="utf-8")
+        write_html(summary, command, out / "report.html", published)
     except OSError as error:
         errors.print(
             f"[bold red]Error:[/] cannot write {escape(str(error.filename))}: {error.strerror}. "
@@ -145,32 +210,20 @@ def _report(
             soft_wrap=True,
         )
         raise typer.Exit(1) from None
-    errors.print(f"Wrote report.html, results.md and results.csv to {out}.", soft_wrap=True)
-
-
-def names(given: Sequence[str]) -> list[str]:
-    """Names that were given one by one or with commas."""
-    found = [name.strip() for part in given for name in part.split(",") if name.strip()]
-    if not found:
-        raise ValueError("expected at least one name for --data and --methods; found none.")
-    return found
-
-
-def _records(out: Path) -> Records:
-    try:
-        return Records(out)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to --out {out}: {error.strerror}. Choose a directory of your own."
-        ) from error
-
-
-def _announce(console: Console, plan: Comparison, todo: int, workers: int, out: Path) -> None:
-    total = len(plan.runs)
-    reused = f", {total - todo} of them found in {out}" if todo < total else ""
-    console.print(
-        f"{total} runs{reused}; {workers} at a time. "
-        "Held-out accuracy stays sealed until training ends.",
-        highlight=False,
+    errors.print(
+        f"Wrote report.html, results.md, results.tex, results.csv and checkpoints.csv to {out}.",
         soft_wrap=True,
+        highlight=False,
     )
+
+
+def names(given: Sequence[str], option: str) -> tuple[str, ...]:
+    """Names that were given one by one or with commas.
+
+    Raises:
+        DataError: none.
+    """
+    found = tuple(name.strip() for part in given for name in part.split(",") if name.strip())
+    if not found:
+        raise DataError(f"expected at least one name for {option}; found none.")
+    return found

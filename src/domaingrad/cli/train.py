@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench.domains import READERS, DataError, Schedule
+from domaingrad.bench.domains import READERS, DataError
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.directory import CONFIG, read_config
-from domaingrad.bench.runs.settings import Precision, TrainConfig, config_from
+from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.training import LOGGERS, NONE, Result
 from domaingrad.bench.runs.training import train as run_training
 
+from . import options
 from .errors import bad_input
 from .session import INTERRUPTED
 from .training_view import TrainingView
@@ -48,61 +48,27 @@ def train(
         Path | None,
         typer.Option(help=f"Settings of another run (its {CONFIG}); options given here go before."),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Table: the column to predict.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Table: the column of domains.")] = None,
-    categorical: Annotated[
-        list[str], typer.Option(help="Table: columns whose numbers are names.")
-    ] = [],  # noqa: B006
-    drop: Annotated[list[str], typer.Option(help="Table: columns to leave out.")] = [],  # noqa: B006
-    missing: Annotated[
-        list[str], typer.Option(help="Table: texts for a missing value, as '?'.")
-    ] = [],  # noqa: B006
-    task: Annotated[str | None, typer.Option(help="Table: classification or regression.")] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Images: height and width.  [default: 224]")
-    ] = None,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Images: leave out those that are broken.")
-    ] = False,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help="mlp, mnist-cnn, resnet18, resnet50, timm:NAME or torchvision:NAME.  "
-            "[default: by the data]"
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="The backbone's weights: .pt, .safetensors or .npz, in its names."),
-    ] = None,
-    frozen_norms: Annotated[
-        bool | None,
-        typer.Option("--frozen-norms/--trained-norms", help="Keep BatchNorm's statistics."),
-    ] = None,
-    augment: Annotated[
-        bool | None,
-        typer.Option("--augment/--no-augment", help="Vary photographs at random in training."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples per domain and step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of Adam, coupled.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help=f"Of the learning rate: {', '.join(get_args(Schedule))}.")
-    ] = None,
-    checkpoints: Annotated[
-        int | None,
-        typer.Option(help="How often the model is evaluated, kept and may be selected."),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help=f"{', '.join(get_args(Precision))}.  [default: 32]")
-    ] = None,
-    compile_: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")
-    ] = None,
-    accelerator: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, mps.  [default: auto]")
-    ] = None,
+    target: options.Target = None,
+    domain: options.Domain = None,
+    categorical: options.Categorical = [],  # noqa: B006 - typer reads it
+    drop: options.Drop = [],  # noqa: B006
+    missing: options.Missing = [],  # noqa: B006
+    task: options.TaskName = None,
+    size: options.Size = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    frozen_norms: options.FrozenNorms = None,
+    augment: options.Augment = None,
+    steps: options.Steps = None,
+    batch: options.Batch = None,
+    learning_rate: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
+    schedule: options.LearningRateSchedule = None,
+    checkpoints: options.Checkpoints = None,
+    precision: options.PrecisionName = None,
+    compile_: options.Compile = None,
+    accelerator: options.Accelerator = None,
     seed: Annotated[
         int | None, typer.Option(help="All randomness derives from it and from names.")
     ] = None,
@@ -132,11 +98,9 @@ def train(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        options = {
-            "target": target, "domain": domain, "task": task, "size": size,
-            "skip_unreadable": skip_unreadable or None, "categorical": _listed(categorical),
-            "drop": _listed(drop), "missing": tuple(missing) or None,
-        }  # fmt: skip
+        reading = options.data_options(
+            target, domain, categorical, drop, missing, task, size, skip_unreadable
+        )
         given = {
             "data": data, "hold_out": hold_out, "method": method, "backbone": backbone,
             "hyperparameters": _pairs(set_) or None, "weights": weights and str(weights),
@@ -145,13 +109,13 @@ def train(
             "checkpoints": checkpoints, "precision": precision, "compile": compile_,
             "accelerator": accelerator, "seed": seed, "trial": trial,
         }  # fmt: skip
-        settings = _settings(config, _without_none(given), _without_none(options))
+        settings = _settings(config, options.without_none(given), reading)
         place = out or Path("runs") / _name_of(settings)
         view = TrainingView(errors)
         with view:
             try:
                 result = run_training(
-                    settings, place, view.listener, loggers=_listed(loggers) or ()
+                    settings, place, view.listener, loggers=options.listed(loggers) or ()
                 )
             except KeyboardInterrupt:
                 errors.print("Interrupted; the same command goes on from the last checkpoint.")
@@ -159,7 +123,7 @@ def train(
     _tell(result, errors, as_json)
 
 
-def _settings(config: Path | None, given: dict[str, Any], options: dict[str, Any]) -> TrainConfig:
+def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any]) -> TrainConfig:
     """Those of a file, and before them those of the command line."""
     base: dict[str, Any] = {}
     if config is not None:
@@ -172,7 +136,7 @@ def _settings(config: Path | None, given: dict[str, Any], options: dict[str, Any
             **given["hyperparameters"],
         }
     base = base | given
-    base["data_options"] = dict(base.get("data_options") or {}) | options
+    base["data_options"] = dict(base.get("data_options") or {}) | reading
     for name in ("data", "hold_out"):
         if name not in base:
             raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")
@@ -198,15 +162,6 @@ def _pairs(texts: list[str]) -> dict[str, str]:
             raise DataError(f"expected --set NAME=VALUE, as --set tau=0.8; found {text!r}.")
         pairs[name.strip()] = value.strip()
     return pairs
-
-
-def _listed(texts: list[str]) -> tuple[str, ...] | None:
-    """Values given one by one or with commas."""
-    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip()) or None
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _tell(result: Result, errors: Console, as_json: bool) -> None:

@@ -32,6 +32,14 @@ class Training:
     checkpoints: int = 10
     """How often, evenly through training, a model is evaluated and may be selected."""
 
+    def described(self, model: str) -> str:
+        """Everything, in one line."""
+        return (
+            f"{model}, {self.optimiser} with learning rate {self.learning_rate:g} "
+            f"({self.schedule}) and weight decay {self.weight_decay:g}, "
+            f"{self.batch} samples per domain and step"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Training):
@@ -41,13 +49,10 @@ class Recipe(Training):
     chosen: str
     """How these settings came about, for the reader of a report to judge."""
 
-    def described(self) -> str:
-        """Everything the recipe says, in one line."""
-        return (
-            f"{_described(self.model)}, {self.optimiser} with learning rate {self.learning_rate:g} "
-            f"({self.schedule}) and weight decay {self.weight_decay:g}, "
-            f"{self.batch} samples per domain and step"
-        )
+    @property
+    def model_name(self) -> str:
+        """The model, in words."""
+        return _described(self.model)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
@@ -10,6 +11,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from domaingrad import rules
+from domaingrad.bench.protocol import Distribution, PowerOfTen, Uniform
 from domaingrad.engine import GradientAgreement
 
 from .base import Batches, Bound, Losses, Method, pooled
@@ -59,6 +61,11 @@ class ANDMask(AgreementMethod):
         """ANDMask(τ)."""
         return rules.ANDMask(self.tau)
 
+    @property
+    def search(self) -> Mapping[str, Distribution]:
+        """As DomainBed."""
+        return {"tau": Uniform(0.5, 1)}
+
 
 @dataclass(frozen=True)
 class SANDMask(AgreementMethod):
@@ -75,6 +82,11 @@ class SANDMask(AgreementMethod):
     def rule(self, generator: Generator) -> rules.Rule:
         """SANDMask(τ, k)."""
         return rules.SANDMask(self.tau, self.k)
+
+    @property
+    def search(self) -> Mapping[str, Distribution]:
+        """As DomainBed."""
+        return {"tau": Uniform(0, 1), "k": PowerOfTen(-3, 5)}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from domaingrad.bench.protocol import Distribution
+
 Batches = Mapping[str, tuple[Tensor, Tensor]]
 """Inputs and labels of each source domain for one step."""
 
@@ -103,6 +105,11 @@ class Method(ABC):
     def hyperparameters(self) -> dict[str, Any]:
         """Hyper-parameters by name."""
         return asdict(self)
+
+    @property
+    def search(self) -> Mapping[str, Distribution]:
+        """From what a random search draws them, as far as it does."""
+        return {}
 
 
 def pooled(batches: Batches) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from domaingrad.bench.protocol import Distribution, Uniform
 from domaingrad.dropout import GSNRDropout, LearnedRatio, Select
 
 from .base import Batches, Bound, Losses, Method, pooled
@@ -69,6 +70,11 @@ class GSNRDropoutMethod(Method):
     def hyperparameters(self) -> dict[str, Any]:
         """The ratio; the other two fields are in the name."""
         return {"ratio": self.ratio}
+
+    @property
+    def search(self) -> Mapping[str, Distribution]:
+        """Ours, since no search is published: as DomainBed draws the dropped share of RSC."""
+        return {"ratio": Uniform(0, 0.5)}
 
     @property
     def fewest_sources(self) -> int:

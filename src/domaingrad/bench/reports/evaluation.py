@@ -73,10 +73,10 @@ def evaluate(
         _on(trained, name, "source, validation", split.data.tensors, split.val)
         for name, split in parts.sources.items()
     ]
-    if parts.held_out is not None and trained.held_out is not None:
-        samples = parts.held_out.data.tensors
+    for name, split in parts.held_out.items():
+        samples = split.data.tensors
         every = torch.arange(len(samples[1]))
-        found.append(_on(trained, trained.held_out, "held out", samples, every))
+        found.append(_on(trained, name, "held out", samples, every))
     return Evaluation(trained, tuple(found))
 
 

@@ -11,18 +11,44 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .plots import accuracy_plot, numbers_plot, training_plot
-from .summary import Summary
-from .tables import CAPTION, PAIRED, SELECTION, missing_lines, named, percent, points, probability
+from domaingrad.bench.protocol import SELECTIONS
+
+from .plots import (
+    Plot,
+    accuracy_plot,
+    draws_plot,
+    numbers_plot,
+    searched,
+    selection_plot,
+    training_plot,
+)
+from .published import COLUMNS, SOURCE, against_published, not_comparable
+from .summary import DataSummary, Summary
+from .tables import (
+    CAPTION,
+    PAIRED,
+    PAIRED_COLUMNS,
+    SIDE_BY_SIDE,
+    columns,
+    how,
+    missing_lines,
+    named,
+    paired_texts,
+    row_texts,
+    side_by_side,
+)
 
 
-def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
+def write_html(
+    summary: Summary, command: Sequence[str], path: Path, published: bool = False
+) -> None:
     """Write the page.
 
     Args:
         summary: the numbers.
         command: the command line that made them, shown on the page.
         path: the file to write.
+        published: whether published numbers stand beside these, where they may.
     """
     environment = Environment(
         loader=PackageLoader("domaingrad.bench.reports"),
@@ -31,36 +57,46 @@ def write_html(summary: Summary, command: Sequence[str], path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "data_uri": _data_uri,
-        "named": named,
-        "points": points,
-        "probability": probability,
-    }
+    environment.filters |= {"data_uri": _data_uri, "named": named}
     page = environment.get_template("report.html.j2").render(
         summary=summary,
-        plots={
-            data.data_set.name: [
-                accuracy_plot(data),
-                training_plot(data),
-                *([] if data.numbers.empty else [numbers_plot(data)]),
-            ]
-            for data in summary.data
-        },
+        plots={data.data.name: _plots(data) for data in summary.data},
+        selections=SELECTIONS,
+        columns=columns,
+        row_texts=row_texts,
+        side_by_side=side_by_side,
+        paired_columns=PAIRED_COLUMNS,
+        paired_texts=paired_texts,
+        how=how,
+        published_columns=COLUMNS,
+        published_rows=list(against_published(summary)) if published else [],
+        published_not=not_comparable(summary) if published else [],
+        published_source=SOURCE,
         command=shlex.join(command),
         versions={
             "Python": platform.python_version(),
             "domaingrad": version("domaingrad"),
             "PyTorch": version("torch"),
         },
-        seconds=summary.runs["seconds"].sum(),
         missing=missing_lines(summary),
-        selection=SELECTION,
         caption=CAPTION,
+        side_by_side_caption=SIDE_BY_SIDE,
         paired=PAIRED,
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _plots(data: DataSummary) -> list[Plot]:
+    """What there is to draw."""
+    if data.curves.empty:
+        return []
+    return [
+        accuracy_plot(data),
+        *([selection_plot(data)] if len(data.tables) > 1 else []),
+        training_plot(data),
+        *([draws_plot(data)] if searched(data) else []),
+        *([] if data.numbers.empty else [numbers_plot(data)]),
+    ]
 
 
 def _data_uri(svg: str) -> str:

@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from .summary import DataSummary, MethodSummary, Summary
-from .tables import CAPTION, PAIRED, missing_lines, named, percent, points, probability
+from domaingrad.bench.protocol import SELECTIONS
+
+from .summary import Summary
+from .tables import (
+    PAIRED_COLUMNS,
+    captions,
+    columns,
+    how,
+    missing_lines,
+    paired_texts,
+    row_texts,
+    side_by_side,
+)
 
 
 def markdown(summary: Summary, command: str) -> str:
     """Every table of a report, with the command that made it."""
-    parts = [f"`{command}`", CAPTION]
-    if any(data.differences for data in summary.data):
-        parts.append(PAIRED)
+    draws = summary.plan.request.draws
+    parts = [f"`{command}`", *captions(summary)]
     for data in summary.data:
         parts += [
-            f"## {data.data_set.name}",
-            f"{summary.comparison.trials} trials of {data.steps} steps, seed "
-            f"{summary.comparison.seed}: {data.recipe}; {data.data_set.recipe.chosen}.",
-            "\n".join(_scores(data)),
+            f"## {data.data.name}",
+            f"{how(summary, data)}: {data.data.recipe}; {data.data.chosen}.",
         ]
-        if data.differences:
-            parts.append("\n".join(_paired(data)))
-    missing = missing_lines(summary)
-    if missing:
+        for name, rows in data.tables.items():
+            parts += [
+                f"{SELECTIONS[name].title.capitalize()}: {SELECTIONS[name].summary}.",
+                _table(columns(data), [row_texts(data, row, draws) for row in rows]),
+            ]
+        if len(data.tables) > 1:
+            titles = [SELECTIONS[name].title for name in data.tables]
+            parts.append(_table(["average by selection method", *titles], list(side_by_side(data))))
+        if paired := list(paired_texts(data)):
+            parts.append(_table(PAIRED_COLUMNS, paired))
+    if missing := missing_lines(summary):
         parts += ["## Missing", "\n".join(f"- {line}" for line in missing)]
     return "\n\n".join(parts) + "\n"
 
 
-def _scores(data: DataSummary) -> Iterator[str]:
-    domains = data.data_set.held_out
-    several = len(domains) > 1
-    yield from _head(
-        ["method", "sources", *(f"held out: {d}" for d in domains)]
-        + (["average", "worst"] if several else [])
-    )
-    for row in data.methods:
-        cells = [named(row.method), percent(row.sources)]
-        cells += [percent(row.held_out[domain]) for domain in domains]
-        yield _row(cells + (_overall(row) if several else []))
-
-
-def _overall(row: MethodSummary) -> list[str]:
-    average = "–" if row.average is None else f"{100 * row.average:.1f}"
-    worst = "–" if row.worst is None else f"{100 * row.worst[1]:.1f} ({row.worst[0]})"
-    return [average, worst]
-
-
-def _paired(data: DataSummary) -> Iterator[str]:
-    yield from _head(["paired", "minus", "difference", "p", "trials"])
-    for found in data.differences:
-        titles = [data.title(found.method), data.title(found.rival)]
-        yield _row([*titles, points(found), probability(found), str(found.trials)])
-
-
-def _head(columns: Sequence[str]) -> list[str]:
-    return [_row(columns), _row(["---"] * len(columns))]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from .summary import DataSummary
+from domaingrad.bench.protocol import SELECTIONS
+
+from .summary import Cell, DataSummary
 
 COLOURS = ("#888888", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B0A000")
 """Okabe and Ito's palette, told apart by colour-blind readers; grey for the first method."""
@@ -21,8 +23,10 @@ MARKERS = "osD^vPX*"
 LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 """What a legend has room for, and what a line and its gap take of it."""
 
-THEMES = {"light": "#1f2328", "dark": "#e6edf3"}
-"""Colour of text and axes by theme; the ground is transparent."""
+DRAWS_IN_A_ROW = 3
+
+LIGHT_INK, DARK_INK = "#1f2328", "#e6edf3"
+"""Colour of text and axes on light and on dark pages; the ground is transparent."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,28 @@ def accuracy_plot(data: DataSummary) -> Plot:
     return _themed(
         "Accuracy per held-out domain",
         "Filled: the held-out domain, mean ± standard error over trials. Hollow: the same models "
-        "on their sources' validation splits. Dotted: guessing.",
+        "on their sources' validation splits. Dotted: guessing, where labels are classes.",
         lambda: _draw_accuracy(data),
+    )
+
+
+def selection_plot(data: DataSummary) -> Plot:
+    """Average over the held-out domains by selection method."""
+    return _themed(
+        "By selection method",
+        "Mean over held-out domains ± standard error over trials. An oracle selects by the "
+        "held-out domain itself: no estimate for a new domain.",
+        lambda: _draw_selections(data),
+    )
+
+
+def draws_plot(data: DataSummary) -> Plot:
+    """Source validation of every draw of hyper-parameters."""
+    return _themed(
+        "Hyper-parameters",
+        "One mark a run of a draw, trial and held-out domain, at its best source validation. "
+        "Hollow: source validation. Filled: the held-out domain.",
+        lambda: _draw_draws(data),
     )
 
 
@@ -65,16 +89,17 @@ def numbers_plot(data: DataSummary) -> Plot:
 
 
 def _themed(title: str, caption: str, draw: Callable[[], Figure]) -> Plot:
-    return Plot(title, caption, *(_svg(draw, ink) for ink in THEMES.values()))
+    light = _svg(draw)
+    return Plot(title, caption, light, light.replace(LIGHT_INK, DARK_INK))
 
 
-def _svg(draw: Callable[[], Figure], ink: str) -> str:
+def _svg(draw: Callable[[], Figure]) -> str:
     style: Any = {
-        "text.color": ink,
-        "axes.edgecolor": ink,
-        "axes.labelcolor": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
+        "text.color": LIGHT_INK,
+        "axes.edgecolor": LIGHT_INK,
+        "axes.labelcolor": LIGHT_INK,
+        "xtick.color": LIGHT_INK,
+        "ytick.color": LIGHT_INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -92,7 +117,7 @@ def _svg(draw: Callable[[], Figure], ink: str) -> str:
 
 
 def _draw_accuracy(data: DataSummary) -> Figure:
-    domains = data.data_set.held_out
+    domains = data.data.held_out
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.75 / len(data.methods)
@@ -103,30 +128,107 @@ def _draw_accuracy(data: DataSummary) -> Figure:
             held_out, sources = row.held_out[domain], row.sources_by_domain[domain]
             if held_out is None or sources is None:
                 continue
-            axes.plot(place + shift, 100 * sources.mean, fillstyle="none", **style)
-            error = 100 * (held_out.standard_error or 0.0)
-            axes.errorbar(place + shift, 100 * held_out.mean, error, capsize=3, **style)
+            axes.plot(place + shift, _scale(data) * sources.mean, fillstyle="none", **style)
+            _mark(axes, place + shift, held_out, data, style)
         axes.plot([], [], label=row.method.title, **style)
-    axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
-    axes.set_xticks(range(len(domains)), domains)
-    axes.set_xlim(-0.5, len(domains) - 0.5)
-    axes.set_ylim(0, 103)
+    _finish(figure, axes, data, domains)
     axes.set_xlabel("held-out domain")
-    axes.set_ylabel("accuracy, %")
-    axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside right center")
     return figure
 
 
+def _draw_selections(data: DataSummary) -> Figure:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.75 / len(data.methods)
+    for i, row in enumerate(data.methods):
+        shift = width * (i - (len(data.methods) - 1) / 2)
+        style: dict[str, Any] = {"color": _colour(i), "marker": _marker(i), "linestyle": "none"}
+        for place, rows in enumerate(data.tables.values()):
+            if (average := rows[i].average) is not None:
+                _mark(axes, place + shift, average, data, style)
+        axes.plot([], [], label=row.method.title, **style)
+    _finish(figure, axes, data, [SELECTIONS[name].title for name in data.tables])
+    axes.set_xlabel("selection method")
+    return figure
+
+
+def _mark(axes: Any, place: float, cell: Cell, data: DataSummary, style: dict[str, Any]) -> None:
+    error = _scale(data) * (cell.standard_error or 0.0)
+    axes.errorbar(place, _scale(data) * cell.mean, error, capsize=3, **style)
+
+
+def _finish(figure: Figure, axes: Any, data: DataSummary, places: Sequence[str]) -> None:
+    if data.chance is not None:
+        axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
+    axes.set_xticks(range(len(places)), places)
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    _limit(axes, data)
+    axes.set_ylabel(_unit(data))
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside right center")
+
+
+def _scale(data: DataSummary) -> float:
+    """Accuracies are shown in percent, R² as it is."""
+    return 1.0 if data.data.task == "regression" else 100.0
+
+
+def _unit(data: DataSummary) -> str:
+    return "R²" if data.data.task == "regression" else "accuracy, %"
+
+
+def _limit(axes: Any, data: DataSummary) -> None:
+    if data.data.task == "regression":
+        axes.set_ylim(-1.05, 1.05)
+    else:
+        axes.set_ylim(0, 103)
+
+
+def _draw_draws(data: DataSummary) -> Figure:
+    names = searched(data)
+    rows = math.ceil(len(names) / DRAWS_IN_A_ROW)
+    figure = Figure(figsize=(9, 0.4 + 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, min(len(names), DRAWS_IN_A_ROW), sharey=True, squeeze=False)
+    grid = grid.ravel()
+    for axes in grid[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(grid, names, strict=False):
+        own = data.draws[data.draws["name"] == name]
+        for i, method in enumerate(data.methods):
+            points = own[own["method"] == method.method.name]
+            style: dict[str, Any] = {
+                "color": _colour(i), "marker": _marker(i), "linestyle": "none", "markersize": 4,
+            }  # fmt: skip
+            for column, fill in (("source_validation", "none"), ("held_out_score", "full")):
+                axes.plot(points["value"], _scale(data) * points[column], fillstyle=fill, **style)
+        if own["value"].min() > 0 and own["value"].max() > 20 * own["value"].min():
+            axes.set_xscale("log")
+        axes.set_xlabel(name)
+        _limit(axes, data)
+    for i, row in enumerate(data.methods):
+        figure.axes[0].plot(
+            [], [], color=_colour(i), marker=_marker(i), linestyle="none", label=row.method.title
+        )
+    figure.axes[0].set_ylabel(_unit(data))
+    figure.legend(loc="outside upper center", ncols=_columns(data))
+    return figure
+
+
+def searched(data: DataSummary) -> list[str]:
+    """Hyper-parameters that have more than one value."""
+    values = data.draws.groupby("name", sort=False)["value"].nunique()
+    return [str(name) for name in values[values > 1].index]
+
+
 PANELS = (
-    ("source_validation", "source validation accuracy, %"),
-    ("held_out_accuracy", "held-out accuracy, %"),
+    ("source_validation", "source validation"),
+    ("held_out_score", "held out"),
     ("agreement", "agreement, % of components"),
 )
 
 
 def _draw_training(data: DataSummary) -> Figure:
-    domains = data.data_set.held_out
+    domains = data.data.held_out
     legend = 0.2 + 0.25 * math.ceil(len(data.methods) / _columns(data))
     figure = Figure(figsize=(9, legend + 0.3 + 2.3 * len(domains)), layout="constrained")
     grid = figure.subplots(len(domains), len(PANELS), sharex=True, squeeze=False)
@@ -137,15 +239,17 @@ def _draw_training(data: DataSummary) -> Figure:
                 if (domain, method.method.name) not in means.index.droplevel("step"):
                     continue
                 curve = means.loc[(domain, method.method.name), column]
+                scale = 100 if column == "agreement" else _scale(data)
                 axes.plot(
-                    curve.index, 100 * curve, color=_colour(i), marker=_marker(i), markersize=3
+                    curve.index, scale * curve, color=_colour(i), marker=_marker(i), markersize=3
                 )
             if column == "agreement":
                 axes.set_yscale("symlog", linthresh=0.1)
                 axes.set_ylim(0, 100)
                 axes.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
             else:
-                axes.set_ylim(0, 103)
+                _limit(axes, data)
+                label = f"{label}, {_unit(data)}"  # noqa: PLW2901
             axes.set_title(label, fontsize="small")
         row[0].set_ylabel(f"held out: {domain}")
     for axes in grid[-1]:

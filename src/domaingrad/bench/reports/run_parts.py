@@ -26,4 +26,4 @@ def parts_of_run(directory: RunDirectory, trained: Trained, news: News) -> Parts
             f"{config.data} has changed since {directory.path} was trained on it, so its splits "
             f"cannot be told; name it as --data of evaluate, to evaluate on all of it."
         )
-    return Parts.of(own, config.hold_out, (config.seed, own.name, f"trial {config.trial}"))
+    return Parts.of(own, config.held_out, (config.seed, own.name, f"trial {config.trial}"))

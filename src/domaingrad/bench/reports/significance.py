@@ -40,7 +40,7 @@ def paired_differences(runs: pd.DataFrame, methods: Sequence[Method]) -> list[Di
         methods: the methods, in order.
     """
     scores = runs.pivot_table(
-        index=["trial", "held_out"], columns="method", values="held_out_accuracy"
+        index=["trial", "held_out"], columns="method", values="held_out_score"
     )
     cells = [sorted(set(runs["trial"])), sorted(set(runs["held_out"]))]
     scores = scores.reindex(pd.MultiIndex.from_product(cells, names=scores.index.names))

@@ -1,9 +1,9 @@
-"""A summary as terminal table, CSV and JSON."""
+"""A summary as tables: for the terminal, and what all forms share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,32 +13,40 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from domaingrad.bench.domains import Task
 from domaingrad.bench.methods import Method
+from domaingrad.bench.protocol import SELECTIONS
 
 from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
-SELECTION = "training-domain validation"
 CAPTION = (
-    "Accuracy in %, mean±standard error over trials (ddof 0), at the checkpoint with the best "
-    "source validation. Sources: on their validation splits; then on each domain while it is held "
-    "out."
+    "Accuracy in % (R² where labels are numbers), mean±standard error over trials (ddof 0), of the "
+    "draw and checkpoint that the selection method picks. Sources: on their validation splits; "
+    "then on each domain while it is held out."
 )
 
 PAIRED = (
-    "Paired: differences in held-out accuracy in percentage points, of each trial the mean over "
-    "held-out domains, ± standard error (ddof 1); p of a two-sided paired t-test, not corrected "
-    "for the number of rows."
+    "Paired: differences in held-out score (accuracy: in percentage points), of each trial the "
+    "mean over held-out domains, ± standard error (ddof 1); p of a two-sided paired t-test, not "
+    "corrected for the number of rows."
+)
+
+SIDE_BY_SIDE = (
+    "Mean over held-out domains by selection method. An oracle selects by the held-out domain "
+    "itself, so its score is no estimate for a new domain."
 )
 
 
-def named(method: Method) -> str:
-    """A method with its hyper-parameters.
+def named(method: Method, draws: int = 1) -> str:
+    """A method with its hyper-parameters, if they are not searched.
 
     >>> from domaingrad.bench.methods import METHODS
     >>> named(METHODS["and-mask"])
     'AND-mask (tau 1.0)'
     """
+    if draws > 1:
+        return method.title
     options = ", ".join(hyperparameter(*item) for item in method.hyperparameters().items())
     return f"{method.title} ({options})" if options else method.title
 
@@ -48,46 +56,120 @@ def hyperparameter(name: str, value: object) -> str:
     return f"{name} {round(value, 4) if isinstance(value, float) else value}"
 
 
-def percent(cell: Cell | None) -> str:
+def score(cell: Cell | None, task: Task = "classification") -> str:
     """A cell as the literature prints it.
 
-    >>> percent(Cell(0.8812, 0.0123, 3))
-    '88.1±1.2'
+    >>> score(Cell(0.8812, 0.0123, 3)), score(Cell(0.8812, 0.0123, 3), "regression")
+    ('88.1±1.2', '0.881±0.012')
     """
     if cell is None:
         return "–"
-    if cell.standard_error is None:
-        return f"{100 * cell.mean:.1f}"
-    return f"{100 * cell.mean:.1f}±{100 * cell.standard_error:.1f}"
+    error = "" if cell.standard_error is None else f"±{plain(cell.standard_error, task)}"
+    return f"{plain(cell.mean, task)}{error}"
+
+
+def plain(value: float | None, task: Task) -> str:
+    """A score without its error."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if task == "regression" else f"{100 * value:.1f}"
+
+
+def columns(data: DataSummary) -> list[str]:
+    """Heads of a table's columns."""
+    held_out = [f"held out: {domain}" for domain in data.data.held_out]
+    several = ["average", "worst"] if len(held_out) > 1 else []
+    return ["method", "sources", *held_out, *several]
+
+
+def row_texts(data: DataSummary, row: MethodSummary, draws: int) -> list[str]:
+    """Cells of a table's row."""
+    task = data.data.task
+    texts = [named(row.method, draws), score(row.sources, task)]
+    texts += [score(row.held_out[domain], task) for domain in data.data.held_out]
+    if len(data.data.held_out) > 1:
+        worst = "–" if row.worst is None else f"{plain(row.worst[1], task)} ({row.worst[0]})"
+        texts += [score(row.average, task), worst]
+    return texts
+
+
+def side_by_side(data: DataSummary) -> Iterator[list[str]]:
+    """A row a method: its average by selection method."""
+    for rows in zip(*data.tables.values(), strict=True):
+        yield [rows[0].method.title, *(score(row.average, data.data.task) for row in rows)]
+
+
+def paired_texts(data: DataSummary) -> Iterator[list[str]]:
+    """Rows of the paired differences of the first selection method."""
+    for found in data.differences[data.headline.name]:
+        yield [
+            data.title(found.method),
+            data.title(found.rival),
+            points(found, data.data.task),
+            probability(found),
+            str(found.trials),
+        ]
+
+
+PAIRED_COLUMNS = ("method", "minus", "difference", "p", "trials")
+
+
+def how(summary: Summary, data: DataSummary) -> str:
+    """How many runs of what."""
+    request = summary.plan.request
+    trials = f"{request.trials} {'trial' if request.trials == 1 else 'trials'}"
+    draws = f" of {request.draws} draws" if request.draws > 1 else ""
+    return f"{trials}{draws} of {data.data.steps} steps, seed {request.seed}"
 
 
 def print_tables(summary: Summary, console: Console) -> None:
-    """Print one table a data set, wide enough that no number is cut."""
-    for data, table in zip(summary.data, _tables(summary), strict=True):
-        needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
-        console.width = max(console.width, needed)
-        console.print(table)
-        console.print(f"  ({data.data_set.recipe.chosen})", soft_wrap=True, highlight=False)
-        if data.differences:
-            console.print(_paired_table(data))
-    console.print(CAPTION, soft_wrap=True)
-    if any(data.differences for data in summary.data):
-        console.print(PAIRED, soft_wrap=True)
+    """Print the tables of each data set, wide enough that no number is cut."""
+    draws = summary.plan.request.draws
+    for data in summary.data:
+        title = f"{data.data.name}: {how(summary, data)}; {data.headline.title}"
+        table = _table(title, columns(data))
+        for row in data.methods:
+            table.add_row(*row_texts(data, row, draws))
+        _print(table, console)
+        console.print(f"  ({data.data.chosen})", soft_wrap=True, highlight=False, markup=False)
+        if len(data.tables) > 1:
+            titles = [SELECTIONS[name].title for name in data.tables]
+            other = _table("by selection method", ["method", *titles])
+            for texts in side_by_side(data):
+                other.add_row(*texts)
+            _print(other, console)
+        if data.differences[data.headline.name]:
+            paired = _table("paired over trials", PAIRED_COLUMNS)
+            paired.columns[1].justify = "left"
+            for texts in paired_texts(data):
+                paired.add_row(*texts)
+            _print(paired, console)
+    for caption in captions(summary):
+        console.print(caption, soft_wrap=True, highlight=False)
 
 
-def _paired_table(data: DataSummary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="paired over trials", title_justify="left")
-    for column in ("method", "minus", "difference", "p", "trials"):
-        table.add_column(column, justify="left" if column in {"method", "minus"} else "right")
-    for found in data.differences:
-        table.add_row(
-            data.title(found.method),
-            data.title(found.rival),
-            points(found),
-            probability(found),
-            str(found.trials),
-        )
+def captions(summary: Summary) -> list[str]:
+    """What the tables of a summary mean."""
+    found = [CAPTION]
+    if len(summary.plan.request.selections) > 1:
+        found.append(SIDE_BY_SIDE)
+    if any(data.differences[data.headline.name] for data in summary.data):
+        found.append(PAIRED)
+    return found
+
+
+def _table(title: str, heads: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(heads[0], no_wrap=True)
+    for head in heads[1:]:
+        table.add_column(escape(head.removeprefix("held out: ")), justify="right", no_wrap=True)
     return table
+
+
+def _print(table: Table, console: Console) -> None:
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def probability(found: Difference) -> str:
@@ -101,76 +183,58 @@ def probability(found: Difference) -> str:
     return "< 0.001" if found.p < 1e-3 else f"{found.p:.3f}"
 
 
-def points(found: Difference) -> str:
+def points(found: Difference, task: Task = "classification") -> str:
     """A difference in percentage points.
 
     >>> points(Difference("a", "b", -0.0312, 0.0049, 0.02, 5))
     '-3.1±0.5'
     """
-    error = "" if found.standard_error is None else f"±{100 * found.standard_error:.1f}"
-    return f"{100 * found.mean:+.1f}{error}"
-
-
-def _tables(summary: Summary) -> Iterator[Table]:
-    for data in summary.data:
-        table = Table(
-            title=f"{data.data_set.name}: {summary.comparison.trials} trials of {data.steps} steps",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        table.add_column("method", no_wrap=True)
-        columns = ["sources", *data.data_set.held_out]
-        if len(data.data_set.held_out) > 1:
-            columns += ["average", "worst"]
-        for column in columns:
-            table.add_column(escape(column), justify="right", no_wrap=True)
-        for row in data.methods:
-            table.add_row(*_texts(data, row))
-        yield table
-
-
-def _texts(data: DataSummary, row: MethodSummary) -> list[str]:
-    texts = [named(row.method), percent(row.sources)]
-    texts += [percent(row.held_out[domain]) for domain in data.data_set.held_out]
-    if len(data.data_set.held_out) > 1:
-        texts.append("–" if row.average is None else f"{100 * row.average:.1f}")
-        texts.append("–" if row.worst is None else f"{100 * row.worst[1]:.1f} ({row.worst[0]})")
-    return texts
+    error = "" if found.standard_error is None else f"±{plain(found.standard_error, task)}"
+    return f"{'+' if found.mean >= 0 else ''}{plain(found.mean, task)}{error}"
 
 
 def missing_lines(summary: Summary) -> list[str]:
-    """One line for each cell that has fewer trials than planned."""
+    """One line for each cell that has fewer runs than planned."""
+    titles = {row.method.name: row.method.title for row in summary.data[0].methods}
     return [
-        f"{data.data_set.name}, {row.method.title}, held out {domain}: {len(causes)} of "
-        f"{summary.comparison.trials} trials ({'; '.join(dict.fromkeys(causes))})"
-        for data in summary.data
-        for row in data.methods
-        for domain, causes in row.missing.items()
+        f"{data}, {titles[method]}, held out {held_out}: {len(causes)} of {planned} runs "
+        f"({'; '.join(dict.fromkeys(causes))})"
+        for (data, method, held_out), (planned, causes) in summary.missing.items()
     ]
 
 
-def results_csv(summary: Summary, path: Path) -> None:
-    """Write one line per finished run, at its selected checkpoint."""
-    summary.runs.to_csv(path, index=False)
+def write_csv(summary: Summary, directory: Path) -> None:
+    """Write what was selected, and every checkpoint of every run."""
+    summary.selected.to_csv(directory / "results.csv", index=False)
+    summary.checkpoints.to_csv(directory / "checkpoints.csv", index=False)
 
 
 def to_json(summary: Summary) -> str:
     """Everything the tables say, and the single runs."""
+    request = summary.plan.request
     document = {
-        "selection": SELECTION,
-        "seed": summary.comparison.seed,
-        "trials": summary.comparison.trials,
+        "selections": list(request.selections),
+        "seed": request.seed,
+        "trials": request.trials,
+        "draws": request.draws,
         "data": {
-            data.data_set.name: {
-                "steps": data.steps,
-                "recipe": data.recipe,
-                "settings": data.data_set.recipe.chosen,
-                "methods": {row.method.name: _row_document(row) for row in data.methods},
-                "paired": [asdict(found) for found in data.differences],
+            data.data.name: {
+                "task": data.data.task,
+                "steps": data.data.steps,
+                "recipe": data.data.recipe,
+                "settings": data.data.chosen,
+                "tables": {
+                    name: {row.method.name: _row_document(row) for row in rows}
+                    for name, rows in data.tables.items()
+                },
+                "paired": {
+                    name: [asdict(each) for each in found]
+                    for name, found in data.differences.items()
+                },
             }
             for data in summary.data
         },
-        "runs": summary.runs.to_dict("records"),
+        "selected": summary.selected.to_dict("records"),
         "missing": missing_lines(summary),
         "warnings": dict(summary.warnings),
     }
@@ -179,10 +243,9 @@ def to_json(summary: Summary) -> str:
 
 def _row_document(row: MethodSummary) -> dict[str, Any]:
     return {
-        "hyperparameters": row.method.hyperparameters(),
         "source_validation": _cell_document(row.sources),
         "held_out": {domain: _cell_document(cell) for domain, cell in row.held_out.items()},
-        "average": row.average,
+        "average": _cell_document(row.average),
         "worst": None if row.worst is None else {"domain": row.worst[0], "mean": row.worst[1]},
     }
 

@@ -1,25 +1,38 @@
 """Runs: train one model, keep its record, run many side by side."""
 
-from .comparison import Comparison, plan
-from .execution import Event, Failed, Finished, Progress, execute, uninterrupted
+from .directory import FullDiskError, RunDirectory, RunDirectoryError
+from .execution import (
+    Crew,
+    Event,
+    Failed,
+    Finished,
+    Lost,
+    Progress,
+    execute,
+    uninterrupted,
+)
 from .fitting import Checkpoint, HeldOutScores
-from .records import Records
-from .run import HeldOutRecord, RunConfig, RunRecord, train
+from .plan import Plan, PlannedData, PlannedRun, Request, make_plan
+from .sweep_directory import SweepDirectory
 
 __all__ = [
     "Checkpoint",
-    "Comparison",
+    "Crew",
     "Event",
     "Failed",
     "Finished",
-    "HeldOutRecord",
+    "FullDiskError",
     "HeldOutScores",
+    "Lost",
+    "Plan",
+    "PlannedData",
+    "PlannedRun",
     "Progress",
-    "Records",
-    "RunConfig",
-    "RunRecord",
+    "Request",
+    "RunDirectory",
+    "RunDirectoryError",
+    "SweepDirectory",
     "execute",
-    "plan",
-    "train",
+    "make_plan",
     "uninterrupted",
 ]

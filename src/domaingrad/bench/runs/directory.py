@@ -16,7 +16,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from .fitting import Checkpoint, HeldOutScores
+from .fitting import Checkpoint, HeldOutScores, Sealed
 
 CONFIG = "config.yaml"
 RECORDS = "run.jsonl"
@@ -30,6 +30,10 @@ PART = ".part"
 
 class RunDirectoryError(ValueError):
     """A directory that cannot be used: what is there, and what to do."""
+
+
+class FullDiskError(RunDirectoryError):
+    """There is no room to go on; what was written before is whole."""
 
 
 class RunDirectory:
@@ -73,15 +77,18 @@ class RunDirectory:
         return cls(path)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, patience: float = 0.0) -> Iterator[None]:
         """Keep other processes out; the lock ends with the process, however that ends.
+
+        Args:
+            patience: seconds to wait for another process to end.
 
         Raises:
             RunDirectoryError: another process is at work here.
         """
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except Timeout:
             raise RunDirectoryError(
                 f"another process is training in {self.path}. Wait for it, or choose another --out."
@@ -132,10 +139,11 @@ class RunDirectory:
         """
         return read_config(self.path / CONFIG)
 
-    def append(self, seen: Checkpoint, sealed: HeldOutScores | None) -> None:
+    def append(self, seen: Checkpoint, sealed: Sealed) -> None:
         """Add a checkpoint; its sealed side first."""
-        if sealed is not None:
-            self._append(SEALED, {"step": seen.step, **asdict(sealed)})
+        if sealed:
+            scores = {name: asdict(found) for name, found in sealed.items()}
+            self._append(SEALED, {"step": seen.step, "scores": scores})
         self._append(RECORDS, asdict(seen))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
@@ -153,10 +161,11 @@ class RunDirectory:
         ends = [line["finished"] for line in self._lines(RECORDS) if "finished" in line]
         return ends[-1] if ends else None
 
-    def unseal(self) -> dict[int, HeldOutScores]:
-        """Scores on the held-out domain by step; for reports, once training has ended."""
+    def unseal(self) -> dict[int, Sealed]:
+        """Scores on the held-out domains by step; for reports, once training has ended."""
         return {
-            line["step"]: HeldOutScores(line["train"], line["val"]) for line in self._lines(SEALED)
+            line["step"]: {name: HeldOutScores(**found) for name, found in line["scores"].items()}
+            for line in self._lines(SEALED)
         }
 
     def save_state(self, state: Mapping[str, Any]) -> None:
@@ -187,6 +196,11 @@ class RunDirectory:
         """Replace the model that was chosen."""
         self._replace(MODEL, content)
 
+    def forget_model(self) -> None:
+        """Remove what is large, once the run has ended: the model and the state to go on from."""
+        for name in (STATE, MODEL):
+            (self.path / name).unlink(missing_ok=True)
+
     @property
     def model(self) -> Path:
         """Where the chosen model is."""
@@ -200,7 +214,7 @@ class RunDirectory:
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         path = self.path / name
-        with self._room(name), path.open("ab+") as file:
+        with room(name, self.path), path.open("ab+") as file:
             # A line that a kill cut short must not swallow the next one.
             file.seek(0)
             written = file.read()
@@ -226,7 +240,7 @@ class RunDirectory:
     def _replace(self, name: str, content: bytes) -> None:
         path, part = self.path / name, self.path / f"{name}{PART}"
         try:
-            with self._room(name), part.open("wb") as file:
+            with room(name, self.path), part.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -234,18 +248,23 @@ class RunDirectory:
         finally:
             part.unlink(missing_ok=True)
 
-    @contextmanager
-    def _room(self, name: str) -> Iterator[None]:
-        """Say what a full disk means; what was written before stays as it was."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise RunDirectoryError(
-                f"the disk is full: {name} could not be written to {self.path}. What was written "
-                f"there before is whole; make room and give the same command again."
-            ) from error
+
+@contextmanager
+def room(name: str, directory: Path) -> Iterator[None]:
+    """Say what a full disk means; what was written before stays as it was.
+
+    Raises:
+        FullDiskError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FullDiskError(
+            f"the disk is full: {name} could not be written to {directory}. What was written there "
+            f"before is whole; make room and give the same command again."
+        ) from error
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event as Flag
+from pathlib import Path
 from queue import Empty
 
+from domaingrad.bench.domains import DATA_SETS, DataOptions, DomainData, News, load
+from domaingrad.bench.protocol import generator_of
+
+from .directory import FullDiskError
 from .fitting import Checkpoint
-from .run import HeldOutRecord, RunConfig, RunRecord, train
+from .isolation import isolated
+from .plan import PlannedRun
+from .settings import TrainConfig
+from .training import Listener, Status, drawing_names, train
 
 NEWS_EVERY = 0.2
 """Seconds between two pieces of news of a run."""
+PATIENCE = 30.0
+"""Seconds to wait for a process that is left over from a sweep that was killed."""
+ATTEMPTS = 3
+"""How often a run may lose its process."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """A run has come this far."""
 
-    config: RunConfig
+    run: PlannedRun
     step: int
+    here: int
+    """Steps taken by this process."""
     seconds: float
-    """Time since the run began."""
+    """Time they took."""
     checkpoint: Checkpoint | None
 
 
@@ -37,124 +54,212 @@ class Progress:
 class Finished:
     """A run has ended well."""
 
-    record: RunRecord
-    held_out: HeldOutRecord
+    run: PlannedRun
+    seconds: float
+    checkpoint: Checkpoint
+    """The selected one."""
 
 
 @dataclass(frozen=True)
 class Failed:
     """A run has ended in an error; the others go on."""
 
-    config: RunConfig
+    run: PlannedRun
     cause: str
     """The traceback, or what became of the process."""
 
 
-Event = Progress | Finished | Failed
+@dataclass(frozen=True)
+class Lost:
+    """A run has lost its process, and will go on from its last checkpoint in another one."""
+
+    run: PlannedRun
+
+
+Event = Progress | Finished | Failed | Lost
 
 
 OnEvent = Callable[[Event], None]
 
 
-def execute(configs: Sequence[RunConfig], jobs: int, on_event: OnEvent) -> None:
-    """Run everything, ``jobs`` at a time, and tell what happens.
+@dataclass(frozen=True)
+class Crew:
+    """Where runs are carried out."""
 
-    With one job the runs happen in this process, else in processes of their own, one thread each;
-    the numbers are the same. Ctrl-C ends the runs under way within a step and starts no others.
+    jobs: int
+    """How many at a time; with one they happen in this process, else in processes of their own."""
+    keep_models: bool = False
+    """Whether the selected models stay."""
+    devices: tuple[str, ...] = ()
+    """GPUs, by number, which the processes share evenly; none for the CPU."""
+
+    def environment(self, worker: int) -> Mapping[str, str]:
+        """What sets a worker's device."""
+        if not self.devices:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": self.devices[worker % len(self.devices)]}
+
+
+def execute(
+    runs: Sequence[PlannedRun], place: Callable[[str], Path], crew: Crew, on_event: OnEvent
+) -> None:
+    """Carry out everything, and tell what happens.
+
+    One thread a run, so that the numbers are the same however many run at a time. A run whose
+    process dies goes on in another one, at most :data:`ATTEMPTS` times. Ctrl-C ends the runs under
+    way within a step and starts no others.
+
+    Args:
+        runs: what is to be done.
+        place: directory of a run, by its key.
+        crew: where it is done.
+        on_event: who hears of it.
 
     Raises:
         KeyboardInterrupt: after all processes have ended.
+        FullDiskError: likewise.
     """
-    if jobs == 1:
-        for config in configs:
-            on_event(_outcome(config, on_event))
+    if crew.jobs == 1 and not crew.devices:
+        for run in runs:
+            on_event(_outcome(run, place(run.key), crew.keep_models, on_event))
     else:
-        _in_processes(configs, jobs, on_event)
+        _in_processes(runs, place, crew, on_event)
 
 
-def _outcome(config: RunConfig, on_progress: Callable[[Progress], None]) -> Finished | Failed:
-    started = last = time.perf_counter()
+def _outcome(
+    run: PlannedRun, place: Path, keep_model: bool, on_progress: Callable[[Progress], None]
+) -> Finished | Failed:
+    last = time.perf_counter()
 
-    def report(step: int, checkpoint: Checkpoint | None) -> None:
+    def report(status: Status) -> None:
         nonlocal last
         now = time.perf_counter()
         if now - last >= NEWS_EVERY:
             last = now
-            on_progress(Progress(config, step, now - started, checkpoint))
+            on_progress(Progress(run, status.step, status.here, status.seconds, status.checkpoint))
 
     try:
-        return Finished(*train(config, report))
+        with isolated(0, threads=1):
+            listener = Listener(step=report)
+            data = _data_of(run.config)
+            result = train(run.config, place, listener, data=data, patience=PATIENCE)
+    except FullDiskError:
+        raise
     except Exception:  # noqa: BLE001 - whatever a run dies of, the others go on
-        return Failed(config, traceback.format_exc())
+        return Failed(run, traceback.format_exc())
+    if not keep_model:
+        result.directory.forget_model()
+    return Finished(run, result.seconds, result.selected)
+
+
+def _data_of(config: TrainConfig) -> DomainData:
+    """The data of a run; those on disk are read once, since no trial draws them anew."""
+    names = drawing_names(config) if config.data in DATA_SETS else ()
+    return _data(config.data, config.data_options, names)
+
+
+@lru_cache(maxsize=2)
+def _data(data: str, options: DataOptions, names: tuple[object, ...]) -> DomainData:
+    return load(data, options, News(), generator_of(*names))
 
 
 _news: Queue[Progress]
 _stop: Flag
 
 
-def _begin_worker(news: Queue[Progress], stop: Flag) -> None:
+def _begin_worker(news: Queue[Progress], stop: Flag, environment: Mapping[str, str]) -> None:
     """Set up a worker: Ctrl-C is the main process's business, which then raises the flag."""
     global _news, _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
     _news, _stop = news, stop
 
 
-def _work(config: RunConfig) -> Finished | Failed:
+def _work(run: PlannedRun, place: Path, keep_model: bool) -> Finished | Failed:
     def tell(progress: Progress) -> None:
         if _stop.is_set():
             raise KeyboardInterrupt
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            # The sweep was killed; who goes on with it must not wait for this run.
+            os._exit(1)
         _news.put(progress)
 
-    tell(Progress(config, 0, 0.0, None))
-    return _outcome(config, tell)
+    tell(Progress(run, 0, 0, 0.0, None))
+    return _outcome(run, place, keep_model, tell)
 
 
-def _in_processes(configs: Sequence[RunConfig], jobs: int, on_event: OnEvent) -> None:
-    """Run in a pool of processes; a new pool takes over what a broken one has not begun."""
-    begun: set[str] = set()
+class _Worker:
+    """A process that carries out one run after the other; a new one where it has died."""
 
-    def note(event: Event) -> None:
-        if isinstance(event, Progress):
-            begun.add(event.config.key)
-        on_event(event)
+    def __init__(self, news: Queue[Progress], stop: Flag, environment: Mapping[str, str]) -> None:
+        self._setting = (news, stop, environment)
+        self._pool: ProcessPoolExecutor | None = None
+        self.run: PlannedRun | None = None
+        self.future: Future[Finished | Failed] | None = None
 
-    waiting = list(configs)
-    while waiting:
-        waiting = _in_one_pool(waiting, jobs, note, begun)
+    def begin(self, run: PlannedRun, place: Path, keep_model: bool) -> None:
+        """Start a run."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin_worker,
+                initargs=self._setting,
+            )
+        with uninterrupted():  # the process inherits it, so that only this one hears Ctrl-C
+            self.run, self.future = run, self._pool.submit(_work, run, place, keep_model)
+
+    def ended(self) -> Finished | Failed | Lost | None:
+        """What became of the run, if it has ended."""
+        if self.run is None or self.future is None or not self.future.done():
+            return None
+        run, future, self.run, self.future = self.run, self.future, None, None
+        if isinstance(future.exception(), BrokenProcessPool):
+            self.close()
+            return Lost(run)
+        return future.result()
+
+    def close(self) -> None:
+        """End the process, once its run has ended."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
 
-def _in_one_pool(
-    configs: Sequence[RunConfig], jobs: int, on_event: OnEvent, begun: Set[str]
-) -> list[RunConfig]:
-    """Run in one pool of processes; if it breaks, give back the runs that had not begun."""
+def _in_processes(
+    runs: Sequence[PlannedRun], place: Callable[[str], Path], crew: Crew, on_event: OnEvent
+) -> None:
     context = multiprocessing.get_context("spawn")
     news: Queue[Progress] = context.Queue()
     stop = context.Event()
-    lost: list[RunConfig] = []
-    with ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_begin_worker, initargs=(news, stop)
-    ) as pool:
-        try:
-            with uninterrupted():  # the workers inherit it, so that only this process hears Ctrl-C
-                open_runs = {pool.submit(_work, config): config for config in configs}
-            while open_runs:
-                _pass_on(news, on_event)
-                for future in [future for future in open_runs if future.done()]:
-                    config = open_runs.pop(future)
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        lost.append(config)
+    waiting = deque(runs)
+    lost: Counter[str] = Counter()
+    workers = [_Worker(news, stop, crew.environment(number)) for number in range(crew.jobs)]
+    try:
+        while waiting or any(worker.run for worker in workers):
+            for worker in workers:
+                if worker.run is None and waiting:
+                    run = waiting.popleft()
+                    worker.begin(run, place(run.key), crew.keep_models)
+            _pass_on(news, on_event)
+            for worker in workers:
+                event: Event | None = worker.ended()
+                if isinstance(event, Lost):
+                    lost[event.run.key] += 1
+                    if lost[event.run.key] < ATTEMPTS:
+                        waiting.appendleft(event.run)
                     else:
-                        on_event(future.result())
-        except BaseException:
-            with uninterrupted():
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-            raise
+                        cause = f"its process died {ATTEMPTS} times (killed, out of memory?)"
+                        event = Failed(event.run, cause)
+                if event is not None:
+                    on_event(event)
+    finally:
+        with uninterrupted():
+            stop.set()
+            for worker in workers:
+                worker.close()
     _pass_on(news, on_event)
-    under_way = [config for config in lost if config.key in begun] or lost
-    for config in under_way:
-        on_event(Failed(config, "its process, or one beside it, died (killed, out of memory?)"))
-    return [config for config in lost if config not in under_way]
 
 
 @contextmanager

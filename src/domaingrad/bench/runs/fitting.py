@@ -69,6 +69,10 @@ class HeldOutScores:
     """For the oracle alone."""
 
 
+Sealed = Mapping[str, HeldOutScores]
+"""Scores by domain held out."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """How labels are scaled for the loss, so that regression does not depend on their unit."""
@@ -107,18 +111,18 @@ class Parts:
     """Which samples do what in a run."""
 
     sources: Mapping[str, Split]
-    held_out: Split | None
+    held_out: Mapping[str, Split]
     preparation: Preparation
     """Fitted to the sources' training splits."""
     labels: Labels
 
     @classmethod
-    def of(cls, data: DomainData, held_out: str | None, trial: tuple[object, ...]) -> Parts:
+    def of(cls, data: DomainData, held_out: Sequence[str], trial: tuple[object, ...]) -> Parts:
         """Split every domain, and fit what is fitted.
 
         Args:
             data: the data.
-            held_out: the domain that training never sees, if any.
+            held_out: the domains that training never sees, if any.
             trial: names from which the seeds of the splits derive.
 
         Raises:
@@ -131,11 +135,12 @@ class Parts:
         sources = {
             name: split
             for name, split in splits.items()
-            if name != held_out and name not in data.never_sources
+            if name not in (*held_out, *data.never_sources)
         }
         if not sources:
             raise DataError(
-                f"{data.name}: no domain is left to train on when {held_out} is held out."
+                f"{data.name}: no domain is left to train on with {' and '.join(held_out)} held "
+                f"out."
             )
         small = [
             name for name, split in splits.items() if not len(split.train) or not len(split.val)
@@ -150,7 +155,7 @@ class Parts:
         )
         return cls(
             sources,
-            None if held_out is None else splits[held_out],
+            {name: splits[name] for name in held_out},
             preparation,
             Labels.of(data, sources),
         )
@@ -210,7 +215,7 @@ class Fit:
         self.step += 1
         return self.step in self._marks
 
-    def checkpoint(self) -> tuple[Checkpoint, HeldOutScores | None]:
+    def checkpoint(self) -> tuple[Checkpoint, Sealed]:
         """Evaluate; what may be looked at, and what stays sealed."""
         loss = self._last_loss.item()
         if not math.isfinite(loss):
@@ -225,12 +230,10 @@ class Fit:
                 agreement=self._agreement(),
                 numbers=self._bound.numbers(),
             )
-            held_out = self._parts.held_out
-            sealed = None
-            if held_out is not None:
-                sealed = HeldOutScores(
-                    self._score(held_out, held_out.train), self._score(held_out, held_out.val)
-                )
+            sealed = {
+                name: HeldOutScores(self._score(split, split.train), self._score(split, split.val))
+                for name, split in self._parts.held_out.items()
+            }
         finally:
             self.model.train()
         return seen, sealed

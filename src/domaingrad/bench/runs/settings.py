@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,9 +26,10 @@ from domaingrad.bench.domains import (
 from domaingrad.bench.methods import ALL_METHODS, Method
 from domaingrad.bench.models import default_backbone
 from domaingrad.bench.names import look_up
+from domaingrad.bench.protocol import Distribution, PowerOfTen, PowerOfTwo
 
 from .directory import RunDirectoryError
-from .run import code_fingerprint
+from .isolation import code_fingerprint
 from .trained import OWN
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -56,6 +58,8 @@ class TrainConfig:
     """``KIND:PATH``, the name of a built-in data set, or a path alone."""
     hold_out: str | None
     """``None`` for no domain."""
+    also_hold_out: str | None = None
+    """A second one, as leave-one-domain-out selection takes it."""
     method: str = "erm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     data_options: DataOptions = field(default_factory=DataOptions)
@@ -79,6 +83,11 @@ class TrainConfig:
     seed: int = 0
     trial: int = 0
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The domains that training never sees."""
+        return tuple(name for name in (self.hold_out, self.also_hold_out) if name is not None)
+
 
 def default_training(data: DomainData) -> Training:
     """How such data are usually trained.
@@ -100,6 +109,54 @@ def default_training(data: DomainData) -> Training:
     )
 
 
+def search_space(data: DomainData) -> Mapping[str, Distribution]:
+    """From what a random search draws the optimisation of such data.
+
+    DomainBed's (arXiv 2007.01434, appendix D) for photographs and the digits of MNIST, but for
+    dropout, which these backbones lack. For the rest, ours: around the defaults as theirs lie.
+    """
+    if data.preparation.kind == "photographs":
+        return {
+            "learning_rate": PowerOfTen(-5, -3.5),
+            "weight_decay": PowerOfTen(-6, -2),
+            "batch": PowerOfTwo(3, 5.5),
+        }
+    if not data.built_in and not _is_table(data):
+        return {"learning_rate": PowerOfTen(-4.5, -2.5), "batch": PowerOfTwo(3, 9)}
+    usual = default_training(data)
+    rate, batch = math.log10(usual.learning_rate), math.log2(usual.batch)
+    return {
+        "learning_rate": PowerOfTen(rate - 1.5, rate + 0.5),
+        "weight_decay": PowerOfTen(-6, -2),
+        "batch": PowerOfTwo(batch - 1, batch + 1),
+    }
+
+
+def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
+    """How models are trained, and how these settings came about.
+
+    Args:
+        config: resolved settings.
+        data: the data.
+    """
+    training = training_of(config, data)
+    if data.built_in:
+        recipe = DATA_SETS[data.name].recipe
+        model = recipe.model_name if config.backbone == OWN else str(config.backbone)
+        given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
+        chosen = recipe.chosen
+    else:
+        usual = default_training(data)
+        model = str(config.backbone)
+        given = [name for name in OPTIMISATION if getattr(usual, name) != getattr(training, name)]
+        chosen = "ours, not tuned" if _is_table(data) else "DomainBed's defaults"
+    if given:
+        chosen += f"; given, not chosen so: {', '.join(name.replace('_', ' ') for name in given)}"
+    if config.weights is not None:
+        model += f" with weights of {Path(config.weights).name}"
+    return training.described(model), chosen
+
+
 def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     """The settings with nothing left to the data, and paths that hold from anywhere.
 
@@ -108,8 +165,13 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         DataError: a number that makes no sense.
     """
     config = _of_right_kind(config)
-    if config.hold_out is not None:
-        look_up("domain", config.hold_out, dict(data.domains))
+    for name in config.held_out:
+        look_up("domain", name, dict(data.domains))
+    if config.also_hold_out is not None and config.hold_out in (None, config.also_hold_out):
+        raise DataError(
+            f"also_hold_out is a second domain beside hold_out; found {config.also_hold_out} "
+            f"beside {config.hold_out}."
+        )
     for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
         if (found := getattr(config, name)) is not None:
             look_up(name, found, dict.fromkeys(known))
@@ -258,6 +320,12 @@ def _option(name: str) -> str:
 
 
 def _digest(path: Path) -> str:
+    there = path.stat()
+    return _digest_of(path, there.st_mtime_ns, there.st_size)
+
+
+@cache
+def _digest_of(path: Path, _changed: int, _size: int) -> str:
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

@@ -33,7 +33,7 @@ from .fitting import (
     Place,
     require_sources,
 )
-from .run import isolated, noted_warnings
+from .isolation import isolated, noted_warnings
 from .settings import Precision, TrainConfig, method_of, resolved, training_of, written
 from .trained import Trained, make_model
 
@@ -122,6 +122,7 @@ def train(
     *,
     data: DomainData | None = None,
     loggers: Sequence[str] = (),
+    patience: float = 0.0,
 ) -> Result:
     """Train as ``config`` says, or go on where ``out`` shows that it was left.
 
@@ -136,6 +137,7 @@ def train(
         listener: who hears how it goes.
         data: the data, where ``config.data`` is only their name.
         loggers: names in :data:`LOGGERS`, which get what the records get.
+        patience: seconds to wait for another process that is at work in ``out``.
 
     Raises:
         DataError: the data cannot be read, or not be trained on so.
@@ -147,7 +149,7 @@ def train(
     for name in loggers:
         _logger_class(name)
     if data is None:
-        data = load(config.data, config.data_options, listener.news, _drawing(config))
+        data = load(config.data, config.data_options, listener.news, drawing(config))
         for note in data.notes:
             listener.news.say(f"Note: {note}")
     if config.hold_out is None and NONE in data.domains:
@@ -156,7 +158,7 @@ def train(
         )
     config = resolved(config, data)
     directory = RunDirectory(out)
-    with directory.alone():
+    with directory.alone(patience):
         if not directory.begun:
             _try_out(config, data)
         directory.begin(written(config, data))
@@ -171,7 +173,7 @@ def train(
                         data=data,
                         loggers=loggers,
                     )
-                    for name in _held_out_in_turn(data)
+                    for name in held_out_in_turn(data)
                 }
             )
         if directory.finished() is None:
@@ -193,15 +195,20 @@ def path_name(name: str) -> str:
     return f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _held_out_in_turn(data: DomainData) -> list[str]:
+def held_out_in_turn(data: DomainData) -> list[str]:
     """Domains that an estimate holds out: those that leave a source to train on."""
     several = len(data.domains) - len(data.never_sources) > 1
     return [name for name in data.domains if several or name in data.never_sources]
 
 
-def _drawing(config: TrainConfig) -> Generator:
+def drawing(config: TrainConfig) -> Generator:
     """What a built-in data set is drawn from."""
-    return generator_of(config.seed, config.data, f"trial {config.trial}", "data")
+    return generator_of(*drawing_names(config))
+
+
+def drawing_names(config: TrainConfig) -> tuple[object, ...]:
+    """What that derives from."""
+    return config.seed, config.data, f"trial {config.trial}", "data"
 
 
 def _try_out(config: TrainConfig, data: DomainData) -> None:
@@ -209,18 +216,27 @@ def _try_out(config: TrainConfig, data: DomainData) -> None:
     fabric = _fabric(config, "32")
     if config.precision == "16-mixed" and fabric.device.type == "cpu":
         raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
-    trial = (config.seed, data.name, f"trial {config.trial}")
-    method = method_of(config)
     if config.hold_out is None:
-        for name in _held_out_in_turn(data):
+        for name in held_out_in_turn(data):
             left = [each for each in data.domains if each not in (name, *data.never_sources)]
-            require_sources(method, left)
+            require_sources(method_of(config), left)
     with isolated(0):
-        parts = Parts.of(data, config.hold_out, trial)
-        model, _ = _model(config, data, parts)
-        scaler = GradScaler(fabric.device.type, enabled=config.precision == "16-mixed")
-        place = Place(fabric.device, scaler)
-        Fit(data, parts, model.to(fabric.device), method, training_of(config, data), trial, place)
+        fit_of(config, data)
+
+
+def fit_of(config: TrainConfig, data: DomainData) -> Fit:
+    """A training that is begun, but for the record: to see that it can be, and how fast."""
+    fabric = _fabric(config, config.precision)
+    trial = (config.seed, data.name, f"trial {config.trial}")
+    parts = Parts.of(data, config.held_out, trial)
+    model, _ = _model(config, data, parts)
+    model.to(fabric.device)
+    if config.precision != "32":
+        _compute_within(fabric.autocast, model)
+    scaler = GradScaler(fabric.device.type, enabled=config.precision == "16-mixed")
+    training = training_of(config, data)
+    place = Place(fabric.device, scaler)
+    return Fit(data, parts, model, method_of(config), training, trial, place, config.augment)
 
 
 def _run(
@@ -231,10 +247,10 @@ def _run(
     loggers: Sequence[str],
 ) -> None:
     trial = (config.seed, data.name, f"trial {config.trial}")
-    names = (*trial, f"held out {config.hold_out}")
+    names = (*trial, f"held out {' and '.join(config.held_out) or None}")
     fabric = _fabric(config, config.precision, [_logger(name, directory) for name in loggers])
     with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
-        parts = Parts.of(data, config.hold_out, trial)
+        parts = Parts.of(data, config.held_out, trial)
         model, notes = _model(config, data, parts)
         for note in notes:
             listener.news.say(f"Note: {note}")
@@ -365,7 +381,9 @@ def _result(
         config=config,
         task=data.task,
         selected=selected,
-        held_out=directory.unseal().get(selected.step),
+        held_out=None
+        if config.hold_out is None
+        else directory.unseal().get(selected.step, {}).get(config.hold_out),
         estimate=estimate,
         seconds=ended["seconds"],
         warnings=tuple(warned),

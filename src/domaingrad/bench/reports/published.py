@@ -1,0 +1,128 @@
+"""Published numbers beside ours, where data, backbone and selection method match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from domaingrad.bench.protocol import SELECTIONS
+
+from .summary import DataSummary, Summary
+from .tables import score
+
+TRAINING, ORACLE = "training-domain-validation", "oracle-last"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Averages over held-out domains, in %, of one data set."""
+
+    backbones: tuple[str, ...]
+    """Ours that are the published one."""
+    backbone: str
+    """The published one, for people."""
+    size: int | None
+    """Height and width of images, where they are photographs."""
+    averages: dict[str, dict[str, str]]
+    """By method and selection method, as printed."""
+
+
+SOURCE = (
+    "published averages: arXiv 2007.01434 and 2106.02266, 20 draws × 3 trials of 5001 steps, "
+    "oracle at the last checkpoint"
+)
+
+RESNET50 = ("resnet50", "timm:resnet50", "torchvision:resnet50")
+CNN = ("mnist-cnn",)
+
+
+def _rows(
+    erm: tuple[str, str], and_mask: tuple[str, str], sand_mask: tuple[str, str]
+) -> dict[str, dict[str, str]]:
+    names = {"erm": erm, "and-mask": and_mask, "sand-mask": sand_mask}
+    return {
+        name: dict(zip((TRAINING, ORACLE), found, strict=True)) for name, found in names.items()
+    }
+
+
+PUBLISHED: dict[str, Published] = {
+    "colored-mnist": Published(
+        CNN, "MNIST CNN", None,
+        _rows(
+            ("51.5±0.1", "57.8±0.2"), ("51.3±0.2", "58.6±0.4"),
+            ("51.8±0.2", "73.0±1.0 (62.3±1.0 in a later compilation)"),
+        ),
+    ),
+    "rotated-mnist": Published(
+        CNN, "MNIST CNN", None, _rows(("98.0", "97.8"), ("97.6", "97.5"), ("97.4", "97.4"))
+    ),
+    "vlcs": Published(
+        RESNET50, "ResNet-50", 224, _rows(("77.5", "77.6"), ("78.1", "76.4"), ("77.4", "76.2"))
+    ),
+    "pacs": Published(
+        RESNET50, "ResNet-50", 224, _rows(("85.5", "86.7"), ("84.4", "86.4"), ("84.6", "85.9"))
+    ),
+    "office-home": Published(
+        RESNET50, "ResNet-50", 224, _rows(("66.5", "66.4"), ("65.6", "66.1"), ("65.8", "65.9"))
+    ),
+    "terra-incognita": Published(
+        RESNET50, "ResNet-50", 224, _rows(("46.1", "53.0"), ("44.6", "49.8"), ("42.9", "50.2"))
+    ),
+    "spirals": Published(
+        (), "a model that is not known here", None,
+        _rows(("45.8±2.4", "94.2±1.3"), ("88.0±2.9", "96.7±0.3"), ("49.1±5.4", "91.1±2.4")),
+    ),
+}  # fmt: skip
+"""By name of the data."""
+
+COLUMNS = ("data", "selection", "method", "here", "published")
+
+
+def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Rows of :data:`COLUMNS`: our averages beside those published."""
+    for data in summary.data:
+        known = PUBLISHED.get(data.data.name)
+        if known is None or _unlike(summary, data, known) is not None:
+            continue
+        for selection, rows in data.tables.items():
+            for row in rows:
+                printed = known.averages.get(row.method.name, {}).get(selection)
+                if printed is not None:
+                    yield (
+                        data.data.name,
+                        SELECTIONS[selection].title,
+                        row.method.title,
+                        score(row.average),
+                        printed,
+                    )
+
+
+def not_comparable(summary: Summary) -> list[str]:
+    """Why data have no published numbers beside theirs."""
+    found = []
+    for data in summary.data:
+        known = PUBLISHED.get(data.data.name)
+        if known is None:
+            found.append(f"{data.data.name}: no published numbers are known here.")
+        elif (reason := _unlike(summary, data, known)) is not None:
+            found.append(f"{data.data.name}: {reason}")
+    return found
+
+
+def _model(data: DataSummary) -> str:
+    return data.data.recipe.partition(", ")[0]
+
+
+def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None:
+    """In what the runs differ from the published ones, if that makes them another thing."""
+    if data.data.backbone not in known.backbones:
+        return (
+            f"the published numbers are of {known.backbone}, these of {_model(data)}: not "
+            f"comparable."
+        )
+    size = summary.plan.request.data_options.size or 224
+    if known.size not in (None, size):
+        return f"the published numbers are of images at {known.size}², these at {size}²."
+    if known.size is not None and "weights" not in summary.plan.request.settings:
+        return "the published numbers start from ImageNet weights, these do not."
+    return None

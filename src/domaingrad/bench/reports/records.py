@@ -1,0 +1,236 @@
+"""What the runs of a sweep have left, as tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from domaingrad.bench.protocol import (
+    SELECTIONS,
+    Candidate,
+    Selection,
+    training_domain_validation,
+)
+from domaingrad.bench.runs import Checkpoint, HeldOutScores, Plan, PlannedRun, SweepDirectory
+from domaingrad.bench.runs.settings import OPTIMISATION
+
+PLACE = ["data", "method", "held_out", "trial", "draw"]
+"""Columns that say which run with one domain held out."""
+
+Sealed = Mapping[str, HeldOutScores]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A finished run with one domain held out."""
+
+    run: PlannedRun
+    checkpoints: tuple[Checkpoint, ...]
+    sealed: tuple[HeldOutScores, ...]
+    """By checkpoint."""
+    others: tuple[float | None, ...]
+    """By checkpoint: mean score on the other domains, each held out beside it by another run."""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Which run it is."""
+        config = self.run.config
+        return dict(
+            zip(
+                PLACE,
+                (self.run.data, config.method, config.hold_out, config.trial, self.run.draw),
+                strict=True,
+            )
+        )
+
+    def candidates(self) -> Iterable[tuple[Candidate, HeldOutScores]]:
+        """What may be selected, and the scores that it would have."""
+        for checkpoint, sealed, others in zip(
+            self.checkpoints, self.sealed, self.others, strict=True
+        ):
+            yield (
+                Candidate(
+                    draw=self.run.draw,
+                    step=checkpoint.step,
+                    last=checkpoint is self.checkpoints[-1],
+                    source_validation=checkpoint.val_score,
+                    other_domains=others,
+                    held_out_validation=sealed.val,
+                ),
+                sealed,
+            )
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that has finished, and what has not."""
+
+    courses: tuple[Course, ...]
+    finished: int
+    seconds: float
+    missing: Mapping[tuple[str, str, str], tuple[int, tuple[str, ...]]]
+    """By data, method and domains held out: how many runs were planned, why some are not there."""
+    warnings: Mapping[str, int]
+    """What runs warned of, and how many did."""
+
+    def checkpoints(self) -> pd.DataFrame:
+        """One row a run and checkpoint."""
+        columns = [
+            *PLACE, "step", "source_validation", "held_out_score", "held_out_validation",
+            "other_domains", "agreement",
+        ]  # fmt: skip
+        rows = [
+            {
+                **course.place,
+                "step": checkpoint.step,
+                "source_validation": checkpoint.val_score,
+                "held_out_score": sealed.train,
+                "held_out_validation": sealed.val,
+                "other_domains": others,
+                "agreement": checkpoint.agreement,
+            }
+            for course in self.courses
+            for checkpoint, sealed, others in zip(
+                course.checkpoints, course.sealed, course.others, strict=True
+            )
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def numbers(self) -> pd.DataFrame:
+        """What methods told of themselves: one row a run, checkpoint and name of a number."""
+        rows = [
+            {**course.place, "step": checkpoint.step, "name": name, "value": value}
+            for course in self.courses
+            for checkpoint in course.checkpoints
+            for name, value in checkpoint.numbers.items()
+        ]
+        return pd.DataFrame(rows, columns=[*PLACE, "step", "name", "value"])
+
+    def draws(self) -> pd.DataFrame:
+        """Hyper-parameters: one row a run and name, with the scores at its own best validation."""
+        rows = []
+        for course in self.courses:
+            best = training_domain_validation([c.val_score for c in course.checkpoints])
+            config = course.run.config
+            values = {
+                name.replace("_", " "): getattr(config, name)
+                for name in OPTIMISATION
+                if isinstance(getattr(config, name), int | float)
+            } | dict(config.hyperparameters)
+            rows += [
+                {
+                    **course.place,
+                    "name": name,
+                    "value": value,
+                    "source_validation": course.checkpoints[best].val_score,
+                    "held_out_score": course.sealed[best].train,
+                }
+                for name, value in values.items()
+            ]
+        columns = [*PLACE, "name", "value", "source_validation", "held_out_score"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def selected(self, selections: Iterable[str]) -> pd.DataFrame:
+        """One row a selection method, data, method, held-out domain and trial."""
+        groups: dict[tuple[Any, ...], list[Course]] = defaultdict(list)
+        for course in self.courses:
+            groups[tuple(course.place[name] for name in PLACE[:-1])].append(course)
+        rows = []
+        for name in selections:
+            for place, courses in groups.items():
+                row = _selected(SELECTIONS[name], courses)
+                if row is not None:
+                    rows.append({"selection": name, **dict(zip(PLACE, place, strict=False)), **row})
+        columns = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def _selected(selection: Selection, courses: Iterable[Course]) -> dict[str, Any] | None:
+    """The candidate that counts among the draws of one trial."""
+    scores = {
+        (candidate.draw, candidate.step): (candidate, sealed)
+        for course in courses
+        for candidate, sealed in course.candidates()
+    }
+    chosen = selection.select(candidate for candidate, _ in scores.values())
+    if chosen is None:
+        return None
+    return {
+        "draw": chosen.draw,
+        "step": chosen.step,
+        "source_validation": chosen.source_validation,
+        "held_out_score": scores[chosen.draw, chosen.step][1].train,
+    }
+
+
+def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) -> Collected:
+    """Open the sealed scores of everything that has finished.
+
+    Args:
+        directory: of the sweep.
+        plan: its plan.
+        causes: why runs have not finished, by key, where it is not written down.
+    """
+    singles: list[tuple[PlannedRun, tuple[Checkpoint, ...], dict[int, Sealed]]] = []
+    pairs: dict[tuple[Any, ...], dict[int, Sealed]] = {}
+    planned: dict[tuple[str, str, str], int] = defaultdict(int)
+    missing: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    warned: dict[str, int] = defaultdict(int)
+    seconds, finished = 0.0, 0
+    for run in plan.runs:
+        config = run.config
+        cell = (run.data, config.method, " and ".join(config.held_out))
+        planned[cell] += 1
+        there = directory.run(run.key)
+        ended = there.finished() if there is not None else None
+        if there is None or ended is None:
+            begun = "not finished" if there is not None else "not run"
+            cause = causes.get(run.key) or directory.failure(run.key) or begun
+            missing[cell].append(cause.strip().splitlines()[-1])
+            continue
+        finished += 1
+        seconds += ended["seconds"]
+        for text in ended["warnings"]:
+            warned[f"{run.data}, {config.method}: {text}"] += 1
+        if config.also_hold_out is None:
+            singles.append((run, tuple(there.checkpoints()), there.unseal()))
+        else:
+            pairs[_kind(run, frozenset(config.held_out))] = there.unseal()
+    beside = {each.name: each.others for each in plan.data}
+    courses = []
+    for run, checkpoints, sealed in singles:
+        one = run.config.hold_out
+        assert one is not None
+        pairs_of_run = {
+            other: pairs.get(_kind(run, frozenset((one, other))), {})
+            for other in beside[run.data][one]
+        }
+        courses.append(
+            Course(
+                run,
+                checkpoints,
+                tuple(sealed[checkpoint.step][one] for checkpoint in checkpoints),
+                tuple(_others(pairs_of_run, checkpoint.step) for checkpoint in checkpoints),
+            )
+        )
+    return Collected(
+        courses=tuple(courses),
+        finished=finished,
+        seconds=seconds,
+        missing={cell: (planned[cell], tuple(found)) for cell, found in missing.items()},
+        warnings=dict(sorted(warned.items(), key=lambda item: -item[1])),
+    )
+
+
+def _kind(run: PlannedRun, held_out: frozenset[str]) -> tuple[Any, ...]:
+    return run.data, run.config.method, run.config.trial, run.draw, held_out
+
+
+def _others(pairs: Mapping[str, Mapping[int, Sealed]], step: int) -> float | None:
+    """Mean score on the domains held out beside the one in question; ``None`` if one is missing."""
+    scores = [sealed[step][other].train for other, sealed in pairs.items() if step in sealed]
+    return sum(scores) / len(scores) if pairs and len(scores) == len(pairs) else None

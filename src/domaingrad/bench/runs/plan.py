@@ -1,0 +1,336 @@
+"""The plan of a sweep: which runs it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
+from typing import Any
+
+from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, Task, load
+from domaingrad.bench.methods import ALL_METHODS
+from domaingrad.bench.names import look_up
+from domaingrad.bench.protocol import SELECTIONS, drawn
+
+from .fitting import require_sources
+from .settings import (
+    MADE_BY,
+    TrainConfig,
+    config_from,
+    resolved,
+    search_space,
+    training_in_words,
+    written,
+)
+from .training import drawing, held_out_in_turn
+
+NESTED = ("settings", "data_options")
+FORMAT = 1
+"""Number of the layout of a written plan; another number is refused."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a sweep."""
+
+    data: tuple[str, ...]
+    """As for a single training: ``KIND:PATH``, a path, or the name of a built-in data set."""
+    methods: tuple[str, ...]
+    trials: int = 3
+    """Repetitions with fresh splits, initialisation, batches and draws."""
+    draws: int = 1
+    """Draws of hyper-parameters; the first is that of the defaults."""
+    selections: tuple[str, ...] = ("training-domain-validation", "oracle-last", "oracle-best")
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of :class:`TrainConfig` that hold in all runs, and so are not drawn."""
+    data_options: DataOptions = field(default_factory=DataOptions)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: its settings with nothing left open."""
+
+    key: str
+    """Its name, by its content."""
+    data: str
+    """Name of the data."""
+    draw: int
+    config: TrainConfig
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        config = self.config
+        draw = f", draw {self.draw}" if self.draw else ""
+        return (
+            f"{config.method}, {self.data}, trial {config.trial + 1}{draw}, held out "
+            f"{' and '.join(config.held_out)}"
+        )
+
+
+@dataclass(frozen=True)
+class PlannedData:
+    """What a report needs to know of data without reading them."""
+
+    name: str
+    held_out: tuple[str, ...]
+    """The domains that are held out in turn."""
+    others: Mapping[str, tuple[str, ...]]
+    """For each of these, the domains that are held out beside it for leave-one-domain-out."""
+    task: Task
+    classes: int
+    summary: str
+    source: str
+    backbone: str
+    steps: int
+    recipe: str
+    """How models are trained, in words."""
+    chosen: str
+    """How that came about."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, and the runs that it takes."""
+
+    request: Request
+    data: tuple[PlannedData, ...]
+    runs: tuple[PlannedRun, ...]
+    made_by: Mapping[str, Any]
+    """Versions and fingerprints that decide the numbers."""
+
+    def to_json(self) -> str:
+        """For a file; :meth:`from_json` reads it."""
+        runs = [
+            {"key": run.key, "data": run.data, "draw": run.draw, "config": asdict(run.config)}
+            for run in self.runs
+        ]
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "request": asdict(self.request),
+                "made_by": self.made_by,
+                "data": [asdict(each) for each in self.data],
+                "runs": runs,
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            ValueError: no plan of this version.
+        """
+        try:
+            document = json.loads(text)
+            found = document.get("format")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"no JSON of a plan ({error})") from error
+        if found != FORMAT:
+            raise ValueError(f"expected a plan of format {FORMAT}; found {found}")
+        request = document["request"]
+        options = _with_tuples(request.pop("data_options"))
+        return cls(
+            request=Request(**_with_tuples(request), data_options=DataOptions(**options)),
+            data=tuple(
+                PlannedData(
+                    **_with_tuples(each)
+                    | {"others": {name: tuple(rest) for name, rest in each["others"].items()}}
+                )
+                for each in document["data"]
+            ),
+            runs=tuple(
+                PlannedRun(run["key"], run["data"], run["draw"], config_from(run["config"]))
+                for run in document["runs"]
+            ),
+            made_by=document["made_by"],
+        )
+
+
+def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[str, DomainData]]:
+    """All runs that the request takes, trial by trial, so that an interrupted sweep is even.
+
+    Every method on all data with every domain held out in turn, ``trials`` times ``draws``; where
+    leave-one-domain-out is among the selections, also with every other source held out beside it.
+
+    Args:
+        request: what is asked for.
+        news: who hears of reading data.
+
+    Returns:
+        The plan, and the data of the first trial by name.
+
+    Raises:
+        UnknownNameError: a name in no list.
+        ValueError: a number or a setting that makes no sense, data that cannot be read or have too
+            few domains for a method.
+    """
+    request = _checked(request)
+    news = news or News()
+    read: dict[str, DomainData] = {}
+    planned, kinds, prints = [], [], {}
+    for given in request.data:
+        first = TrainConfig(given, None, seed=request.seed, data_options=request.data_options)
+        data = load(given, request.data_options, news, drawing(first))
+        if data.name in read:
+            raise DataError(
+                f"two of --data are called {data.name}; give one of them another name, or compare "
+                f"them in two sweeps."
+            )
+        for note in data.notes:
+            news.say(f"Note: {data.name}: {note}")
+        read[data.name] = data
+        prints[data.name] = data.fingerprint
+        kinds.append(_described(data, request, given))
+    by_trial = [
+        (trial, draw, given, read[kind.name], kind)
+        for trial in range(request.trials)
+        for draw in range(request.draws)
+        for given, kind in zip(request.data, kinds, strict=True)
+    ]
+    made_by: dict[str, Any] = {}
+    for trial, draw, given, data, kind in by_trial:
+        for held_out in _held_out(kind, request):
+            for method in request.methods:
+                config = _config(request, given, data, held_out, method, trial, draw)
+                settings = written(config, data)
+                made_by = settings[MADE_BY] | {"data": prints}
+                key = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+                planned.append(PlannedRun(key, data.name, draw, config))
+    return Plan(request, tuple(kinds), tuple(planned), made_by), read
+
+
+def _checked(request: Request) -> Request:
+    """Without names given twice.
+
+    Raises:
+        UnknownNameError: a name in no list.
+        ValueError: a number that makes no sense.
+    """
+    for count, what in ((request.trials, "trials"), (request.draws, "draws")):
+        if count < 1:
+            raise ValueError(f"{what} must be at least 1; found {count}.")
+    for name in request.methods:
+        look_up("method", name, ALL_METHODS)
+    for name in request.selections:
+        look_up("selection method", name, SELECTIONS)
+    known = {entry.name for entry in fields(TrainConfig)}
+    settings = {name: value for name, value in request.settings.items() if value is not None}
+    for name in settings:
+        look_up("setting", name, dict.fromkeys(sorted(known)))
+    return replace(
+        request,
+        settings=settings,
+        data=tuple(dict.fromkeys(request.data)),
+        methods=tuple(dict.fromkeys(request.methods)),
+        selections=tuple(dict.fromkeys(request.selections)),
+    )
+
+
+def _held_out(kind: PlannedData, request: Request) -> Iterator[tuple[str, ...]]:
+    """Domains to hold out together: each alone, and pairs where a selection method takes them."""
+    yield from ((name,) for name in kind.held_out)
+    if any(SELECTIONS[name].needs_pairs for name in request.selections):
+        pairs = [(one, other) for one in kind.held_out for other in kind.others[one]]
+        yield from {frozenset(pair): pair for pair in reversed(pairs)}.values()
+
+
+def _config(
+    request: Request,
+    given: str,
+    data: DomainData,
+    held_out: tuple[str, ...],
+    method: str,
+    trial: int,
+    draw: int,
+) -> TrainConfig:
+    """The settings of one run, with what the draw says of them."""
+    names = (request.seed, data.name, f"trial {trial}")
+    optimisation = {
+        name: distribution
+        for name, distribution in search_space(data).items()
+        if name not in request.settings
+    }
+    config = TrainConfig(
+        given,
+        held_out[0],
+        also_hold_out=held_out[1] if len(held_out) > 1 else None,
+        method=method,
+        hyperparameters=drawn(ALL_METHODS[method].search, draw, *names),
+        data_options=request.data_options,
+        seed=request.seed,
+        trial=trial,
+    )
+    settings: dict[str, Any] = drawn(optimisation, draw, *names) | dict(request.settings)
+    return resolved(replace(config, **settings), data)
+
+
+def _described(data: DomainData, request: Request, given: str) -> PlannedData:
+    """Name what is held out, and what the reader of a report wants to know.
+
+    Raises:
+        DataError: too few domains.
+    """
+    own = DATA_SETS[data.name] if data.built_in else None
+    sources = [name for name in data.domains if name not in data.never_sources]
+    held_out = held_out_in_turn(data) if own is None else own.held_out
+    others = {one: tuple(name for name in sources if name != one) for one in held_out}
+    pairs = any(SELECTIONS[name].needs_pairs for name in request.selections)
+    for one in held_out:
+        for method in request.methods:
+            left = list(others[one])
+            require_sources(ALL_METHODS[method], left)
+            if pairs and len(left) - 1 < ALL_METHODS[method].fewest_sources:
+                raise DataError(
+                    f"leave-one-domain-out selection holds out two domains at a time; {data.name} "
+                    f"then has {len(left) - 1} left to train on, and {method} takes "
+                    f"{ALL_METHODS[method].fewest_sources}. Leave that selection method out."
+                )
+    config = TrainConfig(given, held_out[0], data_options=request.data_options, **request.settings)
+    config = resolved(config, data)
+    assert config.backbone is not None
+    assert config.steps is not None
+    recipe, chosen = training_in_words(config, data)
+    samples = sum(len(domain) for domain in data.domains.values())
+    what = f"{len(data.classes)} classes" if data.task == "classification" else data.task
+    return PlannedData(
+        name=data.name,
+        held_out=tuple(held_out),
+        others=others,
+        task=data.task,
+        classes=len(data.classes) if data.task == "classification" else 2,
+        summary=own.summary if own else f"{', '.join(data.domains)}; {what}, {samples:,} samples.",
+        source=own.source if own else f"fingerprint {data.fingerprint}",
+        backbone=config.backbone,
+        steps=config.steps,
+        recipe=recipe,
+        chosen=chosen,
+    )
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def differences(one: Request, other: Request) -> Iterator[tuple[str, Any, Any]]:
+    """What is asked differently: name, there, here."""
+    flat = [
+        {name: value for name, value in vars(request).items() if name not in NESTED}
+        | dict(request.settings)
+        | vars(request.data_options)
+        for request in (one, other)
+    ]
+    for name in dict.fromkeys([*flat[0], *flat[1]]):
+        there, here = (each.get(name) for each in flat)
+        if there != here:
+            yield name, there, here
+
+
+def extends(plan: Plan, there: Plan) -> bool:
+    """Whether the plan has all runs of another, and more."""
+    return {run.key for run in there.runs} < {run.key for run in plan.runs}

@@ -1,0 +1,172 @@
+"""The directory of a sweep: its plan, its runs, what has failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .directory import LOCK, PART, RunDirectory, RunDirectoryError, room
+from .plan import Plan, differences, extends
+
+PLAN = "plan.json"
+RUNS = "runs"
+FAILURES = "failures"
+
+
+class SweepDirectory:
+    """Everything that a sweep leaves.
+
+    ``plan.json`` says what was asked for and which runs that takes; ``runs/KEY`` is the directory
+    of a run, as ``domaingrad train`` leaves it; ``failures/KEY.txt`` is what a run has died of.
+
+    Args:
+        path: made if missing.
+
+    Raises:
+        RunDirectoryError: it cannot be made or written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name in (RUNS, FAILURES):
+                (path / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write to --out {path}: {error.strerror}. Choose a directory of your own."
+            ) from error
+
+    @classmethod
+    def at(cls, path: Path) -> SweepDirectory | None:
+        """One that may be there."""
+        return cls(path) if (path / PLAN).is_file() else None
+
+    @classmethod
+    def existing(cls, path: Path) -> SweepDirectory:
+        """One that is there.
+
+        Raises:
+            RunDirectoryError: there is no sweep.
+        """
+        if not (path / PLAN).is_file():
+            raise RunDirectoryError(
+                f"{path} is no sweep: it has no {PLAN}. Name the --out of domaingrad sweep or "
+                f"compare."
+            )
+        return cls(path)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other sweeps out; the lock ends with the process, however that ends.
+
+        Raises:
+            RunDirectoryError: another sweep is at work here.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirectoryError(
+                f"another sweep is at work in {self.path}. Wait for it, or choose another --out."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, plan: Plan, extend: bool) -> None:
+        """Write down the plan, or see that it is what is there.
+
+        Args:
+            plan: what is to be run.
+            extend: whether a plan that goes beyond the one that is there takes its place.
+
+        Raises:
+            RunDirectoryError: there is another plan.
+        """
+        if (self.path / PLAN).exists():
+            there = self.plan()
+            if plan == there:
+                return
+            if not (extends(plan, there) and extend):
+                raise RunDirectoryError(self._another(plan, there))
+        self.replace(plan)
+
+    def replace(self, plan: Plan) -> None:
+        """Write down the plan, whatever was there; runs that it shares with it are kept."""
+        path, part = self.path / PLAN, self.path / f"{PLAN}{PART}"
+        with room(PLAN, self.path), part.open("w", encoding="utf-8") as file:
+            file.write(plan.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def _another(self, plan: Plan, there: Plan) -> str:
+        """What differs, and what to do."""
+        found = [
+            f"{name} is {old!r} there and {new!r} here"
+            for name, old, new in differences(there.request, plan.request)
+        ]
+        found += [
+            f"{name} is {there.made_by.get(name)} there and {new} here"
+            for name, new in plan.made_by.items()
+            if there.made_by.get(name) != new
+        ]
+        told = "; ".join(found) or "other runs"
+        if extends(plan, there):
+            return f"{self.path} holds a smaller sweep: {told}. Add --extend to go on with it."
+        return (
+            f"{self.path} holds another sweep: {told}. Choose another --out, or give the command "
+            f"that began it; with --extend it takes more data, methods, trials, draws or selection "
+            f"methods, and nothing else may differ."
+        )
+
+    def plan(self) -> Plan:
+        """What was asked for.
+
+        Raises:
+            RunDirectoryError: it cannot be read.
+        """
+        path = self.path / PLAN
+        try:
+            return Plan.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(
+                f"{path} is no plan of this version ({error}); restore it, or choose another --out."
+            ) from error
+
+    def place(self, key: str) -> Path:
+        """Where a run is, or will be."""
+        return self.path / RUNS / key
+
+    def run(self, key: str) -> RunDirectory | None:
+        """A run that has begun."""
+        directory = RunDirectory(self.place(key)) if self.place(key).is_dir() else None
+        return directory if directory is not None and directory.begun else None
+
+    def finished(self, key: str) -> bool:
+        """Whether a run has ended well."""
+        directory = self.run(key)
+        return directory is not None and directory.finished() is not None
+
+    def fail(self, key: str, cause: str) -> None:
+        """Write down what a run has died of."""
+        with room(FAILURES, self.path):
+            self._failure(key).write_text(cause, encoding="utf-8")
+
+    def forgive(self, key: str) -> None:
+        """Forget it."""
+        self._failure(key).unlink(missing_ok=True)
+
+    def failure(self, key: str) -> str | None:
+        """What a run has died of."""
+        path = self._failure(key)
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def _failure(self, key: str) -> Path:
+        return self.path / FAILURES / f"{key}.txt"
