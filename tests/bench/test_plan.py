@@ -102,6 +102,13 @@ def test_leave_one_domain_out_adds_each_pair_once_and_nothing_else():
     assert len(plan.runs) == 2 * (6 + 15)
 
 
+def test_domains_to_hold_out_can_be_chosen():
+    plan = planned(hold_out=("-90%", "+90%"), data=("colored-digits",))
+    assert [run.config.hold_out for run in plan.runs[:4]] == ["-90%", "-90%", "+90%", "+90%"]
+    assert plan.data[0].held_out == ("-90%", "+90%")
+    assert {run.key for run in plan.runs} < {run.key for run in planned().runs}
+
+
 def test_a_domain_that_is_only_held_out_is_paired_with_every_source():
     plan = planned(
         data=("spirals",), methods=("erm",), draws=1, trials=1,
@@ -153,6 +160,7 @@ def test_what_is_no_plan_is_refused(text):
         ({"settings": {"step": 3}}, "no setting 'step'; did you mean 'steps'"),
         ({"settings": {"batch": 0}}, "batch must be at least 1; found 0"),
         ({"settings": {"learning_rate": -1}}, "learning-rate must be positive"),
+        ({"hold_out": ("sketch",)}, "found sketch, and it has \\+90%, \\+80%, -90%"),
         ({"trials": 0}, "trials must be at least 1; found 0"),
         ({"draws": 0}, "draws must be at least 1; found 0"),
         ({"data_options": DataOptions(size=3)}, "take no size"),

@@ -33,6 +33,10 @@ def sweep(
         list[str],
         typer.Option(help=f"Repeated or with commas: {', '.join(METHODS)}."),
     ] = ["erm", "and-mask", "sand-mask", "agr-sum"],  # noqa: B006 - typer reads it
+    hold_out: Annotated[
+        list[str],
+        typer.Option(help="Domains to hold out in turn, repeated or with commas.  [default: all]"),
+    ] = [],  # noqa: B006
     draws: Annotated[
         int, typer.Option(help="Draws of hyper-parameters; the first is that of the defaults.")
     ] = 20,
@@ -126,6 +130,7 @@ def sweep(
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
+            hold_out=options.listed(hold_out) or (),
             seed=seed,
             settings=settings,
             data_options=DataOptions(**reading),

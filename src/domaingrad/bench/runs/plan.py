@@ -42,6 +42,8 @@ class Request:
     draws: int = 1
     """Draws of hyper-parameters; the first is that of the defaults."""
     selections: tuple[str, ...] = ("training-domain-validation", "oracle-last", "oracle-best")
+    hold_out: tuple[str, ...] = ()
+    """The domains to hold out in turn, of each data those that it has; none for all."""
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of :class:`TrainConfig` that hold in all runs, and so are not drawn."""
@@ -228,6 +230,7 @@ def _checked(request: Request) -> Request:
         settings=settings,
         data=tuple(dict.fromkeys(request.data)),
         methods=tuple(dict.fromkeys(request.methods)),
+        hold_out=tuple(dict.fromkeys(request.hold_out)),
         selections=tuple(dict.fromkeys(request.selections)),
     )
 
@@ -278,7 +281,14 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
     """
     own = DATA_SETS[data.name] if data.built_in else None
     sources = [name for name in data.domains if name not in data.never_sources]
-    held_out = held_out_in_turn(data) if own is None else own.held_out
+    held_out = tuple(held_out_in_turn(data)) if own is None else own.held_out
+    if request.hold_out:
+        held_out = tuple(name for name in request.hold_out if name in held_out)
+    if not held_out:
+        raise DataError(
+            f"expected domains of {data.name} to hold out; found {', '.join(request.hold_out)}, "
+            f"and it has {', '.join(data.domains)}."
+        )
     others = {one: tuple(name for name in sources if name != one) for one in held_out}
     pairs = any(SELECTIONS[name].needs_pairs for name in request.selections)
     for one in held_out:
@@ -300,7 +310,7 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
     what = f"{len(data.classes)} classes" if data.task == "classification" else data.task
     return PlannedData(
         name=data.name,
-        held_out=tuple(held_out),
+        held_out=held_out,
         others=others,
         task=data.task,
         classes=len(data.classes) if data.task == "classification" else 2,

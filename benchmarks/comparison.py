@@ -1,0 +1,353 @@
+"""The comparison of the README: seven methods on six data sets, by `domaingrad sweep`.
+
+    python benchmarks/comparison.py --shared DIR [--jobs 2] [--only NAME] [--page]
+
+DIR holds what cannot be handed on: ``pacs64.zip`` (PACS at 64²), ``weights/`` (SqueezeNet 1.0's,
+with torchvision's names), ``mnist/``, ``usps/`` and ``mnist_m/`` in their usual files, and
+``heart_disease_4sites.csv.gz``. Data are prepared below ``runs/comparison``, and so are the sweeps,
+which go on where they were left. ``--page`` writes the pages from what is there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from zipfile import ZipFile
+
+import numpy as np
+import pandas as pd
+import typer
+from PIL import Image
+from timing import RESULTS, environment
+
+from domaingrad.bench.methods import METHODS
+from domaingrad.bench.protocol import training_domain_validation
+from domaingrad.bench.reports import Summary, missing_lines, summarise
+from domaingrad.bench.reports.inspection import inspect_run
+from domaingrad.bench.reports.tables import (
+    CAPTION,
+    PAIRED,
+    PAIRED_COLUMNS,
+    SIDE_BY_SIDE,
+    columns,
+    how,
+    paired_texts,
+    row_texts,
+    side_by_side,
+)
+from domaingrad.bench.runs import RunDirectory, SweepDirectory
+
+COMPARED = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad", "gsnr-dropout")
+TRAINED = ("erm", "and-mask", "sand-mask", "agr-sum")
+"""Those whose single runs with default hyper-parameters are a page of their own."""
+
+KEPT_OF_MNIST = (8000, 2000)
+"""Of the training and of the test digits: a seventh, so that two cores can evaluate them."""
+KEPT_DIGITS = 2000
+"""Of each of MNIST, MNIST-M and USPS."""
+OUT = Path("runs/comparison")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One sweep."""
+
+    name: str
+    title: str
+    words: str
+    """What was scaled down."""
+    prepare: Callable[[Path, Path], None]
+    """From where the sources are to where the data go."""
+    command: str
+    """Arguments of the sweep; DATA stands for where the data are, SHARED for the sources."""
+
+    def arguments(self, data: str, shared: str) -> list[str]:
+        """With the places filled in."""
+        text = self.command.replace("DATA", data).replace("SHARED", shared)
+        return ["sweep", *shlex.split(text), "--methods", ",".join(COMPARED)]
+
+
+def nothing(_: Path, __: Path) -> None:
+    """Built-in data."""
+
+
+def idx(path: Path) -> np.ndarray:
+    """What an idx file holds."""
+    raw = gzip.decompress(path.read_bytes())
+    dimensions = raw[3]
+    shape = np.frombuffer(raw, ">i4", dimensions, 4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def mnist(shared: Path, data: Path) -> None:
+    """The first digits of both parts of MNIST, as idx files."""
+    for part, kept in zip(("train", "t10k"), KEPT_OF_MNIST, strict=True):
+        for kind in ("images-idx3", "labels-idx1"):
+            name = f"{part}-{kind}-ubyte.gz"
+            array = idx(shared / "mnist" / name)[:kept]
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (data / name).write_bytes(gzip.compress(head + array.tobytes(), mtime=0))
+
+
+def heart(shared: Path, data: Path) -> None:
+    """Disease if the table's ``num`` is above 0."""
+    rows = pd.read_csv(shared / "heart_disease_4sites.csv.gz")
+    rows["disease"] = rows.pop("num").gt(0).map({True: "yes", False: "no"})
+    rows.to_csv(data / "heart.csv", index=False)
+
+
+def pacs(shared: Path, data: Path) -> None:
+    """The archive."""
+    with ZipFile(shared / "pacs64.zip") as archive:
+        for name in archive.namelist():
+            if name.startswith("PACS/") and not name.startswith("PACS/splits"):
+                archive.extract(name, data)
+
+
+def digits(shared: Path, data: Path) -> None:
+    """MNIST, MNIST-M and USPS as a folder; MNIST's are none that MNIST-M's are made of."""
+    images, labels = (
+        idx(shared / "mnist" / f"train-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")
+    )
+    _save(data / "mnist", images[-KEPT_DIGITS:], labels[-KEPT_DIGITS:])
+    sheet = np.asarray(Image.open(shared / "mnist_m" / "mnist_m_test.jpg").convert("RGB"))
+    tiles = sheet.reshape(-1, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
+    labels = np.load(shared / "mnist_m" / "mnist_m_test_labels.npy")
+    _save(data / "mnist-m", tiles[:KEPT_DIGITS], labels[:KEPT_DIGITS])
+    rows = np.loadtxt(shared / "usps" / "zip.train.gz")[:KEPT_DIGITS]
+    images = ((rows[:, 1:] + 1) * 127.5).round().astype(np.uint8).reshape(-1, 16, 16)
+    _save(data / "usps", images, rows[:, 0].astype(int))
+
+
+def _save(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number:05}.png")
+
+
+STUDIES = (
+    Study(
+        "spirals", "Spirals", "3 draws where the benchmark has 20.",
+        nothing,
+        "--data spirals --draws 3 --trials 3",
+    ),
+    Study(
+        "heart", "Heart disease, four hospitals",
+        "Disease if the table's `num` is above 0. `ca` and `thal` are left out: they are nearly "
+        "all missing outside Cleveland. 300 steps, 3 draws.",
+        heart,
+        "--data DATA/heart.csv --target disease --domain site --missing ? --categorical "
+        "cp,restecg,slope --drop ca,thal --draws 3 --trials 3 --steps 300 --checkpoints 5 "
+        "--selection training-domain-validation,leave-one-domain-out,oracle-last,oracle-best",
+    ),
+    Study(
+        "colored-mnist", "ColoredMNIST",
+        "The first 10,000 of 70,000 digits; 150 steps of 16 per domain where the benchmark takes "
+        "5,000 of 64; one draw (defaults), one trial.",
+        mnist,
+        "--data colored-mnist:DATA --draws 1 --trials 1 --steps 150 --batch 16 --checkpoints 2",
+    ),
+    Study(
+        "pacs", "PACS at 64²",
+        "SqueezeNet 1.0 with ImageNet weights at 64² where the benchmark has ResNet-50 at 224²; "
+        "80 steps of 16 per domain where it takes 5,000 of 32; one draw (defaults but for the "
+        "learning rate), one trial.",
+        pacs,
+        "--data pacs:DATA/PACS --size 64 --backbone torchvision:squeezenet1_0 --weights "
+        "SHARED/weights/squeezenet1_0_imagenet.npz --draws 1 --trials 1 --steps 80 --batch 16 "
+        "--learning-rate 2e-4 --checkpoints 1",
+    ),
+    Study(
+        "rotated-mnist", "RotatedMNIST",
+        "The first 10,000 of 70,000 digits; two of six domains held out, the outermost angles; "
+        "150 steps of 16 per domain where the benchmark takes 5,000 of 64; one draw (defaults), "
+        "one trial.",
+        mnist,
+        "--data rotated-mnist:DATA --hold-out 0°,75° --draws 1 --trials 1 --steps 150 --batch 16 "
+        "--checkpoints 1",
+    ),
+    Study(
+        "digits", "MNIST, MNIST-M, USPS",
+        f"{KEPT_DIGITS:,} digits of each; no digit of MNIST's is one that MNIST-M's are made of. "
+        "150 steps of 16 per domain; one draw (defaults but for the learning rate), one trial.",
+        digits,
+        "--data folder:DATA --size 32 --no-augment --backbone mnist-cnn --learning-rate 1e-3 "
+        "--draws 1 --trials 1 --steps 150 --batch 16 --checkpoints 1",
+    ),
+)  # fmt: skip
+
+
+def carry_out(study: Study, shared: Path, jobs: int) -> None:
+    """Prepare the data once, and sweep."""
+    data = OUT / "data" / study.name
+    if not data.exists():
+        data.mkdir(parents=True)
+        study.prepare(shared, data)
+    arguments = study.arguments(str(data), str(shared))
+    arguments += ["--accelerator", "cpu", "--keep-models", "--jobs", str(jobs)]
+    command = [sys.executable, "-m", "domaingrad", *arguments, "--out", str(OUT / study.name)]
+    subprocess.run(command, check=False)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+def section(study: Study, summary: Summary, directory: SweepDirectory) -> Iterator[str]:
+    """One data set of the page."""
+    (data,) = summary.data
+    yield f"## {study.title}"
+    yield f"`domaingrad {shlex.join(study.arguments('DATA', 'SHARED'))}`"
+    yield f"{study.words} {how(summary, data)}: {data.data.recipe}; {data.data.chosen}."
+    draws = summary.plan.request.draws
+    yield table(columns(data), [row_texts(data, row, draws) for row in data.methods])
+    heads = ["average by selection method", *data.tables]
+    yield table(heads, list(side_by_side(data)))
+    if paired := list(paired_texts(data)):
+        yield table(PAIRED_COLUMNS, paired)
+    if conflicts := list(conflict(summary, directory)):
+        heads = ["held out", "mean cosine", "sign agreement", "same domain", "other domain"]
+        yield table(heads, conflicts)
+    if missing := missing_lines(summary):
+        yield "Missing:\n" + "\n".join(f"- {line}" for line in missing)
+    yield f"{summary.finished} runs, {summary.seconds / 60:.0f} minutes of one core."
+
+
+def conflict(summary: Summary, directory: SweepDirectory) -> Iterator[tuple[str, ...]]:
+    """`domaingrad inspect` of ERM's models of the first trial and draw."""
+    for run in summary.plan.runs:
+        config = run.config
+        first = (config.method, config.trial, run.draw, config.also_hold_out) == ("erm", 0, 0, None)
+        if not first or not directory.finished(run.key):
+            continue
+        found = inspect_run(RunDirectory(directory.place(run.key)))
+        alike = ["–", "–"]
+        if found.similarity is not None:
+            alike = [
+                f"{each.mean:.2f} ({each.low:.2f} to {each.high:.2f})"
+                for each in (found.similarity.intra, found.similarity.inter)
+            ]
+        yield (
+            str(config.hold_out),
+            f"{found.conflict.mean_cosine:.2f}",
+            f"{100 * found.conflict.agreement:.1f} %",
+            *alike,
+        )
+
+
+def trained(study: Study, summary: Summary) -> Iterator[str]:
+    """The runs with default hyper-parameters, as a table of the page on training."""
+    (data,) = summary.data
+    points = summary.checkpoints.query("draw == 0")
+    held_out = data.data.held_out
+    rows = []
+    for method in TRAINED:
+        scores = {domain: _scores(points, method, domain) for domain in held_out}
+        if not all(scores.values()):
+            continue
+        sources = _scores(points, method, None)
+        means = {domain: float(np.mean(found)) for domain, found in scores.items()}
+        worst = min(means, key=lambda domain: means[domain])
+        rows.append(
+            [
+                METHODS[method].title,
+                _cell(sources),
+                *(_cell(scores[domain]) for domain in held_out),
+                f"{100 * np.mean(list(means.values())):.1f}",
+                f"{100 * means[worst]:.1f} ({worst})",
+            ]
+        )
+    options = study.command.partition("--draws")
+    rest = options[2].split(" ", 2)[-1].partition("--trials")[2].strip().split(" ", 1)
+    more = rest[1].partition("--selection")[0].strip() if len(rest) > 1 else ""
+    before = options[0].partition("--hold-out")[0].strip()
+    yield f"## {study.title}"
+    yield f"`domaingrad train {before} {more} --method METHOD --hold-out DOMAIN --trial TRIAL`"
+    yield study.words
+    yield table(["method", "sources", *held_out, "average", "worst"], rows)
+
+
+def _scores(points: pd.DataFrame, method: str, domain: str | None) -> list[float]:
+    """By trial, at the checkpoint with the best source validation; of the sources for no domain."""
+    own = points[points["method"] == method]
+    found = []
+    for _, trial in own.groupby("trial"):
+        values = []
+        for name, course in trial.groupby("held_out"):
+            best = course.iloc[training_domain_validation(list(course["source_validation"]))]
+            if domain is None or name == domain:
+                values.append(best["source_validation" if domain is None else "held_out_score"])
+        if values:
+            found.append(float(np.mean(values)))
+    return found
+
+
+def _cell(values: Sequence[float]) -> str:
+    error = f"±{100 * np.std(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.1f}{error}"
+
+
+def write_pages(jobs: int) -> None:
+    """From the sweeps that are there."""
+    comparison = [
+        "# Seven methods on six data sets",
+        f"`python benchmarks/comparison.py --shared DIR --jobs {jobs}`",
+        environment(),
+        "The protocol is DomainBed's (arXiv 2007.01434), scaled down to what two cores can do; "
+        "what is scaled is said at each data set. Paths in commands are shortened (DATA, SHARED). "
+        f"{CAPTION} {SIDE_BY_SIDE} {PAIRED}",
+        "Conflict: `domaingrad inspect` of ERM's models (first trial, defaults, at the selected "
+        "checkpoint), 64 samples of each source: mean cosine between the sources' gradients, share "
+        "of components on whose sign all agree, and cosines between batches of one class from the "
+        "same and from other domains (95 % by bootstrap).",
+    ]
+    single = [
+        "# Training with one domain held out",
+        f"`python benchmarks/comparison.py --shared DIR --jobs {jobs}`",
+        environment(),
+        "Each run is what the command beside its table does with default hyper-parameters; they "
+        "are the first draw of the [comparison](comparison.md). Accuracy in %, mean ± standard "
+        "error over trials (ddof 0), at the checkpoint with the best source validation, which is "
+        "what *sources* shows; then on 80 % of each domain while it is held out. Nothing is tuned.",
+    ]
+    for study in STUDIES:
+        place = OUT / study.name
+        directory = SweepDirectory.at(place)
+        if directory is None:
+            continue
+        summary = summarise(directory)
+        if not summary.finished:
+            continue
+        comparison += section(study, summary, directory)
+        if study.name not in ("spirals", "digits"):
+            single += trained(study, summary)
+    for name, parts in (("comparison", comparison), ("train", single)):
+        (RESULTS / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def main(
+    shared: Annotated[Path | None, typer.Option(help="Where the sources are.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
+    only: Annotated[str, typer.Option(help="One data set.")] = "",
+    page: Annotated[bool, typer.Option("--page", help="Write the pages alone.")] = False,
+) -> None:
+    """Run what is not there yet, and write the pages."""
+    for study in STUDIES:
+        if not page and study.name.startswith(only):
+            if shared is None:
+                raise typer.BadParameter("--shared DIR is where the sources are.")
+            carry_out(study, shared.absolute(), jobs)
+            write_pages(jobs)
+    write_pages(jobs)
+
+
+if __name__ == "__main__":
+    typer.run(main)
