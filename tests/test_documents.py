@@ -15,18 +15,20 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_loops_of_the_readme_train():
+def test_the_loops_of_the_readme_train(tmp_path):
     torch.manual_seed(0)
     domain, y = torch.arange(96) % 3, torch.randint(2, (96,))
     # All inputs tell the class, so that what is dropped can be made up for.
     x = torch.randn(96, 5) + 2.0 * y[:, None] - 1.0
     mixed, by_domain, dropout, watched = blocks("README.md")
     (in_full,) = blocks("docs/gsnr.md")
+    (drawn,) = blocks("docs/comparing.md")
     loader = {"loader": DataLoader(TensorDataset(x, y, domain), batch_size=24)}
     for block, loader_or_batches in (
         (mixed, loader),
         (dropout, loader),
         (watched, loader),
+        (drawn.replace("conflict.png", str(tmp_path / "conflict.png")), loader),
         (in_full, loader),
         (by_domain, {"batches": {e: (x[domain == e], y[domain == e]) for e in range(3)}}),
     ):
@@ -74,6 +76,6 @@ def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, caps
 
 def test_no_place_is_left_to_fill_in():
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
-    pages += ("docs/training.md",)
+    pages += ("docs/training.md", "docs/comparing.md")
     for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name

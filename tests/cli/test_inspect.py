@@ -60,6 +60,16 @@ def test_the_tables_name_domains_and_layers(trained):
     assert "-90%" not in shown
 
 
+def test_a_picture_is_drawn_and_a_place_that_is_none_is_told(trained, tmp_path):
+    picture = tmp_path / "conflict.svg"
+    assert run("inspect", trained, "--samples", 8, "--plot", picture).exit_code == 0
+    drawn = picture.read_text()
+    assert drawn.count('<g id="axes_') == 4 + 1  # four panels and the scale of the colours
+    for path in (tmp_path / "no" / "folder.png", tmp_path / "conflict.xyz"):
+        failed = run("inspect", trained, "--samples", 8, "--plot", path)
+        assert (failed.exit_code, "cannot be written" in failed.stderr) == (2, True)
+
+
 def test_what_cannot_be_inspected_is_told(trained, tmp_path):
     few = run("inspect", trained, "--samples", 2)
     assert (few.exit_code, "at least 4; found 2" in few.stderr) == (2, True)

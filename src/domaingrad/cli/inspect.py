@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from domaingrad.bench.domains import DataError
 from domaingrad.bench.reports.inspection import Inspection, inspect_run
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.inspect import Interval
+from domaingrad.inspect import Interval, plot_conflict
 
 from .errors import bad_input
 from .evaluate import Run
@@ -23,6 +25,9 @@ def inspect(
     run: Run,
     samples: Annotated[int, typer.Option(help="Samples of each source domain.")] = 64,
     seed: Annotated[int, typer.Option(help="From which the samples are drawn.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="A picture of it: a .png, .svg or .pdf to write.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """See where the source domains' gradients conflict, at a trained model.
@@ -31,11 +36,13 @@ def inspect(
     signal-to-noise ratio, layer by layer; and whether batches of one domain are more alike than
     batches of different domains, class by class. The domain held out is not looked at.
 
-    - `domaingrad inspect runs/train/PACS-sketch-erm-1a2b3c4d --samples 32`
+    - `domaingrad inspect runs/train/PACS-sketch-erm-1a2b3c4d --samples 32 --plot conflict.png`
     """
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
         found = inspect_run(RunDirectory.existing(run), samples, seed, view.listener.news)
+        if plot is not None:
+            _draw(found, plot)
     if as_json:
         typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
         return
@@ -48,6 +55,21 @@ def inspect(
             f"{_interval(found.similarity.inter)} between domains (95 % by bootstrap).",
             highlight=False,
         )
+
+
+def _draw(found: Inspection, path: Path) -> None:
+    """Draw it.
+
+    Raises:
+        DataError: it cannot be written there.
+    """
+    try:
+        plot_conflict(found.conflict, path, found.domains, found.gsnr)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the plot cannot be written to {path} ({error}); name a .png, .svg or .pdf in a "
+            f"folder that is there."
+        ) from error
 
 
 def _cosines(found: Inspection) -> Table:

@@ -2,6 +2,7 @@
 
 from .agreement import sign_agreement
 from .conflict import Conflict, ConflictWatch, Relation, conflict
+from .plots import plot_conflict, plot_watch
 from .similarity import Interval, Similarity, similarity
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Relation",
     "Similarity",
     "conflict",
+    "plot_conflict",
+    "plot_watch",
     "sign_agreement",
     "similarity",
 ]

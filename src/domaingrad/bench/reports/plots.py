@@ -201,7 +201,7 @@ def _draw_draws(data: DataSummary) -> Figure:
             }  # fmt: skip
             for column, fill in (("source_validation", "none"), ("held_out_score", "full")):
                 axes.plot(points["value"], _scale(data) * points[column], fillstyle=fill, **style)
-        if own["value"].min() > 0 and own["value"].max() > 20 * own["value"].min():
+        if own["value"].min() > 0 and own["value"].max() > 5 * own["value"].min():
             axes.set_xscale("log")
         axes.set_xlabel(name)
         _limit(axes, data)
