@@ -37,6 +37,36 @@ def test_batches_are_drawn_with_replacement_from_the_given_samples_alone():
     assert set(labels.tolist()) == set(range(10, 15))
 
 
+def test_what_belongs_together_is_split_whole_and_class_by_class():
+    groups = torch.arange(100) // 4  # 25 videos of 4 frames
+    labels = (groups % 5 == 0).long()  # 5 videos of the second class
+    data = TensorDataset(torch.arange(100.0), labels)
+    order = torch.randperm(100, generator=generator_of("order"))
+    data = TensorDataset(*(tensor[order] for tensor in data.tensors))
+    groups = groups[order]
+    split = split_domain(data, generator_of("split"), groups)
+    train, val = set(groups[split.train].tolist()), set(groups[split.val].tolist())
+    assert not train & val
+    assert train | val == set(range(25))
+    assert sorted(torch.cat([split.train, split.val]).tolist()) == list(range(100))
+    assert [len({g for g in train if (g % 5 == 0) == second}) for second in (False, True)] == [
+        16,
+        4,
+    ]
+    other = split_domain(data, generator_of("another"), groups)
+    assert set(groups[other.train].tolist()) != train
+
+
+def test_batches_of_strata_hold_as_many_of_each():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    data = TensorDataset(torch.arange(100.0), labels)
+    split = split_domain(data, generator_of("split"), torch.arange(100))
+    inputs, drawn = draw(split, 7, generator_of("batch"))
+    assert drawn.bincount().tolist() == [4, 3]
+    assert set(inputs.long().tolist()) <= set(split.train.tolist())
+    assert torch.equal(labels[inputs.long()], drawn)
+
+
 def test_seeds_depend_on_every_name_and_on_nothing_else():
     digest = hashlib.sha256(b"a\nb").digest()
     assert seed_of("a", "b") == int.from_bytes(digest[:8], "big") // 2

@@ -11,6 +11,7 @@ from .data import (
     Preparation,
     Reader,
     Task,
+    Videos,
 )
 from .datasets import from_datasets
 from .loading import DATA_SETS, IN_MEMORY, READERS, load
@@ -33,6 +34,7 @@ __all__ = [
     "Schedule",
     "Task",
     "Training",
+    "Videos",
     "correct",
     "from_datasets",
     "load",

@@ -114,6 +114,17 @@ class AsStored(Preparation):
 
 
 @dataclass(frozen=True)
+class Videos:
+    """Which video each sample of a domain is a frame of."""
+
+    of_sample: Tensor
+    """Number of its video, shape [n]."""
+    names: tuple[str, ...]
+    attacks: tuple[str, ...]
+    """Kind of attack that each video shows; empty for a live face."""
+
+
+@dataclass(frozen=True)
 class DomainData:
     """A data set in hand."""
 
@@ -131,6 +142,9 @@ class DomainData:
     """Changes when the data do."""
     built_in: bool = False
     """Whether they are one of the library's own data sets, with a recipe."""
+    videos: Mapping[str, Videos] = field(default_factory=dict)
+    """By domain, where samples are frames of videos: these are split whole, and batches hold as
+    many samples of each class."""
 
     @property
     def outputs(self) -> int:

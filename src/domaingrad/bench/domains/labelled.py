@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from .cache import decoded
-from .data import DataError, DataOptions, DomainData, News
+from .data import DataError, DataOptions, DomainData, News, Videos
 from .files import listed
 from .photographs import Photographs
 
@@ -29,6 +29,10 @@ class LabelledImage:
     path: Path
     domain: str
     label: str
+    video: str = ""
+    """Name of the video that it is a frame of, if it is one."""
+    attack: str = ""
+    """Kind of attack that the video shows, if it shows one."""
 
 
 def check_labelled(images: Sequence[LabelledImage], where: str, least: int = 2) -> None:
@@ -97,7 +101,11 @@ def read_labelled(
     for index, image in enumerate(kept):
         rows[image.domain].append(index)
     labels = torch.tensor([number[image.label] for image in kept])
-    identity = [pixels.digest, classes, [(image.domain, number[image.label]) for image in kept]]
+    identity = [
+        pixels.digest,
+        classes,
+        [(image.domain, number[image.label], *_of_video(image)) for image in kept],
+    ]
     return DomainData(
         name=name,
         # Views of the memory map, as a domain's images lie side by side.
@@ -112,7 +120,26 @@ def read_labelled(
         classes=classes,
         notes=(*notes, *pixels.notes, *_missing(kept, classes)),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        videos={
+            domain: _videos([kept[place] for place in places])
+            for domain, places in sorted(rows.items())
+            if kept[places[0]].video
+        },
     )
+
+
+def _videos(frames: Sequence[LabelledImage]) -> Videos:
+    attacks = {frame.video: frame.attack for frame in frames}
+    number = {name: index for index, name in enumerate(attacks)}
+    return Videos(
+        torch.tensor([number[frame.video] for frame in frames]),
+        tuple(attacks),
+        tuple(attacks.values()),
+    )
+
+
+def _of_video(image: LabelledImage) -> tuple[str, ...]:
+    return (image.video, image.attack) if image.video else ()
 
 
 def _missing(images: Sequence[LabelledImage], classes: Sequence[str]) -> Iterator[str]:

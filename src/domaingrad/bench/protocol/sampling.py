@@ -9,7 +9,22 @@ from .splits import Split
 
 
 def draw(split: Split, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """``size`` training samples with replacement, as DomainBed's loaders draw them."""
+    """``size`` training samples with replacement, as DomainBed's loaders draw them.
+
+    Where a split has strata, as many of each as can be; what is left over goes to the first ones.
+    """
     inputs, labels = split.data.tensors
-    rows = split.train[torch.randint(len(split.train), (size,), generator=generator)]
+    rows = torch.cat(
+        [
+            stratum[torch.randint(len(stratum), (count,), generator=generator)]
+            for stratum, count in _shares(split, size)
+        ]
+    )
     return inputs[rows], labels[rows]
+
+
+def _shares(split: Split, size: int) -> list[tuple[Tensor, int]]:
+    """Rows, and how many of them are drawn."""
+    strata = split.strata or (split.train,)
+    share, left = divmod(size, len(strata))
+    return [(stratum, share + (index < left)) for index, stratum in enumerate(strata)]

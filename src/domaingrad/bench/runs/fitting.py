@@ -129,7 +129,11 @@ class Parts:
             DataError: no source domain is left.
         """
         splits = {
-            name: split_domain(domain, generator_of(*trial, "split", name))
+            name: split_domain(
+                domain,
+                generator_of(*trial, "split", name),
+                data.videos[name].of_sample if name in data.videos else None,
+            )
             for name, domain in data.domains.items()
         }
         sources = {
