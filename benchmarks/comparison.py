@@ -141,45 +141,45 @@ STUDIES = (
     Study(
         "heart", "Heart disease, four hospitals",
         "Disease if the table's `num` is above 0. `ca` and `thal` are left out: they are nearly "
-        "all missing outside Cleveland. 300 steps, 3 draws.",
+        "all missing outside Cleveland. 300 steps, 2 draws.",
         heart,
         "--data DATA/heart.csv --target disease --domain site --missing ? --categorical "
-        "cp,restecg,slope --drop ca,thal --draws 3 --trials 3 --steps 300 --checkpoints 5 "
+        "cp,restecg,slope --drop ca,thal --draws 2 --trials 3 --steps 300 --checkpoints 5 "
         "--selection training-domain-validation,leave-one-domain-out,oracle-last,oracle-best",
     ),
     Study(
         "colored-mnist", "ColoredMNIST",
-        "The first 10,000 of 70,000 digits; 150 steps of 16 per domain where the benchmark takes "
-        "5,000 of 64; one draw (defaults), one trial.",
+        "10,000 of 70,000 digits; 120 steps of 16 per domain where the benchmark takes 5,000 of "
+        "64; one draw (defaults), one trial.",
         mnist,
-        "--data colored-mnist:DATA --draws 1 --trials 1 --steps 150 --batch 16 --checkpoints 2",
+        "--data colored-mnist:DATA --draws 1 --trials 1 --steps 120 --batch 16 --checkpoints 2",
     ),
     Study(
         "pacs", "PACS at 64²",
         "SqueezeNet 1.0 with ImageNet weights at 64² where the benchmark has ResNet-50 at 224²; "
-        "80 steps of 16 per domain where it takes 5,000 of 32; one draw (defaults but for the "
+        "60 steps of 16 per domain where it takes 5,000 of 32; one draw (defaults but for the "
         "learning rate), one trial.",
         pacs,
         "--data pacs:DATA/PACS --size 64 --backbone torchvision:squeezenet1_0 --weights "
-        "SHARED/weights/squeezenet1_0_imagenet.npz --draws 1 --trials 1 --steps 80 --batch 16 "
+        "SHARED/weights/squeezenet1_0_imagenet.npz --draws 1 --trials 1 --steps 60 --batch 16 "
         "--learning-rate 2e-4 --checkpoints 1",
     ),
     Study(
         "rotated-mnist", "RotatedMNIST",
-        "The first 10,000 of 70,000 digits; two of six domains held out, the outermost angles; "
-        "150 steps of 16 per domain where the benchmark takes 5,000 of 64; one draw (defaults), "
+        "10,000 of 70,000 digits; one of six domains held out, the outermost angle; 120 steps of "
+        "16 per domain where the benchmark takes 5,000 of 64; one draw (defaults), "
         "one trial.",
         mnist,
-        "--data rotated-mnist:DATA --hold-out 0°,75° --draws 1 --trials 1 --steps 150 --batch 16 "
+        "--data rotated-mnist:DATA --hold-out 75° --draws 1 --trials 1 --steps 120 --batch 16 "
         "--checkpoints 1",
     ),
     Study(
         "digits", "MNIST, MNIST-M, USPS",
         f"{KEPT_DIGITS:,} digits of each; no digit of MNIST's is one that MNIST-M's are made of. "
-        "150 steps of 16 per domain; one draw (defaults but for the learning rate), one trial.",
+        "120 steps of 16 per domain; one draw (defaults but for the learning rate), one trial.",
         digits,
         "--data folder:DATA --size 32 --no-augment --backbone mnist-cnn --learning-rate 1e-3 "
-        "--draws 1 --trials 1 --steps 150 --batch 16 --checkpoints 1",
+        "--draws 1 --trials 1 --steps 120 --batch 16 --checkpoints 1",
     ),
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from . import inspect, rules
 from .dropout import GSNRDropout, LearnedRatio
 from .engine import (
     AgreementError,
+    DDPAgreement,
     GradientAgreement,
     NonFiniteGradientWarning,
     SignalToNoise,
@@ -23,6 +24,7 @@ __all__ = [
     "AgrRand",
     "AgrSum",
     "AgreementError",
+    "DDPAgreement",
     "GSNRDropout",
     "GradientAgreement",
     "LearnedRatio",

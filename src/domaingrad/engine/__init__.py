@@ -1,6 +1,7 @@
 """Engine: how to get the domains' gradients out of a model. Knows no method."""
 
 from .agreement import Engine, GradientAgreement
+from .distributed.hook import DDPAgreement
 from .errors import AgreementError, NonFiniteGradientWarning, SinglePassWarning
 from .reduction import Kernels
 from .running import RunningStatistics
@@ -8,6 +9,7 @@ from .signal_to_noise import SignalToNoise, signal_to_noise
 
 __all__ = [
     "AgreementError",
+    "DDPAgreement",
     "Engine",
     "GradientAgreement",
     "Kernels",

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
+from .distributed.processes import Processes
+from .distributed.receiver import DistributedAgreement
 from .errors import AgreementError, SinglePassWarning
 from .gathered import Gathered, Gatherer
 from .reduction import Kernels
@@ -66,6 +68,11 @@ class GradientAgreement:
         kernels: ``"eager"`` runs an element-wise rule operation by operation, ``"compiled"`` as one
             loop by ``torch.compile``; ``"auto"`` compiles for large tensors where a compiler is
             found (single pass only).
+        half: between processes, send gradients and updates in bfloat16, which keeps their signs.
+
+    In ``DistributedDataParallel``, domains may lie on one process or on several: each process calls
+    ``agree(x, domain)`` and ``agree.backward(losses)`` with its own samples (or ``agree.idle()``
+    without any), and all get the update of the whole batch.
 
     Raises:
         TypeError: a model that is no module, a rule that is no rule.
@@ -90,6 +97,7 @@ class GradientAgreement:
         weights: Mapping[Hashable, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         kernels: Kernels = "auto",
+        half: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {_kind(model)}.")
@@ -136,6 +144,9 @@ class GradientAgreement:
         self._open: Hashable | None = None
         self._removed = False
         self._step: Step | None = None
+        self._processes: Processes | None = None
+        if isinstance(model, DistributedDataParallel):
+            self._processes = Processes(model, half)
 
     def __call__(self, inputs: Any, domain: Tensor, **options: Any) -> Any:
         """Run the model on a batch of several domains; the outputs come in the batch's order.
@@ -155,20 +166,17 @@ class GradientAgreement:
                 gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        if isinstance(self.model, DistributedDataParallel) and torch.is_grad_enabled():
-            raise AgreementError(
-                "agree(x, domain) runs the model once per domain before it goes back, and "
-                "DistributedDataParallel then synchronises only part of the gradients. Use "
-                "`with agree.domain(name)`, one forward and backward at a time."
-            )
         batch = Batch(domain)
         batch.check(inputs, options)
         if not torch.is_grad_enabled():
-            return SeparatePasses(batch).forward(self.model, inputs, options)
-        self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
+            return SeparatePasses(batch).forward(self._inner, inputs, options)
+        if self._processes is not None:
+            self._processes.begin(self.rule, self._trained)
+        else:
+            self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         if self.engine == "streaming":
             return self._separately(batch, inputs, options)
-        inventory = Inventory(self.model)
+        inventory = Inventory(self._inner)
         reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
             return self._separately(batch, inputs, options)
@@ -182,7 +190,14 @@ class GradientAgreement:
             self._batch = passed
         return outputs
 
+    @property
+    def _inner(self) -> nn.Module:
+        """The model without what synchronises it."""
+        return self.model if self._processes is None else self._processes.model.module
+
     def _agreement(self, batch: Batch) -> Agreement:
+        if self._processes is not None:
+            return self._among_processes(dict(zip(batch.labels, batch.sizes, strict=True)))
         scale = self._loss_scale
         return agreement_of(
             self.rule,
@@ -195,7 +210,7 @@ class GradientAgreement:
 
     def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
         passes = SeparatePasses(batch)
-        outputs = passes.forward(self.model, inputs, options)
+        outputs = passes.forward(self._inner, inputs, options)
         if passes.has_graph:
             self._batch = passes
         return outputs
@@ -242,11 +257,54 @@ class GradientAgreement:
             return
         agreement = self._agreement(batch.batch)
         batch.backward(losses, agreement)
+        labels = batch.batch.labels
+        if isinstance(agreement, DistributedAgreement):
+            labels = agreement.labels
+        self._warn_of(agreement, labels)
+
+    def _warn_of(self, agreement: Agreement, labels: Sequence[int]) -> None:
         if agreement.non_finite and not self._non_finite_expected:
-            labels = batch.batch.labels
             warn_of_non_finite(
-                [labels[unit] for unit in sorted(agreement.non_finite)], stacklevel=3
+                [labels[unit] for unit in sorted(agreement.non_finite)], stacklevel=4
             )
+
+    def idle(self) -> None:
+        """Take part in a step of several processes without any sample.
+
+        In the place of ``agree(x, domain)`` and ``agree.backward(losses)``; ``.grad`` gets the same
+        update as on every other process.
+
+        Raises:
+            AgreementError: there is one process only.
+        """
+        self._require_no_domain_open("agree.idle()")
+        if self._processes is None:
+            raise AgreementError(
+                "agree.idle() is for a process without samples among others; this model is not in "
+                "DistributedDataParallel. Leave the step out."
+            )
+        self._processes.begin(self.rule, self._trained)
+        self._agree_among_processes({}, [])
+
+    def _among_processes(self, held: Mapping[int, int]) -> DistributedAgreement:
+        assert self._processes is not None
+        scale = self._loss_scale
+        return self._processes.agreement(
+            self.rule,
+            self._trained,
+            held,
+            lambda label: self._weights.get(label, 1.0) / scale,
+            scale,
+            self._kernels,
+        )
+
+    def _agree_among_processes(
+        self, held: Mapping[int, int], gradients: Sequence[Sequence[Tensor | None]]
+    ) -> None:
+        assert self._processes is not None
+        agreement = self._among_processes(held)
+        self._processes.add_updates(agreement, self._trained, gradients)
+        self._warn_of(agreement, agreement.labels)
 
     def accumulate(self, losses: Tensor) -> None:
         """Keep the domains' gradients of these losses; :meth:`combine` agrees on the sum so far.
@@ -296,6 +354,10 @@ class GradientAgreement:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _walk_separately(self, passes: SeparatePasses, losses: Tensor) -> None:
+        if self._processes is not None:
+            held = dict(zip(passes.batch.labels, passes.batch.sizes, strict=True))
+            self._agree_among_processes(held, self._gradients_of(passes, losses))
+            return
         try:
             mixed = []
             for index, label in enumerate(passes.batch.labels):
@@ -307,6 +369,17 @@ class GradientAgreement:
             self._step = None
             raise
         self._combine()
+
+    def _gradients_of(self, passes: SeparatePasses, losses: Tensor) -> list[list[Tensor | None]]:
+        """By domain and parameter."""
+        gradients, mixed = [], []
+        for index in range(len(passes.batch.labels)):
+            with _set_aside(self._trained):
+                mixed.append(passes.backward(index, losses))
+                gradients.append([parameter.grad for parameter in self._trained])
+        if torch.stack(mixed).any():
+            raise AgreementError(MIXED_LOSSES)
+        return gradients
 
     @contextmanager
     def domain(self, name: Hashable) -> Iterator[None]:
@@ -350,6 +423,12 @@ class GradientAgreement:
             ValueError: fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree.combine()")
+        if self._gathered.counts and self._processes is not None:
+            gathered, self._gathered = self._gathered, Gathered()
+            held = dict(sorted(gathered.counts.items()))
+            means = [gathered.mean_of(label, self._trained) for label in held]
+            self._agree_among_processes(held, means)
+            return
         if self._gathered.counts:
             self._take_gathered()
         self._combine()

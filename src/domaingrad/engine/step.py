@@ -97,7 +97,7 @@ class Step:
             if update is not None:
                 if self._scale != 1.0:
                     update.mul_(self._scale)
-                _accumulate(parameter, update)
+                accumulate(parameter, update)
 
     def _keep_non_finite_visible(self, updates: Sequence[Tensor | None]) -> None:
         finite = torch.stack(self._finite).tolist()
@@ -139,7 +139,8 @@ def _all_finite(extremes: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.to(extremes[0].device) for value in extremes]).isfinite().all()
 
 
-def _accumulate(parameter: nn.Parameter, update: Tensor) -> None:
+def accumulate(parameter: nn.Parameter, update: Tensor) -> None:
+    """Add to ``.grad``."""
     update = update.to(parameter.dtype)
     if parameter.grad is None:
         parameter.grad = update

@@ -99,7 +99,13 @@ class AgrRand(ElementwiseRule):
         scale = size / agreeing.clamp(min=1)
         update = proposal.update
         generator = self._generator_on(update.device)
+        whole = proposal.whole
         noise = torch.randn(
-            update.shape, generator=generator, dtype=update.dtype, device=generator.device
+            update.shape if whole is None else (whole.size,),
+            generator=generator,
+            dtype=update.dtype,
+            device=generator.device,
         )
+        if whole is not None:
+            noise = noise[whole.part]
         return update.add_(noise.to(update.device).mul_(proposal.mask).mul_(scale))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar, Literal
@@ -100,6 +100,16 @@ class Rule(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """Of which tensor an update is a part, where tensors are spread over processes."""
+
+    size: int
+    """Components of the tensor."""
+    part: slice
+    """Where the update lies in it, as a vector."""
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """An update before its scale, and the sums over its components that the scale needs."""
 
@@ -108,6 +118,8 @@ class Proposal:
     """1-D; adds up over the tensors of the rule's scope, and over parts of one tensor."""
     mask: Tensor | None = None
     """Of the update's shape: where ``finish`` has more to do than to scale."""
+    whole: Whole | None = None
+    """What the update, then a vector, is a part of; ``None`` where it is all of a tensor."""
 
 
 class ElementwiseRule(Rule):
@@ -159,6 +171,14 @@ class ElementwiseRule(Rule):
         return self.updates([statistics_of(gradients, self.statistics)])[0]
 
 
+OverShards = Callable[[Tensor, Literal["sum", "max"]], Tensor]
+
+
+def alone(tensor: Tensor, _how: Literal["sum", "max"]) -> Tensor:
+    """Over one process."""
+    return tensor
+
+
 class GramianRule(Rule):
     """A rule that combines the K gradients with weights read off their K×K matrix of products.
 
@@ -169,20 +189,27 @@ class GramianRule(Rule):
     def weights(self, gramian: Tensor) -> Tensor:
         """The K weights, from the Gramian ``G Gᵀ``: [K, K] in float64 on the CPU; so are they."""
 
-    def updates(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The updates of all parameters of a model, from their stacked gradients [K, *shape]."""
+    def updates(
+        self, parameters: Sequence[Tensor], over_shards: OverShards = alone
+    ) -> list[Tensor]:
+        """The updates of all parameters of a model, from their stacked gradients [K, *shape].
+
+        Args:
+            parameters: the stacks; of tensors spread over processes, this one's parts.
+            over_shards: sums, or takes the maximum of, a tensor over the processes.
+        """
         # In a user's autocast block, the products would be taken in half precision.
         with torch.autocast(parameters[0].device.type, enabled=False):
-            return self._combined(parameters)
+            return self._combined(parameters, over_shards)
 
-    def _combined(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+    def _combined(self, parameters: Sequence[Tensor], over_shards: OverShards) -> list[Tensor]:
         rows = [stack.unsqueeze(-1).flatten(1) for stack in parameters]
-        gramian, scales = _products(rows), None
+        gramian, scales = over_shards(_products(rows), "sum"), None
         squares = gramian.diagonal()
         if not ((squares > SMALLEST_SQUARE) & (squares < LARGEST_SQUARE)).all():
-            scales = _largest(rows)
+            scales = _usable(over_shards(_largest(rows), "max"))
             rows = [row / scales.to(row).unsqueeze(1) for row in rows]
-            gramian = _products(rows) * torch.outer(scales, scales)
+            gramian = over_shards(_products(rows), "sum") * torch.outer(scales, scales)
         weights = self.weights(gramian)
         if scales is not None:
             weights = weights * scales
@@ -206,9 +233,13 @@ def _products(rows: Sequence[Tensor]) -> Tensor:
 
 
 def _largest(rows: Sequence[Tensor]) -> Tensor:
-    """The largest size of a component in each domain, 1 where that is 0 or not finite."""
+    """The largest size of a component in each domain."""
     sizes = [row.abs().amax(1).cpu().double() for row in rows if row.numel() > 0]
     if not sizes:
-        return torch.ones(len(rows[0]), dtype=torch.float64)
-    largest = torch.stack(sizes).amax(0)
+        return torch.zeros(len(rows[0]), dtype=torch.float64)
+    return torch.stack(sizes).amax(0)
+
+
+def _usable(largest: Tensor) -> Tensor:
+    """1 where it is 0 or not finite."""
     return torch.where(largest.isfinite() & (largest > 0), largest, 1.0)

@@ -1,0 +1,1 @@
+"""Agreement among processes: rows of gradients to shards, the rule there, updates back."""

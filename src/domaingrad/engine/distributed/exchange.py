@@ -1,0 +1,259 @@
+"""Buckets of gradients on their way: to shards, through the rule, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from domaingrad.rules import ElementwiseRule, GramianRule, Proposal, Rule, Whole
+from domaingrad.rules.statistics import accumulation_dtype
+
+from ..reduction import Kernels, Reduction
+from .collectives import all_gather
+from .placement import Placement
+
+
+@dataclass
+class Bucket:
+    """Some parameters, one after the other, and this process's rows of their gradients."""
+
+    indices: Sequence[int]
+    """Numbers of the parameters, which are the same on all ranks."""
+    sizes: Sequence[int]
+    """Components of each."""
+    rows: Tensor
+    """[R, n], n = Σ sizes; R domains on this rank. May be overwritten."""
+    arrived: Tensor = field(init=False)
+    """Rows of all ranks on this rank's shard, [R of all ranks × shard]."""
+    travelling: dist.Work | None = None
+    update: Tensor = field(init=False)
+    """Of all components, and what is behind them to fill the last shard."""
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each parameter begins."""
+        return [sum(self.sizes[:place]) for place in range(len(self.sizes))]
+
+
+class Exchange:
+    """Takes buckets in, in the same order on every process, and gives their updates.
+
+    all_to_all: every process gets all rows of its shard of a bucket. The rule works there. What the
+    rule sums over a tensor or the model is summed over the shards. all_gather: every process gets
+    the update. While a bucket travels, the next one is computed. Bytes: those of a ring all-reduce
+    for one row a process, 2 n (W − 1)/W.
+
+    Args:
+        rule: the rule.
+        placement: which rows there are.
+        factor_of: what a domain's gradients are multiplied by, by its label.
+        scale: on the update.
+        group: the processes.
+        kernels: how an element-wise rule runs.
+        wire: dtype on the way, if it is not that of the gradients.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        placement: Placement,
+        factor_of: Callable[[int], float],
+        scale: float,
+        group: dist.ProcessGroup | None,
+        kernels: Kernels,
+        wire: torch.dtype | None,
+    ) -> None:
+        self._rule, self._placement, self._group = rule, placement, group
+        self._scale, self._wire, self._kernels = scale, wire, kernels
+        each = [factor_of(label) for label in placement.domains]
+        self._factors = None
+        if any(factor != 1.0 for factor in each):
+            self._factors = torch.tensor(each, dtype=torch.float64)
+        self._rank = dist.get_rank(group)
+        self._flying: Bucket | None = None
+        self._waiting: list[tuple[Bucket, list[tuple[int, Proposal]]]] = []
+        self._stacks: list[tuple[Bucket, Tensor]] = []
+        self._returning: list[tuple[Bucket, dist.Work]] = []
+        self.non_finite: set[int] = set()
+        """Domains (by their place among all) of which this process saw a gradient not finite."""
+
+    def take(self, bucket: Bucket) -> None:
+        """Send a bucket on its way, and work on the one before it."""
+        self._send(bucket)
+        before, self._flying = self._flying, bucket
+        if before is not None:
+            self._work_on(before)
+
+    def finish(self) -> list[Bucket]:
+        """Wait for everything; the buckets with their updates."""
+        if self._flying is not None:
+            self._work_on(self._flying)
+            self._flying = None
+        if self._waiting:
+            self._finish_model()
+        if self._stacks:
+            self._combine()
+        for _, work in self._returning:
+            work.wait()
+        done = [bucket for bucket, _ in self._returning]
+        self._returning = []
+        return done
+
+    def _shard(self, bucket: Bucket) -> int:
+        """Components of a shard; the last one is filled up."""
+        return max(1, math.ceil(sum(bucket.sizes) / self._placement.world))
+
+    def _send(self, bucket: Bucket) -> None:
+        world, shard = self._placement.world, self._shard(bucket)
+        own, total = bucket.rows.shape
+        padded = bucket.rows.new_zeros(own, world * shard)
+        padded[:, :total] = bucket.rows
+        dtype = self._wire or bucket.rows.dtype
+        outgoing = padded.view(own, world, shard).transpose(0, 1).to(dtype).contiguous()
+        rows = [self._placement.rows_of(rank) for rank in range(world)]
+        bucket.arrived = torch.empty(sum(rows) * shard, dtype=dtype, device=outgoing.device)
+        bucket.travelling = dist.all_to_all_single(
+            bucket.arrived,
+            outgoing.view(-1),
+            [count * shard for count in rows],
+            [own * shard] * world,
+            group=self._group,
+            async_op=True,
+        )
+
+    def _work_on(self, bucket: Bucket) -> None:
+        assert bucket.travelling is not None
+        bucket.travelling.wait()
+        shard = self._shard(bucket)
+        rows = bucket.arrived.view(-1, shard)
+        stack = self._placement.combined(rows.to(accumulation_dtype(bucket.rows.dtype)))
+        if self._factors is not None:
+            stack = stack * self._factors.to(stack).unsqueeze(1)
+        if isinstance(self._rule, GramianRule):
+            self._note(stack)
+            self._stacks.append((bucket, stack))
+            return
+        assert isinstance(self._rule, ElementwiseRule)
+        proposals = [
+            (place, self._proposed(stack[:, begin:end], Whole(size, slice(first, last))))
+            for place, size, begin, end, first, last in self._parts(bucket)
+        ]
+        if self._rule.scope == "model":
+            self._waiting.append((bucket, proposals))
+            return
+        if self._rule.scope == "tensor":
+            tallies = self._tallies(bucket, proposals)
+            dist.all_reduce(tallies, group=self._group)
+            parts = [
+                self._rule.finish(proposal, tallies[place].to(proposal.update))
+                for place, proposal in proposals
+            ]
+        else:
+            parts = [proposal.update for _, proposal in proposals]
+        self._give_back(bucket, parts)
+
+    def _parts(self, bucket: Bucket) -> list[tuple[int, int, int, int, int, int]]:
+        """Parameters and where they lie in this rank's shard, and the shard in them.
+
+        Of a rule with one scale for the model, those that do not lie in it, too: empty, so that
+        every process draws the same random numbers.
+        """
+        shard = self._shard(bucket)
+        low, high = self._rank * shard, (self._rank + 1) * shard
+        parts = []
+        for place, (start, size) in enumerate(zip(bucket.starts, bucket.sizes, strict=True)):
+            begin, end = max(start, low), min(start + size, high)
+            if begin < end:
+                parts.append((place, size, begin - low, end - low, begin - start, end - start))
+            elif isinstance(self._rule, ElementwiseRule) and self._rule.scope == "model":
+                parts.append((place, size, 0, 0, 0, 0))
+        return parts
+
+    def _proposed(self, stack: Tensor, whole: Whole) -> Proposal:
+        assert isinstance(self._rule, ElementwiseRule)
+        proposal, total = Reduction(self._rule, self._kernels).propose(stack.contiguous(), None)
+        proposal = Proposal(proposal.update, proposal.tally, proposal.mask, whole)
+        if not math.isfinite(total.item()):
+            self._note(stack)
+            if proposal.update.isfinite().all():
+                proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
+        return proposal
+
+    def _note(self, stack: Tensor) -> None:
+        finite = stack.isfinite().all(1).tolist()
+        self.non_finite.update(domain for domain, ok in enumerate(finite) if not ok)
+
+    def _tallies(self, bucket: Bucket, proposals: Sequence[tuple[int, Proposal]]) -> Tensor:
+        """[parameters, sums of the rule]: zeros for what lies in other shards."""
+        width = 2
+        tallies = torch.zeros(
+            len(bucket.sizes), width, dtype=torch.float64, device=bucket.arrived.device
+        )
+        for place, proposal in proposals:
+            assert proposal.tally is not None
+            tallies[place] += proposal.tally.double()
+        return tallies
+
+    def _finish_model(self) -> None:
+        """All parameters under one scale, in their order."""
+        assert isinstance(self._rule, ElementwiseRule)
+        tally = torch.stack(
+            [self._tallies(bucket, proposals).sum(0) for bucket, proposals in self._waiting]
+        ).sum(0)
+        dist.all_reduce(tally, group=self._group)
+        # In the order of the parameters, so that random rules draw as one process would.
+        in_order = sorted(
+            (
+                (bucket.indices[place], number, place, proposal)
+                for number, (bucket, proposals) in enumerate(self._waiting)
+                for place, proposal in proposals
+            ),
+            key=lambda each: each[0],
+        )
+        finished = {
+            (number, place): self._rule.finish(proposal, tally.to(proposal.update))
+            for _, number, place, proposal in in_order
+        }
+        waiting, self._waiting = self._waiting, []
+        for number, (bucket, proposals) in enumerate(waiting):
+            self._give_back(bucket, [finished[number, place] for place, _ in proposals])
+
+    def _combine(self) -> None:
+        """One weighted sum, by the matrix of products over all shards."""
+        assert isinstance(self._rule, GramianRule)
+        stacks, self._stacks = self._stacks, []
+        updates = self._rule.updates([stack for _, stack in stacks], self._over_shards)
+        for (bucket, _), update in zip(stacks, updates, strict=True):
+            self._give_back(bucket, [update[: self._filled(bucket)]])
+
+    def _over_shards(self, tensor: Tensor, how: str) -> Tensor:
+        operation = dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX
+        travelling = tensor.to(self._device)
+        dist.all_reduce(travelling, operation, group=self._group)
+        return travelling.to(tensor.device)
+
+    @property
+    def _device(self) -> torch.device:
+        backend = dist.get_backend(self._group)
+        return torch.device("cuda" if backend == "nccl" else "cpu")
+
+    def _filled(self, bucket: Bucket) -> int:
+        """Components in this rank's shard."""
+        shard = self._shard(bucket)
+        return max(0, min(sum(bucket.sizes) - self._rank * shard, shard))
+
+    def _give_back(self, bucket: Bucket, parts: Sequence[Tensor]) -> None:
+        shard = self._shard(bucket)
+        dtype = self._wire or accumulation_dtype(bucket.rows.dtype)
+        own = torch.zeros(shard, dtype=dtype, device=bucket.arrived.device)
+        if parts:
+            update = torch.cat([part.reshape(-1) for part in parts])
+            own[: len(update)] = update if self._scale == 1.0 else update * self._scale
+        bucket.update = torch.empty(self._placement.world * shard, dtype=dtype, device=own.device)
+        work = all_gather(bucket.update, own, group=self._group, async_op=True)
+        self._returning.append((bucket, work))

@@ -1,0 +1,123 @@
+"""Agreement as a communication hook of DistributedDataParallel."""
+
+# No `from __future__ import annotations`: PyTorch looks at the annotations of the hook themselves.
+
+from warnings import warn
+
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from domaingrad.rules import Rule
+
+from ..errors import NonFiniteGradientWarning
+from .exchange import Bucket, Exchange
+from .placement import gather_placement, require_alike
+
+
+class DDPAgreement:
+    r"""Let the domains agree where DistributedDataParallel would average.
+
+    One line after the model is wrapped; the loop stays as it is. Each rank's batch is of one
+    domain, several ranks may have the same:
+
+    .grad = rule([g_1 … g_K]),  g_e = Σ_{r has e} n_r ∇L_r / Σ_{r has e} n_r
+
+    with L_r the mean loss of rank r over n_r samples. Exact for every rule: each rank gets all
+    rows of a shard (all_to_all), the rule works there, what it sums over a tensor or over the model
+    is summed over the shards, and all ranks get the update (all_gather), bucket by bucket while the
+    backward pass goes on. That is as many bytes as averaging by a ring all-reduce takes.
+
+    A rank whose domain changes sets :attr:`domain` before the step; one with fewer samples than
+    others of its domain sets :attr:`samples`. BatchNorm is DDP's business: running statistics are
+    those of rank 0, so of its domain; use ``SyncBatchNorm``, other norms, or
+    ``agree(x, domain)``, which averages them.
+
+    Args:
+        model: wrapped, with nothing else hooked into its communication.
+        rule: what to do with the domains' gradients; with the same seed on every rank.
+        domain: the domain of this rank's batches.
+        samples: samples in this rank's batch, where ranks of one domain differ.
+        scaler: the ``torch.amp.GradScaler`` in use: its scale is undone before the rule, and put
+            back after.
+        half: send gradients and updates in bfloat16, which keeps their signs.
+
+    Raises:
+        TypeError: a model that is not wrapped.
+        AgreementError: ranks with different rules, seeds, models or versions.
+        ValueError: from the backward pass, fewer domains than the rule needs.
+    """
+
+    def __init__(
+        self,
+        model: DistributedDataParallel,
+        rule: Rule,
+        domain: int,
+        samples: int = 1,
+        scaler: torch.amp.GradScaler | None = None,
+        half: bool = False,
+    ) -> None:
+        if not isinstance(model, DistributedDataParallel):
+            raise TypeError(
+                f"expected a model in DistributedDataParallel; found a {type(model).__name__}. "
+                f"In one process, use GradientAgreement."
+            )
+        self.domain = domain
+        self.samples = samples
+        self.rule = rule
+        self._scaler = scaler
+        self._group = model.process_group
+        self._wire = torch.bfloat16 if half else None
+        self._exchange: Exchange | None = None
+        self._labels: list[int] = []
+        self._promised: dict[int, tuple[torch.futures.Future[Tensor], Tensor]] = {}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        require_alike(rule, trained, self._group)
+        self._number = {id(parameter): index for index, parameter in enumerate(trained)}
+        model.register_comm_hook(self, _hook)
+
+    def take(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        """Send a bucket; the future is kept when its update is back, all at the last bucket."""
+        exchange = self._exchange
+        if exchange is None:
+            placement = gather_placement(
+                {self.domain: self.samples}, self._group, bucket.buffer().device
+            )
+            self._labels = placement.domains
+            self.rule.require_domains(len(self._labels), f" on all ranks (domain {self._labels})")
+            scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+            exchange = self._exchange = Exchange(
+                self.rule, placement, lambda _: 1.0 / scale, scale, self._group, "auto", self._wire
+            )
+        buffer = bucket.buffer()
+        parameters = bucket.parameters()
+        own = Bucket(
+            [self._number[id(parameter)] for parameter in parameters],
+            [parameter.numel() for parameter in parameters],
+            buffer.unsqueeze(0),
+        )
+        future: torch.futures.Future[Tensor] = torch.futures.Future()
+        self._promised[id(own)] = (future, buffer)
+        exchange.take(own)
+        if bucket.is_last():
+            self._keep(exchange)
+        return future
+
+    def _keep(self, exchange: Exchange) -> None:
+        self._exchange = None
+        for done in exchange.finish():
+            future, buffer = self._promised.pop(id(done))
+            future.set_result(done.update[: buffer.numel()].to(buffer.dtype))
+        if exchange.non_finite:
+            named = ", ".join(str(self._labels[domain]) for domain in exchange.non_finite)
+            warn(
+                f"non-finite gradient in domain {named}; it is left visible in .grad. Skip the "
+                f"step, clip, or lower the learning rate.",
+                NonFiniteGradientWarning,
+                stacklevel=2,
+            )
+
+
+def _hook(state: DDPAgreement, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    return state.take(bucket)

@@ -1,0 +1,115 @@
+"""Which domains each process holds in a step, and whether the processes are alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from domaingrad import rules
+
+from ..errors import AgreementError
+from .collectives import all_gather
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The rows of gradients of a step: which rank holds which domain, of how many samples."""
+
+    ranks: tuple[int, ...]
+    """Rank of each row; rows go rank by rank."""
+    labels: tuple[int, ...]
+    """Domain of each row."""
+    samples: tuple[int, ...]
+    """Samples that each row is the mean gradient of."""
+    world: int
+
+    @property
+    def domains(self) -> list[int]:
+        """All domains, in order."""
+        return sorted(set(self.labels))
+
+    def rows_of(self, rank: int) -> int:
+        """How many rows a rank holds."""
+        return self.ranks.count(rank)
+
+    def combined(self, rows: Tensor) -> Tensor:
+        """From one row a rank and domain, [R, n], to the mean gradient of each domain, [K, n].
+
+        g_e = Σ_r (n_{r,e} / Σ_r n_{r,e}) g_{r,e}: a domain on several ranks counts by its samples.
+        """
+        domains = self.domains
+        if len(domains) == len(self.labels):
+            order = [self.labels.index(label) for label in domains]
+            return rows if order == list(range(len(order))) else rows[order]
+        out = rows.new_zeros(len(domains), rows.shape[1])
+        for row, label, samples in zip(rows, self.labels, self.samples, strict=True):
+            total = sum(
+                n for other, n in zip(self.labels, self.samples, strict=True) if other == label
+            )
+            out[domains.index(label)].add_(row, alpha=samples / total)
+        return out
+
+
+def gather_placement(
+    held: Mapping[int, int], group: dist.ProcessGroup | None, device: torch.device
+) -> Placement:
+    """Tell all processes what this one holds.
+
+    Args:
+        held: samples by domain; empty for a process that has none in this step.
+        group: the processes.
+        device: where tensors travel.
+    """
+    world = dist.get_world_size(group)
+    count = torch.tensor([len(held)], device=device)
+    counts = torch.empty(world, dtype=count.dtype, device=device)
+    all_gather(counts, count, group=group)
+    most = int(counts.max())
+    own = torch.zeros(max(most, 1), 2, dtype=torch.int64)
+    for index, (label, samples) in enumerate(sorted(held.items())):
+        own[index] = torch.tensor([label, samples])
+    found = torch.empty(world * len(own), 2, dtype=torch.int64, device=device)
+    all_gather(found, own.to(device), group=group)
+    table = found.view(world, -1, 2).tolist()
+    rows = [(rank, *table[rank][row]) for rank in range(world) for row in range(int(counts[rank]))]
+    return Placement(
+        tuple(rank for rank, _, _ in rows),
+        tuple(label for _, label, _ in rows),
+        tuple(samples for _, _, samples in rows),
+        world,
+    )
+
+
+def require_alike(
+    rule: rules.Rule, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup | None
+) -> None:
+    """See that all processes have the same rule, random state, parameters and versions.
+
+    Raises:
+        AgreementError: they have not; on every process, with what differs where.
+    """
+    shapes = repr([(tuple(p.shape), str(p.dtype)) for p in parameters])
+    random = b"" if rule.generator is None else rule.generator.get_state().numpy().tobytes()
+    own = {
+        "rule": repr(rule),
+        "state of the rule's generator": hashlib.sha256(random).hexdigest()[:12],
+        "shapes of the parameters": hashlib.sha256(shapes.encode()).hexdigest()[:12],
+        "version of PyTorch": torch.__version__,
+    }
+    found: list[dict[str, str]] = [{}] * dist.get_world_size(group)
+    dist.all_gather_object(found, own, group=group)
+    differing = [
+        f"{name}: " + ", ".join(f"{each[name]} on rank {rank}" for rank, each in enumerate(found))
+        for name in own
+        if len({each[name] for each in found}) > 1
+    ]
+    if differing:
+        raise AgreementError(
+            f"the processes differ, so they cannot agree: {'; '.join(differing)}. Make model, rule "
+            f"and generator the same on every rank (the same seed, too)."
+        )

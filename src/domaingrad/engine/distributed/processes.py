@@ -1,0 +1,97 @@
+"""What GradientAgreement needs to know of the processes that train a model together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from domaingrad.rules import Rule
+
+from ..reduction import Kernels
+from ..single_pass.gradients import Given
+from ..step import accumulate
+from .placement import require_alike
+from .receiver import DistributedAgreement
+
+
+@dataclass
+class Processes:
+    """The processes of a model in DistributedDataParallel.
+
+    Args:
+        model: wrapped.
+        half: send gradients and updates in bfloat16.
+    """
+
+    model: DistributedDataParallel
+    half: bool = False
+    _known: bool = field(default=False, init=False)
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """Who takes part."""
+        group: dist.ProcessGroup = self.model.process_group
+        return group
+
+    def begin(self, rule: Rule, parameters: Sequence[nn.Parameter]) -> None:
+        """Before a forward pass: see once that all are alike, and average running statistics.
+
+        The average is ours: DistributedDataParallel takes those of rank 0, which may be of one
+        domain alone.
+
+        Raises:
+            AgreementError: the processes differ.
+        """
+        if not self._known:
+            require_alike(rule, parameters, self.group)
+            self._known = True
+        buffers = [b for b in self.model.module.buffers() if b.is_floating_point()]
+        if not self.model.broadcast_buffers or not buffers:
+            return
+        with torch.no_grad():
+            flat = torch.cat([buffer.reshape(-1).to(torch.float64) for buffer in buffers])
+            dist.all_reduce(flat, group=self.group)
+            flat /= dist.get_world_size(self.group)
+            parts = torch.split_with_sizes(flat, [buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view(buffer.shape))
+
+    def agreement(
+        self,
+        rule: Rule,
+        parameters: Sequence[nn.Parameter],
+        held: Mapping[int, int],
+        factor_of: Callable[[int], float],
+        scale: float,
+        kernels: Kernels,
+    ) -> DistributedAgreement:
+        """The receiver of this step's gradients; a collective call."""
+        wire = torch.bfloat16 if self.half else None
+        return DistributedAgreement(
+            rule, parameters, held, factor_of, scale, self.group, kernels, wire
+        )
+
+    def add_updates(
+        self,
+        agreement: DistributedAgreement,
+        parameters: Sequence[nn.Parameter],
+        gradients: Sequence[Sequence[Tensor | None]],
+    ) -> None:
+        """Let gradients that are there already agree, and add the updates to ``.grad``.
+
+        Args:
+            agreement: what receives them.
+            parameters: what is trained.
+            gradients: by domain of this process, in order of label, then by parameter.
+        """
+        for index in reversed(range(len(parameters))):
+            parts = [own[index] for own in gradients]
+            if any(part is not None for part in parts):
+                agreement.receive(index, Given(parameters[index], parts))
+        for index, update in agreement.finish().items():
+            accumulate(parameters[index], update)
