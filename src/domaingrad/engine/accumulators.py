@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from domaingrad.rules import ElementwiseRule, GramianRule, Rule, Statistics
+from domaingrad.rules.base import alone
 
+from .distributed.shards import Shards
 from .running import RunningStatistics
 
 Gradients = Iterable[Tensor | None]
@@ -36,8 +38,9 @@ class Accumulator(Protocol):
 class ElementwiseAccumulator:
     """Running statistics per parameter; memory does not depend on the number of domains."""
 
-    def __init__(self, rule: ElementwiseRule, parameters: int) -> None:
+    def __init__(self, rule: ElementwiseRule, parameters: int, shards: Shards | None) -> None:
         self._rule = rule
+        self._shards = shards
         self._count = 0
         self._running = [RunningStatistics(rule.statistics) for _ in range(parameters)]
 
@@ -51,7 +54,11 @@ class ElementwiseAccumulator:
     def updates(self) -> list[Tensor | None]:
         """Apply the rule to the statistics of all used parameters together."""
         used = [running.count > 0 for running in self._running]
-        updates = iter(self._rule.updates(self._consumed()))
+        if self._shards is None:
+            updates = iter(self._rule.updates(self._consumed()))
+        else:
+            wholes = [self._shards.whole(index) for index, is_used in enumerate(used) if is_used]
+            updates = iter(self._rule.updates(self._consumed(), self._shards.over, wholes))
         return [next(updates) if is_used else None for is_used in used]
 
     def _consumed(self) -> Iterator[Statistics]:
@@ -67,8 +74,9 @@ class ElementwiseAccumulator:
 class GramianAccumulator:
     """Keeps all K gradients; products over all parameters, then one weighted sum."""
 
-    def __init__(self, rule: GramianRule) -> None:
+    def __init__(self, rule: GramianRule, shards: Shards | None) -> None:
         self._rule = rule
+        self._over_shards = alone if shards is None else shards.over
         self._domains: list[list[Tensor | None]] = []
 
     def fold(self, gradients: Gradients) -> None:
@@ -79,7 +87,8 @@ class GramianAccumulator:
         """Weigh the domains by the rule and sum."""
         stacks = [_stacked(gradients) for gradients in zip(*self._domains, strict=True)]
         self._domains.clear()
-        updates = iter(self._rule.updates([stack for stack in stacks if stack is not None]))
+        used = [stack for stack in stacks if stack is not None]
+        updates = iter(self._rule.updates(used, self._over_shards))
         return [None if stack is None else next(updates) for stack in stacks]
 
 
@@ -91,13 +100,13 @@ def _stacked(gradients: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack([torch.zeros_like(used[0]) if g is None else g for g in gradients])
 
 
-def accumulator_for(rule: Rule, parameters: int) -> Accumulator:
+def accumulator_for(rule: Rule, parameters: int, shards: Shards | None) -> Accumulator:
     """The accumulator of the rule's family."""
     match rule:
         case ElementwiseRule():
-            return ElementwiseAccumulator(rule, parameters)
+            return ElementwiseAccumulator(rule, parameters, shards)
         case GramianRule():
-            return GramianAccumulator(rule)
+            return GramianAccumulator(rule, shards)
         case _:
             raise TypeError(
                 f"expected a rule derived from ElementwiseRule or GramianRule; found "

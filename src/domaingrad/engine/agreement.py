@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
-from .distributed.processes import Processes
+from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
+from .distributed.shards import Shards
 from .errors import AgreementError, SinglePassWarning
 from .gathered import Gathered, Gatherer
 from .reduction import Kernels
@@ -69,6 +70,7 @@ class GradientAgreement:
             loop by ``torch.compile``; ``"auto"`` compiles for large tensors where a compiler is
             found (single pass only).
         half: between processes, send gradients and updates in bfloat16, which keeps their signs.
+        alone: in a program of several processes, this one trains its model by itself.
 
     In ``DistributedDataParallel``, domains may lie on one process or on several: each process calls
     ``agree(x, domain)`` and ``agree.backward(losses)`` with its own samples (or ``agree.idle()``
@@ -98,6 +100,7 @@ class GradientAgreement:
         scaler: torch.amp.GradScaler | None = None,
         kernels: Kernels = "auto",
         half: bool = False,
+        alone: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {_kind(model)}.")
@@ -147,6 +150,8 @@ class GradientAgreement:
         self._processes: Processes | None = None
         if isinstance(model, DistributedDataParallel):
             self._processes = Processes(model, half)
+        elif not alone:
+            require_wrapped(self._trained)
 
     def __call__(self, inputs: Any, domain: Tensor, **options: Any) -> Any:
         """Run the model on a batch of several domains; the outputs come in the batch's order.
@@ -166,6 +171,12 @@ class GradientAgreement:
                 gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
+        if torch.is_grad_enabled() and Shards.of(self._trained) is not None:
+            raise AgreementError(
+                "the parameters are spread over processes by fully_shard, and agree(x, domain) "
+                "looks at whole ones. Use `with agree.domain(name)`: every process goes through "
+                "the same domains in the same order, each with its own samples of them."
+            )
         batch = Batch(domain)
         batch.check(inputs, options)
         if not torch.is_grad_enabled():
@@ -331,6 +342,8 @@ class GradientAgreement:
         """End the use of this object; the model is as it was, since nothing was attached to it."""
         self.discard()
         self._removed = True
+        if self._processes is not None:
+            self._processes.close()
 
     def _batch_for(self, losses: Tensor, call: str) -> SeparatePasses | MixedPass:
         """The batch that the losses belong to, for one walk."""
@@ -412,6 +425,8 @@ class GradientAgreement:
             finally:
                 self._open = None
             gradients = [parameter.grad for parameter in step.parameters]
+        if self._processes is not None:
+            self._processes.require_own_forward(name, first=not step.names)
         step.take(name, gradients, self._weights.get(name, 1.0))
         self._step = step
 
@@ -492,6 +507,8 @@ class GradientAgreement:
 
     def _combine(self) -> None:
         step, self._step = self._step, None
+        if self._processes is not None:
+            self._processes.require_alike(self.rule, self._trained)
         if step is None:
             raise AgreementError(
                 "agree.combine() found no domain in this step; run `with agree.domain(name): "

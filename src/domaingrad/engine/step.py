@@ -8,11 +8,13 @@ from warnings import warn
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from domaingrad.rules import Rule
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .accumulators import accumulator_for
+from .distributed.shards import Shards
 from .errors import AgreementError, NonFiniteGradientWarning
 
 USER = 5
@@ -41,7 +43,8 @@ class Step:
         self._rule = rule
         self._scale = scale
         self._non_finite_expected = non_finite_expected
-        self._accumulator = accumulator_for(rule, len(parameters))
+        self._shards = Shards.of(parameters)
+        self._accumulator = accumulator_for(rule, len(parameters), self._shards)
         self._finite: list[Tensor] = []
 
     @property
@@ -80,6 +83,8 @@ class Step:
             if gradient is None:
                 yield None
             else:
+                if isinstance(gradient, DTensor):
+                    gradient = gradient.to_local().reshape(-1)  # noqa: PLW2901
                 extremes += _extremes(gradient)
                 prepared = _own(gradient).to(accumulation_dtype(gradient.dtype))
                 yield prepared if factor == 1.0 else prepared.mul_(factor)
@@ -93,14 +98,26 @@ class Step:
         self._rule.require_domains(len(self.names), f" ({self.listed})")
         updates = self._accumulator.updates()
         self._keep_non_finite_visible(updates)
-        for parameter, update in zip(self.parameters, updates, strict=True):
+        for parameter, update in zip(self.parameters, self._restored(updates), strict=True):
             if update is not None:
                 if self._scale != 1.0:
                     update.mul_(self._scale)
                 accumulate(parameter, update)
 
+    def _restored(self, updates: list[Tensor | None]) -> list[Tensor | None]:
+        """As the parameters are spread."""
+        if self._shards is None:
+            return updates
+        return [
+            None if update is None else self._shards.restored(index, update)
+            for index, update in enumerate(updates)
+        ]
+
     def _keep_non_finite_visible(self, updates: Sequence[Tensor | None]) -> None:
-        finite = torch.stack(self._finite).tolist()
+        seen = torch.stack(self._finite)
+        if self._shards is not None:
+            seen = self._shards.over((~seen).int(), "max") == 0
+        finite = seen.tolist()
         if all(finite):
             return
         named = [name for name, ok in zip(self.names, finite, strict=True) if not ok]

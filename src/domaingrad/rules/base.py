@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, ClassVar, Literal
 
@@ -122,6 +122,10 @@ class Proposal:
     """What the update, then a vector, is a part of; ``None`` where it is all of a tensor."""
 
 
+OverShards = Callable[[Tensor, Literal["sum", "max"]], Tensor]
+"""Sums, or takes the maximum of, a tensor over the processes that share a model's parameters."""
+
+
 class ElementwiseRule(Rule):
     """A rule whose update at a component depends on that component's statistics, up to a scale.
 
@@ -143,14 +147,45 @@ class ElementwiseRule(Rule):
         """Apply the scale, given the tally summed over the rule's scope; may overwrite."""
         return proposal.update
 
-    def updates(self, parameters: Iterable[Statistics]) -> list[Tensor]:
+    def updates(
+        self,
+        parameters: Iterable[Statistics],
+        over_shards: OverShards | None = None,
+        wholes: Iterable[Whole] = (),
+    ) -> list[Tensor]:
         """The updates of all parameters of a model, from their statistics.
 
         Unless the scale is over the model, they are taken one at a time.
+
+        Args:
+            parameters: their statistics; of tensors spread over processes, those of this one's
+                parts, as vectors.
+            over_shards: sums a tensor over the processes, where there are several.
+            wholes: what these parts are parts of.
         """
+        if over_shards is not None:
+            return self._updates_of_shards(parameters, over_shards, wholes)
         if self.scope == "model":
             return self.finish_together([self.propose(statistics) for statistics in parameters])
         return [self.finish_alone(self.propose(statistics)) for statistics in parameters]
+
+    def _updates_of_shards(
+        self, parameters: Iterable[Statistics], over_shards: OverShards, wholes: Iterable[Whole]
+    ) -> list[Tensor]:
+        proposals = [
+            replace(self.propose(statistics), whole=whole)
+            for statistics, whole in zip(parameters, wholes, strict=True)
+        ]
+        tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
+        if not tallies:
+            return [proposal.update for proposal in proposals]
+        totals = over_shards(torch.stack([tally.double() for tally in tallies]), "sum")
+        if self.scope == "model":
+            totals = totals.sum(0).expand_as(totals)
+        return [
+            self.finish(proposal, total.to(proposal.update))
+            for proposal, total in zip(proposals, totals, strict=True)
+        ]
 
     def finish_alone(self, proposal: Proposal) -> Tensor:
         """The update of one tensor, where its scale needs no other tensor."""
@@ -169,9 +204,6 @@ class ElementwiseRule(Rule):
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         return self.updates([statistics_of(gradients, self.statistics)])[0]
-
-
-OverShards = Callable[[Tensor, Literal["sum", "max"]], Tensor]
 
 
 def alone(tensor: Tensor, _how: Literal["sum", "max"]) -> Tensor:

@@ -1,10 +1,15 @@
-"""Several processes give the update of one."""
+"""Several processes give the update of one, whatever lies where."""
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,13 +31,17 @@ RULES = {
 
 
 class Attention(nn.Module):
-    """A small transformer with a class token that no sample has alone."""
+    """A small transformer with a class token that no sample has alone.
 
-    def __init__(self) -> None:
+    Without biases: those of the keys have no gradient but rounding, whose signs are chance, and
+    with them the share that a mask keeps of their tensor.
+    """
+
+    def __init__(self):
         super().__init__()
         self.embed = nn.Linear(4, 8)
         self.token = nn.Parameter(torch.randn(1, 1, 8))
-        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, bias=False)
         self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         self.head = nn.Linear(8, 3)
 
@@ -54,7 +63,7 @@ def build(kind: str) -> nn.Module:
     )  # fmt: skip
 
 
-def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(step: int):
     """Five domains of uneven size in a step; the last one is absent in every second."""
     generator = torch.Generator().manual_seed(step)
     domain = torch.tensor([0] * 5 + [1] * 3 + [2] * 6 + [3] * 4 + [4] * (2 * (step % 2)))
@@ -63,8 +72,18 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x, torch.randint(3, (len(domain),), generator=generator), domain
 
 
-def trained(agree, model, own, batches=batch) -> list[torch.Tensor]:
-    """Parameters after some steps on the samples that ``own`` picks."""
+def two_domains(step: int):
+    x, y, domain = batch(step)
+    rows = domain < 2
+    return x[rows], y[rows], domain[rows]
+
+
+def everything(domain):
+    return torch.ones_like(domain, dtype=torch.bool)
+
+
+def trained(agree, model, own: Callable, batches=batch) -> torch.Tensor:
+    """All parameters after some steps on the samples that ``own`` picks."""
     optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
     for step in range(STEPS):
         x, y, domain = batches(step)
@@ -76,113 +95,299 @@ def trained(agree, model, own, batches=batch) -> list[torch.Tensor]:
             agree.idle()
         optimizer.step()
         optimizer.zero_grad()
-    return [parameter.detach().clone() for parameter in model.parameters()]
+    return flat(model)
 
 
-def one_process(kind: str, rule: str, **options) -> list[torch.Tensor]:
+def flat(model) -> torch.Tensor:
+    parameters = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+
+def one_process(kind: str, rule: str, batches=batch, **options) -> torch.Tensor:
     model = build(kind)
     agree = dg.GradientAgreement(model, RULES[rule](), **options)
-    return trained(agree, model, lambda domain: torch.ones_like(domain, dtype=torch.bool))
+    return trained(agree, model, everything, batches)
 
 
 PLACES = {
-    "a domain is whole on a rank": lambda rank, world: lambda domain: domain % world == rank,
-    "every domain on every rank": lambda rank, world: (
-        lambda domain: torch.arange(len(domain)) % world == rank
+    "a domain is whole on a rank": lambda rank, world, domain: domain % world == rank,
+    "every domain on every rank": lambda rank, world, domain: (
+        torch.arange(len(domain)) % world == rank
     ),
-    "all domains on the last rank": lambda rank, world: (
-        lambda domain: torch.full_like(domain, rank == world - 1, dtype=torch.bool)
+    "all domains on the last rank": lambda rank, world, domain: torch.full_like(
+        domain, rank == world - 1, dtype=torch.bool
     ),
 }
+WHOLE, EVERY, LAST = PLACES
+MIXED = [
+    *(("mlp", rule, place, {}) for rule in RULES for place in PLACES),
+    *(
+        (kind, rule, WHOLE, {})
+        for kind in ("cnn", "cnn with batch norm", "transformer")
+        for rule in ("and", "sand", "pcgrad")
+    ),
+    ("cnn", "and", EVERY, {"engine": "streaming"}),
+    ("mlp", "sand", EVERY, {"weights": {1: 2.0, 4: 0.5}}),
+    ("transformer", "agr-rand", LAST, {}),
+]
+HOOKED = [*(("mlp", rule) for rule in RULES), ("cnn", "and"), ("transformer", "sand")]
+SHARDED = [*(("mlp", rule) for rule in RULES), ("cnn", "sand"), ("transformer", "and")]
 
 
-def mixed(rank: int, world: int, cases):
-    found = {}
-    for kind, rule, place, options in cases:
-        model = build(kind)
-        wrapped = DistributedDataParallel(model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            agree = dg.GradientAgreement(wrapped, RULES[rule](), **options)
-            own = PLACES[place](rank, world)
-            found[kind, rule, place, tuple(options)] = trained(agree, model, own)
-    return found
+def mixed(rank, world, kind, rule, place, options):
+    model = build(kind)
+    agree = dg.GradientAgreement(DistributedDataParallel(model), RULES[rule](), **options)
+    return trained(agree, model, lambda domain: PLACES[place](rank, world, domain))
 
 
-def assert_equal(found, expected, case, tolerance=1e-6):
-    """Relative error of the whole vector of parameters."""
-    found, expected = (torch.cat([p.flatten() for p in each]) for each in (found, expected))
-    error = ((found - expected).norm() / expected.norm()).item()
-    assert error <= tolerance, case
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_mixed_batches_on_several_processes_give_the_update_of_one(world, tmp_path):
-    whole, every, last = PLACES
-    cases = [("mlp", rule, place, {}) for rule in RULES for place in PLACES]
-    cases += [(kind, rule, whole, {}) for kind in KINDS for rule in ("and", "sand", "pcgrad")]
-    cases += [("cnn", "and", every, {"engine": "streaming"})]
-    cases += [("mlp", "sand", every, {"weights": {1: 2.0, 4: 0.5}})]
-    cases += [("transformer", "agr-rand", last, {})]
-    results = in_processes(mixed, world, tmp_path, cases)
-    for kind, rule, place, options in cases:
-        alone = {name: value for name, value in options.items() if name != "engine"}
-        expected = one_process(kind, rule, **alone)
-        for result in results:
-            assert_equal(
-                result[kind, rule, place, tuple(options)], expected, (kind, rule, place, options)
-            )
-
-
-KINDS = ("cnn", "cnn with batch norm", "transformer")
-
-
-def hooked(rank: int, world: int, cases):
-    found = {}
-    for kind, rule in cases:
-        model = build(kind)
-        # Buckets of some parameters each, so that there are several.
-        wrapped = DistributedDataParallel(model, bucket_cap_mb=0.002, broadcast_buffers=False)
-        agreement = dg.DDPAgreement(wrapped, RULES[rule](), domain=rank % 2)
-        optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
-        for step in range(STEPS):
-            x, y = of_rank(rank, world, step)
-            agreement.samples = len(y)
-            F.cross_entropy(wrapped(x), y).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        found[kind, rule] = [parameter.detach().clone() for parameter in model.parameters()]
-    return found
-
-
-def of_rank(rank: int, world: int, step: int):
+def hooked(rank, world, kind, rule, **options):
     """Two domains; with three processes two of them share the first, unevenly."""
-    x, y, domain = batch(step)
-    rows = (domain == rank % 2).nonzero().flatten()
-    sharing = [r for r in range(world) if r % 2 == rank % 2]
-    if len(sharing) > 1:
-        rows = rows[:2] if rank == sharing[0] else rows[2:]
-    return x[rows], y[rows]
+    model = build(kind)
+    # Buckets of some parameters each, so that there are several.
+    wrapped = DistributedDataParallel(model, bucket_cap_mb=0.002)
+    agreement = dg.DDPAgreement(wrapped, RULES[rule](), domain=rank % 2, **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
+    for step in range(STEPS):
+        x, y, domain = batch(step)
+        rows = (domain == rank % 2).nonzero().flatten()
+        if world == 3 and rank % 2 == 0:
+            rows = rows[:2] if rank == 0 else rows[2:]
+        agreement.samples = len(rows)
+        F.cross_entropy(wrapped(x[rows]), y[rows]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return flat(model)
 
 
-def two_domains(step: int):
+def even(step: int):
+    """Four samples of each of three domains, so that each of two processes has half of each."""
     x, y, domain = batch(step)
-    rows = domain < 2
+    rows = torch.cat([(domain == e).nonzero().flatten()[:4] for e in (0, 2, 3)])
     return x[rows], y[rows], domain[rows]
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_the_hook_gives_the_update_of_one_process(world, tmp_path):
-    cases = [("mlp", rule) for rule in RULES]
-    cases += [("cnn", "and"), ("transformer", "sand")]
-    if world == 2:  # a domain on two ranks has two batches of statistics
-        cases += [("cnn with batch norm", "and")]
-    results = in_processes(hooked, world, tmp_path, cases)
-    for kind, rule in cases:
-        model = build(kind)
-        agree = dg.GradientAgreement(model, RULES[rule]())
-        expected = trained(
-            agree, model, lambda domain: torch.ones_like(domain, dtype=torch.bool), two_domains
+def sharded(rank, world, kind, rule):
+    model = build(kind)
+    mesh = init_device_mesh("cpu", (world,))
+    for layer in model.children():
+        if any(parameter.numel() for parameter in layer.parameters()):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    agree = dg.GradientAgreement(model, RULES[rule]())
+    optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
+    for step in range(STEPS):
+        x, y, domain = even(step)
+        for e in domain.unique():
+            rows = (domain == e).nonzero().flatten()[rank::world]
+            with agree.domain(e):
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+        agree.combine()
+        optimizer.step()
+        optimizer.zero_grad()
+    return flat(model)
+
+
+def message_of(function) -> str:
+    try:
+        function()
+    except (dg.AgreementError, ValueError, TypeError) as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def step_of(agree, x, y, domain):
+    agree.backward(F.cross_entropy(agree(x, domain), y, reduction="none"))
+
+
+def refusals(rank, world) -> dict[str, str]:
+    """What is refused, and how, on this process."""
+    x, y, domain = batch(0)
+    own = domain % world == rank
+    found = {}
+
+    def mixed_with(rule, model=None):
+        agree = dg.GradientAgreement(DistributedDataParallel(model or build("mlp")), rule)
+        return message_of(lambda: step_of(agree, x[own], y[own], domain[own]))
+
+    found["rule"] = mixed_with(dg.ANDMask(tau=1 - 0.5 * rank))
+    found["seed"] = mixed_with(dg.AgrRand(torch.Generator().manual_seed(rank)))
+    found["hook"] = message_of(
+        lambda: dg.DDPAgreement(
+            DistributedDataParallel(build("mlp")), dg.ANDMask(tau=1 - 0.5 * rank), domain=rank
         )
-        for result in results:
-            assert_equal(result[kind, rule], expected, (kind, rule))
+    )
+    found["plain"] = message_of(lambda: dg.GradientAgreement(build("mlp"), dg.Mean()))
+    found["not wrapped"] = message_of(lambda: dg.DDPAgreement(build("mlp"), dg.Mean(), domain=0))
+    agree = dg.GradientAgreement(DistributedDataParallel(build("mlp")), dg.ANDMask())
+    one = (torch.ones_like(domain) * 7)[:4]
+    found["one domain"] = message_of(lambda: step_of(agree, x[:4], y[:4], one))
+    wrapped = DistributedDataParallel(build("mlp"))
+    agree = dg.GradientAgreement(wrapped, dg.Mean())
+
+    def jointly():
+        losses = F.cross_entropy(wrapped(x), y, reduction="none")
+        for e in (0, 1):
+            with agree.domain(e):
+                losses[domain == e].mean().backward(retain_graph=True)
+
+    found["joint forward"] = message_of(jointly)
+    mesh = init_device_mesh("cpu", (world,))
+    agree = dg.GradientAgreement(fully_shard(build("mlp"), mesh=mesh), dg.Mean())
+    found["sharded"] = message_of(lambda: agree(x, domain))
+    return found
+
+
+def not_finite(rank, world, way):
+    """One process has a gradient that is not finite; what all see of it."""
+    model = build("mlp")
+    x, y, domain = batch(0)
+    if rank == 0:
+        x = x.clone()
+        x[domain == 0, 0] = torch.inf
+    own = domain % world == rank
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wrapped = DistributedDataParallel(model)
+        if way == "mixed":
+            step_of(dg.GradientAgreement(wrapped, dg.ANDMask()), x[own], y[own], domain[own])
+        else:
+            dg.DDPAgreement(wrapped, dg.ANDMask(), domain=rank)
+            F.cross_entropy(wrapped(x[own]), y[own]).backward()
+    told = [str(w.message) for w in caught if w.category is dg.NonFiniteGradientWarning]
+    return all(p.grad.isfinite().all() for p in model.parameters()), told
+
+
+def traffic(rank, world):
+    """Bytes that leave this process in a step, by the sizes given to the collectives."""
+    sent = {"all_to_all": 0, "all_gather": 0}
+    from domaingrad.engine.distributed import exchange
+
+    plain_all_to_all, plain_all_gather = dist.all_to_all_single, exchange.all_gather
+
+    def counted_all_to_all(out, own, out_sizes, own_sizes, **options):
+        sent["all_to_all"] += own.element_size() * sum(own_sizes[:rank] + own_sizes[rank + 1 :])
+        return plain_all_to_all(out, own, out_sizes, own_sizes, **options)
+
+    def counted_all_gather(out, own, **options):
+        sent["all_gather"] += own.element_size() * own.numel() * (world - 1)
+        return plain_all_gather(out, own, **options)
+
+    exchange.dist.all_to_all_single, exchange.all_gather = counted_all_to_all, counted_all_gather
+    try:
+        found = {}
+        for half in (False, True):
+            sent.update(all_to_all=0, all_gather=0)
+            hooked(rank, world, "mlp", "and", half=half)
+            found[half] = sum(sent.values()) / STEPS
+    finally:
+        exchange.dist.all_to_all_single = plain_all_to_all
+        exchange.all_gather = plain_all_gather
+    return found
+
+
+def all_of_it(rank, world):
+    """Everything that the tests below look at, in one start of the processes."""
+    found = {("mixed", *case[:3], *case[3]): mixed(rank, world, *case) for case in MIXED}
+    found |= {("hooked", *case): hooked(rank, world, *case) for case in HOOKED}
+    found["half"] = hooked(rank, world, "mlp", "mean", half=True)
+    found["traffic"] = traffic(rank, world)
+    if world == 2:
+        found["hooked", "cnn with batch norm", "and"] = hooked(
+            rank, world, "cnn with batch norm", "and"
+        )
+        found |= {("sharded", *case): sharded(rank, world, *case) for case in SHARDED}
+        found |= {("not finite", way): not_finite(rank, world, way) for way in ("mixed", "hook")}
+        found["refusals"] = refusals(rank, world)
+    return found
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
+def results(request, tmp_path_factory):
+    """By rank."""
+    return in_processes(all_of_it, request.param, tmp_path_factory.mktemp("processes"))
+
+
+def assert_equal(results, key, expected, tolerance=1e-6):
+    """Relative error of the whole vector of parameters, and the same bits on all processes."""
+    for result in results:
+        error = (result[key] - expected).norm() / expected.norm()
+        assert error.item() <= tolerance, key
+        assert torch.equal(result[key], results[0][key]), key
+
+
+@pytest.mark.parametrize("case", MIXED, ids=str)
+def test_mixed_batches_give_the_update_of_one_process(results, case):
+    kind, rule, place, options = case
+    alone = {name: value for name, value in options.items() if name != "engine"}
+    assert_equal(results, ("mixed", kind, rule, place, *options), one_process(kind, rule, **alone))
+
+
+@pytest.mark.parametrize("case", HOOKED, ids=str)
+def test_the_hook_gives_the_update_of_one_process(results, case):
+    assert_equal(results, ("hooked", *case), one_process(*case, two_domains))
+
+
+def of_two(results):
+    if len(results) != 2:
+        pytest.skip("looked at with two processes")
+    return results
+
+
+def test_the_hook_with_batch_norm_has_the_statistics_of_each_domain(results):
+    key = ("hooked", "cnn with batch norm", "and")
+    assert_equal(of_two(results), key, one_process("cnn with batch norm", "and", two_domains))
+
+
+@pytest.mark.parametrize("case", SHARDED, ids=str)
+def test_sharded_parameters_get_the_update_of_one_process(results, case):
+    assert_equal(of_two(results), ("sharded", *case), one_process(*case, even))
+
+
+def test_bfloat16_on_the_way_costs_its_rounding_and_no_more(results):
+    expected = one_process("mlp", "mean", two_domains)
+    error = (results[0]["half"] - expected).norm() / expected.norm()
+    assert 1e-6 < error.item() < 2**-7
+
+
+def test_as_many_bytes_travel_as_in_a_ring_all_reduce(results):
+    world = len(results)
+    model = build("mlp")
+    components = sum(parameter.numel() for parameter in model.parameters())
+    ring = 2 * components * (world - 1) / world * 4
+    for result in results:
+        # Shards of a bucket are filled up to equal size: less than a component a rank and bucket.
+        assert ring <= result["traffic"][False] <= ring + 2 * 4 * world * 6
+        assert result["traffic"][True] == result["traffic"][False] / 2
+
+
+@pytest.mark.parametrize("way", ["mixed", "hook"])
+def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
+    seen = [result["not finite", way] for result in of_two(results)]
+    assert [finite for finite, _ in seen] == [False, False]
+    told = [warning for _, warned in seen for warning in warned]
+    assert told
+    assert all("non-finite gradient in domain 0" in warning for warning in told)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("rule", "rule: ANDMask(tau=1.0, rescale=True, average='arithmetic') on rank 0, ANDMask("),
+        ("seed", "state of the rule's generator: "),
+        ("hook", "the processes differ, so they cannot agree: rule: ANDMask(tau=1.0"),
+        ("plain", "2 processes run, and this model is in none of DistributedDataParallel"),
+        ("not wrapped", "expected a model in DistributedDataParallel; found a Sequential"),
+        ("one domain", "needs at least 2 of them in a step; found 1 on all processes (domain [7])"),
+        ("joint forward", "domain 1 went back through the forward pass of the domain before it"),
+        ("sharded", "Use `with agree.domain(name)`: every process goes through the same domains"),
+    ],
+)
+def test_silent_mistakes_are_refused_on_every_process(results, case, message):
+    for result in of_two(results):
+        assert message in result["refusals"][case]
+
+
+def test_idle_is_for_several_processes():
+    agree = dg.GradientAgreement(build("mlp"), dg.Mean())
+    with pytest.raises(dg.AgreementError, match="is for a process without samples among others"):
+        agree.idle()

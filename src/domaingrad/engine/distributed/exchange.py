@@ -10,7 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, GramianRule, Proposal, Rule, Whole
+from domaingrad.rules import (
+    ElementwiseRule,
+    GramianRule,
+    Proposal,
+    Rule,
+    Whole,
+    statistics_of,
+)
 from domaingrad.rules.statistics import accumulation_dtype
 
 from ..reduction import Kernels, Reduction
@@ -75,6 +82,7 @@ class Exchange:
         if any(factor != 1.0 for factor in each):
             self._factors = torch.tensor(each, dtype=torch.float64)
         self._rank = dist.get_rank(group)
+        self._width = _tally_width(rule)
         self._flying: Bucket | None = None
         self._waiting: list[tuple[Bucket, list[tuple[int, Proposal]]]] = []
         self._stacks: list[tuple[Bucket, Tensor]] = []
@@ -190,9 +198,8 @@ class Exchange:
 
     def _tallies(self, bucket: Bucket, proposals: Sequence[tuple[int, Proposal]]) -> Tensor:
         """[parameters, sums of the rule]: zeros for what lies in other shards."""
-        width = 2
         tallies = torch.zeros(
-            len(bucket.sizes), width, dtype=torch.float64, device=bucket.arrived.device
+            len(bucket.sizes), self._width, dtype=torch.float64, device=bucket.arrived.device
         )
         for place, proposal in proposals:
             assert proposal.tally is not None
@@ -257,3 +264,11 @@ class Exchange:
         bucket.update = torch.empty(self._placement.world * shard, dtype=dtype, device=own.device)
         work = all_gather(bucket.update, own, group=self._group, async_op=True)
         self._returning.append((bucket, work))
+
+
+def _tally_width(rule: Rule) -> int:
+    """How many numbers the rule sums over a tensor or the model."""
+    if not isinstance(rule, ElementwiseRule):
+        return 0
+    tally = rule.propose(statistics_of(torch.ones(2, 1), rule.statistics)).tally
+    return 0 if tally is None else tally.numel()

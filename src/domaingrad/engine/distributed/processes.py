@@ -12,11 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
 
+from ..errors import AgreementError
 from ..reduction import Kernels
 from ..single_pass.gradients import Given
 from ..step import accumulate
 from .placement import require_alike
 from .receiver import DistributedAgreement
+from .shards import Shards
 
 
 @dataclass
@@ -31,6 +33,33 @@ class Processes:
     model: DistributedDataParallel
     half: bool = False
     _known: bool = field(default=False, init=False)
+    _forwards: int = field(default=0, init=False)
+    _taken: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._hook = self.model.register_forward_pre_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self._forwards += 1
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._hook.remove()
+
+    def require_own_forward(self, name: object, first: bool) -> None:
+        """See that each domain passes the wrapped model by itself.
+
+        Raises:
+            AgreementError: several domains go back through one forward pass.
+        """
+        if not first and self._forwards == self._taken:
+            raise AgreementError(
+                f"domain {name!r} went back through the forward pass of the domain before it; "
+                f"DistributedDataParallel synchronises only the first backward pass after a "
+                f"forward pass, silently. Run the model once in each `with agree.domain(name)`, or "
+                f"use agree(x, domain)."
+            )
+        self._taken = self._forwards
 
     @property
     def group(self) -> dist.ProcessGroup:
@@ -47,9 +76,7 @@ class Processes:
         Raises:
             AgreementError: the processes differ.
         """
-        if not self._known:
-            require_alike(rule, parameters, self.group)
-            self._known = True
+        self.require_alike(rule, parameters)
         buffers = [b for b in self.model.module.buffers() if b.is_floating_point()]
         if not self.model.broadcast_buffers or not buffers:
             return
@@ -60,6 +87,16 @@ class Processes:
             parts = torch.split_with_sizes(flat, [buffer.numel() for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view(buffer.shape))
+
+    def require_alike(self, rule: Rule, parameters: Sequence[nn.Parameter]) -> None:
+        """See once that all processes have the same rule, seed and parameters.
+
+        Raises:
+            AgreementError: they have not.
+        """
+        if not self._known:
+            require_alike(rule, parameters, self.group)
+            self._known = True
 
     def agreement(
         self,
@@ -95,3 +132,19 @@ class Processes:
                 agreement.receive(index, Given(parameters[index], parts))
         for index, update in agreement.finish().items():
             accumulate(parameters[index], update)
+
+
+def require_wrapped(parameters: Sequence[nn.Parameter]) -> None:
+    """Refuse a plain model where several processes run: each would go its own way, silently.
+
+    Raises:
+        AgreementError: several processes, and a model that nothing synchronises.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    if Shards.of(parameters) is None:
+        raise AgreementError(
+            f"{dist.get_world_size()} processes run, and this model is in none of "
+            f"DistributedDataParallel and fully_shard, so each process would train a model of its "
+            f"own. Give GradientAgreement the wrapped model, or say alone=True if that is meant."
+        )

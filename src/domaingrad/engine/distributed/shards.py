@@ -1,0 +1,83 @@
+"""Parameters that are spread over processes, as fully_shard (FSDP2) leaves them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from domaingrad.rules import Whole
+
+from ..errors import AgreementError
+
+
+class Shards:
+    """How the parameters of a model are spread: each along its first dimension.
+
+    Args:
+        parameters: all that are trained, all of them spread over the same processes.
+
+    Raises:
+        AgreementError: spread in another way.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._like: list[DTensor] = []
+        for parameter in parameters:
+            data = parameter.data
+            if not isinstance(data, DTensor):
+                raise AgreementError(
+                    "some parameters of the model are spread over processes and others are not; "
+                    "call fully_shard on the whole model, too."
+                )
+            self._like.append(data)
+        meshes = {(data.device_mesh, data.placements) for data in self._like}
+        (mesh, placements), *others = meshes
+        spread = [n for n, each in enumerate(placements) if isinstance(each, Shard)]
+        along = [each.dim for each in placements if isinstance(each, Shard)]
+        plain = all(isinstance(each, Shard | Replicate) for each in placements)
+        if others or along != [0] or not plain:
+            raise AgreementError(
+                f"expected parameters that fully_shard spreads along their first dimension over "
+                f"one mesh; found {sorted({str(each.placements) for each in self._like})}."
+            )
+        self._group = mesh.get_group(spread[0])
+
+    @classmethod
+    def of(cls, parameters: Sequence[nn.Parameter]) -> Shards | None:
+        """The shards of a model; ``None`` where its parameters are whole."""
+        if any(isinstance(parameter.data, DTensor) for parameter in parameters):
+            return cls(parameters)
+        return None
+
+    def over(self, tensor: Tensor, how: Literal["sum", "max"]) -> Tensor:
+        """Sum, or take the maximum of, a tensor over the processes."""
+        device = self._like[0].device
+        travelling = tensor.to(device, copy=True)
+        operation = dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX
+        dist.all_reduce(travelling, operation, group=self._group)
+        return travelling.to(tensor.device)
+
+    def whole(self, index: int) -> Whole:
+        """Where this process's part of a parameter lies in it."""
+        like = self._like[index]
+        inner = math.prod(like.shape[1:])
+        rows = like.shape[0] if like.ndim > 0 else 1
+        share = math.ceil(rows / dist.get_world_size(self._group))
+        start = min(dist.get_rank(self._group) * share, rows) * inner
+        return Whole(like.numel(), slice(start, start + like.to_local().numel()))
+
+    def restored(self, index: int, update: Tensor) -> Tensor:
+        """An update of this process's part, as the parameter's."""
+        like = self._like[index]
+        return DTensor.from_local(
+            update.view(like.to_local().shape),
+            like.device_mesh,
+            like.placements,
+            shape=like.shape,
+            stride=like.stride(),
+        )
