@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from domaingrad.bench.methods import ALL_METHODS
 from domaingrad.bench.methods.erm import ERM
-from domaingrad.bench.runs import RunDirectory, SweepDirectory
+from domaingrad.bench.runs import RunDirectory, SweepDirectory, execution
 from domaingrad.cli import sweep
 from domaingrad.cli.app import app
 
@@ -271,6 +272,103 @@ def test_another_sweep_in_the_directory_is_refused_and_a_larger_one_extends(swep
     assert records(out) == records(swept[0])
 
 
+def test_more_selection_methods_extend_a_sweep_without_any_run(tmp_path):
+    small = [*TINY, "--draws", 1, "--jobs", 1, "--out", tmp_path]
+    assert run(*small, "--selection", "training-domain-validation").exit_code == 0
+    before = records(tmp_path)
+    more = run(*small, "--selection", "training-domain-validation,oracle-last", "--extend")
+    assert more.exit_code == 0, more.output
+    assert "oracle, last checkpoint" in more.stdout
+    assert records(tmp_path) == before
+    other = run("compare", "--data", "linear-toy", "--steps", 2, "--out", tmp_path)
+    assert other.exit_code == 2
+    assert "holds a sweep, which compare would put another plan upon" in other.stderr
+
+
+def test_draws_of_which_nothing_is_drawn_are_runs_of_their_own(tmp_path):
+    fixed = ["--learning-rate", 0.01, "--weight-decay", 0, "--batch", 8]
+    small = [*TINY, "--methods", "erm", "--draws", 3, *fixed, "--out", tmp_path, "--jobs", 1]
+    result = run(*small)
+    assert result.exit_code == 0, result.output
+    assert len(records(tmp_path)) == 3 * 3 * 2
+
+
+def table(path, target):
+    """A table whose domains are called what breaks tables, pictures and pages elsewhere."""
+    rows = ["x,z,site,y"]
+    for number in range(90):
+        site = ("[/x]", "$q_{$", "a|b")[number % 3]
+        rows.append(f"{number % 7},{number % 5},{site},{target(number)}")
+    path.write_text("\n".join(rows))
+    return ["--data", path, "--target", "y", "--domain", "site", "--steps", 3, "--jobs", 1]
+
+
+def test_odd_names_of_domains_are_printed_as_they_are(tmp_path):
+    data = table(tmp_path / "odd.csv", lambda number: "yes" if number % 2 else "no")
+    out = tmp_path / "out"
+    result = run("sweep", *data, "--draws", 1, "--trials", 1, "--out", out, "--keep-models")
+    assert result.exit_code == 0, result.output
+    for name in ("[/x]", "$q_{$", "a|b"):
+        assert name in result.stdout
+    (head,) = {
+        line for line in (out / "results.md").read_text().splitlines() if "held out: a" in line
+    }
+    assert r"a\|b" in head
+    shown = run("inspect", next((out / "runs").iterdir()), "--samples", 8)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_numbers_that_diverge_are_told_in_every_form(tmp_path):
+    data = table(tmp_path / "numbers.csv", lambda number: 0.5 * number)
+    small = ["sweep", *data, "--draws", 1, "--trials", 2, "--task", "regression"]
+    small += ["--methods", "erm,and-mask", "--learning-rate", 1e30, "--out", tmp_path / "out"]
+    result = run(*small, "--json")
+    assert result.exit_code == 0, result.output
+    tables = json.loads(result.stdout)["data"]["numbers"]["tables"]
+    assert tables["training-domain-validation"]["erm"]["average"]["mean"] is None
+    shown = run("report", tmp_path / "out")
+    assert "−∞" in shown.stdout
+    assert "nan" not in shown.stdout
+    assert "R² -inf" in result.stderr
+
+
+def test_damaged_records_are_missing_in_the_report_and_done_again(swept, tmp_path):
+    out = tmp_path / "damaged"
+    shutil.copytree(swept[0], out)
+    cut, lost, odd, garbled = sorted((out / "runs").iterdir())[:4]
+    sealed = cut / "held_out.jsonl"
+    sealed.write_bytes(sealed.read_bytes()[:-20])
+    (lost / "held_out.jsonl").unlink()
+    (odd / "run.jsonl").write_text("null\n")
+    (garbled / "run.jsonl").write_bytes(b"\x00\x00\xff\n")
+    part = run("report", out)
+    assert part.exit_code == 0, part.output
+    assert part.stderr.count("its records are damaged") >= 1
+    assert "*" in part.stdout
+    again = run(*TINY, "--out", out, "--jobs", 1)
+    assert again.exit_code == 0, again.output
+    for path in (out / "runs").glob("*.damaged-1"):
+        shutil.rmtree(path)
+    assert records(out) == records(swept[0])
+
+
+def test_data_that_change_under_a_sweep_fail_its_runs(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    data = table(path, lambda number: "yes" if number % 2 else "no")
+    execution._data.cache_clear()
+
+    def changed_meanwhile(*_):
+        path.write_text(path.read_text().replace("6,", "5,", 1))
+        return sweep.Cost(1.0, 1, 1)
+
+    monkeypatch.setattr(sweep, "measure", changed_meanwhile)
+    result = run("sweep", *data, "--draws", 1, "--trials", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "the data, the weights or the code have changed since the sweep was planned" in (
+        result.stderr
+    )
+
+
 def test_two_sweeps_in_one_directory_are_refused(tmp_path):
     assert run(*TINY, "--draws", 1, "--out", tmp_path, "--jobs", 1).exit_code == 0
     with SweepDirectory(tmp_path).alone():
@@ -333,6 +431,9 @@ def test_a_record_cut_in_the_middle_counts_to_its_last_whole_line(swept, tmp_pat
         (["--per-gpu", 0], "--per-gpu must be at least 1"),
         (["--learning-rate", -1], "--learning-rate must be positive"),
         (["--size", 64], "take no size"),
+        (["--hold-out", "+90%", "--hold-out", "-9O%"], "did you mean '-90%'"),
+        (["--weight-decay", "inf"], "--weight-decay must be finite"),
+        (["--precision", "16-mixed"], "16-mixed needs a GPU"),
         (["--weights", "none.pt"], "there is no file of weights"),
     ],
 )

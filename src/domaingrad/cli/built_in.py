@@ -40,6 +40,7 @@ def compare_built_in(
             methods=names(methods, "--methods"),
             trials=trials,
             seed=seed,
+            any_plan=True,
             settings={"steps": steps, "accelerator": "cpu"},
         )
         plan, _ = make_plan(request)
@@ -47,5 +48,7 @@ def compare_built_in(
         directory = SweepDirectory(out)
     with bad_input(errors), directory.alone():
         directory.replace(plan)
+        for run in plan.runs:
+            directory.put_aside(run.key)
         todo = [run for run in plan.runs if not directory.finished(run.key)]
         carry_out_and_report(directory, plan, todo, crew, as_json, errors)

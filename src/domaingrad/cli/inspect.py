@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from domaingrad.bench.domains import DataError
@@ -44,7 +45,7 @@ def inspect(
         if plot is not None:
             _draw(found, plot)
     if as_json:
-        typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
         return
     console = Console()
     console.print(_cosines(found))
@@ -75,9 +76,9 @@ def _draw(found: Inspection, path: Path) -> None:
 def _cosines(found: Inspection) -> Table:
     table = Table("cosine", box=None)
     for name in found.domains:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for name, row in zip(found.domains, found.conflict.cosines.tolist(), strict=True):
-        table.add_row(name, *(f"{value:.3f}" for value in row))
+        table.add_row(escape(name), *(f"{value:.3f}" for value in row))
     return table
 
 
@@ -91,7 +92,7 @@ def _layers(found: Inspection) -> Table:
         if name == "model":
             gsnr = f"noise: {found.floor:.4f}"
         table.add_row(
-            name,
+            escape(name),
             f"{relation.mean_cosine:.3f}",
             f"{100 * relation.agreement:.1f} %",
             gsnr,

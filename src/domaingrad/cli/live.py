@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from domaingrad.bench.domains import Task
 from domaingrad.bench.runs import Checkpoint, Event, Failed, Finished, Lost, PlannedRun
 from domaingrad.bench.runs import Progress as RunProgress
 
@@ -64,6 +65,8 @@ class LiveView:
         self._runs = len(runs)
         self._pace = Pace(runs, workers)
         self._failed = 0
+        self._over: set[str] = set()
+        self._one_kind = len({run.data for run in runs}) == 1
         self._best: tuple[float, str] | None = None
         self._begun: dict[str, int] = {}
         self._started = time.perf_counter()
@@ -99,20 +102,22 @@ class LiveView:
     def show(self, event: Event) -> None:
         """Take in what has happened."""
         match event:
+            case RunProgress(run, _, _, _, _) if run.key in self._over:
+                pass
             case RunProgress(run, step, here, seconds, checkpoint):
                 news = "begins"
                 if here > 0:
                     self._pace.note(run, step, here, seconds)
                     self._begun.setdefault(run.key, step - here)
                     self._advance(run, step)
-                    news = f"{here / seconds:.0f} steps/s{scores(checkpoint)}"
+                    news = f"{here / seconds:.0f} steps/s{scores(checkpoint, run.task)}"
                 self._progress.update(self._task(run), completed=step, news=news)
             case Finished(run, seconds, checkpoint):
                 self._pace.note(run, steps_of(run), steps_of(run), seconds)
                 self._end(run)
                 if self._best is None or checkpoint.val_score > self._best[0]:
                     self._best = checkpoint.val_score, run.title
-                self._line(f"{run.title}{scores(checkpoint)}, took {seconds:.1f} s")
+                self._line(f"{run.title}{scores(checkpoint, run.task)}, took {seconds:.1f} s")
             case Failed(run, cause):
                 self._failed += 1
                 self._end(run)
@@ -141,6 +146,7 @@ class LiveView:
 
     def _end(self, run: PlannedRun) -> None:
         self._ended += 1
+        self._over.add(run.key)
         self._pace.end(run)
         self._advance(run, steps_of(run))
         if run.key in self._tasks:
@@ -149,7 +155,7 @@ class LiveView:
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
             self._console.print(
-                f"{self._ended}/{self._runs} {text}{self._left()}",
+                f"{self._ended}/{self._runs} {text}{self._left()}{self._failures()}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
@@ -158,13 +164,14 @@ class LiveView:
     def _overall(self) -> str:
         taken = sum(self._steps.values()) - sum(self._begun.values())
         speed = taken / (time.perf_counter() - self._started)
-        failed = f", {self._failed} failed" if self._failed else ""
         best = ""
-        if self._best is not None:
-            best = f"; best source validation {self._best[0]:.3f} ({self._best[1]})"
-        return (
-            f"{self._ended} of {self._runs} runs{failed}, {speed:.0f} steps/s{self._left()}{best}"
-        )
+        if self._best is not None and self._one_kind:
+            best = f"; best source validation {self._best[0]:.3f} ({escape(self._best[1])})"
+        done = f"{self._ended} of {self._runs} runs{self._failures()}"
+        return f"{done}, {speed:.0f} steps/s{self._left()}{best}"
+
+    def _failures(self) -> str:
+        return f", {self._failed} failed" if self._failed else ""
 
     def _left(self) -> str:
         seconds = self._pace.seconds_left
@@ -176,12 +183,13 @@ def steps_of(run: PlannedRun) -> int:
     return run.config.steps or 0
 
 
-def scores(checkpoint: Checkpoint | None) -> str:
+def scores(checkpoint: Checkpoint | None, task: Task = "classification") -> str:
     """What is known of the sources, to go on with a line."""
     if checkpoint is None:
         return ""
-    agreement = checkpoint.agreement
-    return f", source validation {100 * checkpoint.val_score:.1f} %" + (
+    agreement, score = checkpoint.agreement, checkpoint.val_score
+    told = f"R² {score:.3f}" if task == "regression" else f"{100 * score:.1f} %"
+    return f", source validation {told}" + (
         "" if agreement is None else f", agreement {100 * agreement:.1f} %"
     )
 
@@ -189,4 +197,7 @@ def scores(checkpoint: Checkpoint | None) -> str:
 def duration(seconds: float) -> str:
     """In words."""
     minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {left:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

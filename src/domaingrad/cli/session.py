@@ -168,9 +168,8 @@ def tell(summary: Summary, as_json: bool, published: bool, errors: Console) -> N
             for row in against_published(summary):
                 words = dict(zip(COLUMNS, row, strict=True))
                 console.print(
-                    "{data}, {selection}, {method}: {here} here, {published} published".format(
-                        **words
-                    ),
+                    "{data}, {selection}, {method}: {here} here ({runs here}), {published} "
+                    "published".format(**words),
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -205,7 +204,8 @@ def write(
         write_html(summary, command, out / "report.html", published)
     except OSError as error:
         errors.print(
-            f"[bold red]Error:[/] cannot write {escape(str(error.filename))}: {error.strerror}. "
+            f"[bold red]Error:[/] cannot write {escape(str(error.filename or out))}: "
+            f"{error.strerror}. "
             f"The runs are kept; mend it and give the same command again.",
             soft_wrap=True,
         )

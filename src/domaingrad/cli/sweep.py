@@ -35,7 +35,7 @@ def sweep(
     ] = ["erm", "and-mask", "sand-mask", "agr-sum"],  # noqa: B006 - typer reads it
     hold_out: Annotated[
         list[str],
-        typer.Option(help="Domains to hold out in turn, repeated or with commas.  [default: all]"),
+        typer.Option(help="A domain to hold out, repeated for several.  [default: all in turn]"),
     ] = [],  # noqa: B006
     draws: Annotated[
         int, typer.Option(help="Draws of hyper-parameters; the first is that of the defaults.")
@@ -130,7 +130,7 @@ def sweep(
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
-            hold_out=options.listed(hold_out) or (),
+            hold_out=tuple(hold_out),
             seed=seed,
             settings=settings,
             data_options=DataOptions(**reading),
@@ -138,15 +138,19 @@ def sweep(
         with TrainingView(errors) as view:
             plan, read = make_plan(request, view.listener.news)
             directory = SweepDirectory.at(out)
+            if directory is not None:
+                directory.require(plan, extend)
             todo, failed = _todo(directory, plan, retry_failed)
             crew = crew_of(jobs, keep_models, accelerator, per_gpu, max(1, len(todo)))
-            cost = measure(todo, read, keep_models, view.listener.news.advance)
+            cost = measure(todo, read, keep_models, view.listener.news)
         _tell_plan(errors, plan, todo, failed, crew, cost)
         if dry_run:
             return
         directory = SweepDirectory(out)
     with bad_input(errors), directory.alone():
         directory.begin(plan, extend)
+        for run in todo:
+            directory.put_aside(run.key)
         carry_out_and_report(directory, plan, todo, crew, as_json, errors)
 
 

@@ -65,19 +65,25 @@ def inspect_run(
     def loss(outputs: Tensor) -> Tensor:
         return losses(trained.task, outputs, parts.labels.scaled(labels))
 
+    found = conflict(trained.model, inputs, loss, domain)
+    if not found.gram.isfinite().all():
+        raise DataError(
+            f"the gradients at the model of {directory.path} are not finite: its training has "
+            f"diverged. Inspect another run."
+        )
     moments = signal_to_noise(trained.model, inputs, loss)
     layers: dict[str, list[Tensor]] = {}
     for name, moment in moments.items():
-        found = moment.gsnr[moment.mean_square > 0]
-        layers.setdefault(name.rpartition(".")[0] or name, []).append(found)
+        ratios = moment.gsnr[moment.mean_square > 0]
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(ratios)
     return Inspection(
         domains=names,
         samples=samples,
-        conflict=conflict(trained.model, inputs, loss, domain),
+        conflict=found,
         similarity=_similarity(trained, inputs, labels, domain, generator)
         if trained.task == "classification"
         else None,
-        gsnr={layer: torch.cat(found).mean().item() for layer, found in layers.items()},
+        gsnr={layer: torch.cat(found_there).mean().item() for layer, found_there in layers.items()},
         floor=1 / (len(labels) - 3),
     )
 

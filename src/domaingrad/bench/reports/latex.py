@@ -12,7 +12,8 @@ from .tables import columns, how, row_texts
 SPECIAL = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "°": r"\textdegree{}", "²": r"\textsuperscript{2}", "–": "--", "×": r"$\times$",
+    "±": r"$\pm$", "°": r"\textdegree{}", "²": r"\textsuperscript{2}", "–": "--",
+    "−": "$-$", "∞": r"$\infty$", "×": r"$\times$",
 }  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def _svg(draw: Callable[[], Figure]) -> str:
         "font.size": 10,
         "legend.frameon": False,
         "svg.hashsalt": "domaingrad",
+        "text.parse_math": False,
     }
     with mpl.rc_context(style):
         buffer = io.StringIO()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from domaingrad.bench.domains.presets import PUBLISHED as PUBLISHED_SETS
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import DataSummary, Summary
-from .tables import score
+from .tables import how, score
 
 TRAINING, ORACLE = "training-domain-validation", "oracle-last"
 
@@ -23,6 +24,8 @@ class Published:
     """The published one, for people."""
     size: int | None
     """Height and width of images, where they are photographs."""
+    domains: frozenset[str]
+    """All of them, each held out in turn."""
     averages: dict[str, dict[str, str]]
     """By method and selection method, as printed."""
 
@@ -36,6 +39,11 @@ RESNET50 = ("resnet50", "timm:resnet50", "torchvision:resnet50")
 CNN = ("mnist-cnn",)
 
 
+def _domains(name: str) -> frozenset[str]:
+    """Of a published set of photographs."""
+    return frozenset(PUBLISHED_SETS[name].domains)
+
+
 def _rows(
     erm: tuple[str, str], and_mask: tuple[str, str], sand_mask: tuple[str, str]
 ) -> dict[str, dict[str, str]]:
@@ -47,35 +55,40 @@ def _rows(
 
 PUBLISHED: dict[str, Published] = {
     "colored-mnist": Published(
-        CNN, "MNIST CNN", None,
+        CNN, "MNIST CNN", None, frozenset({"+90%", "+80%", "-90%"}),
         _rows(
             ("51.5±0.1", "57.8±0.2"), ("51.3±0.2", "58.6±0.4"),
             ("51.8±0.2", "73.0±1.0 (62.3±1.0 in a later compilation)"),
         ),
     ),
     "rotated-mnist": Published(
-        CNN, "MNIST CNN", None, _rows(("98.0", "97.8"), ("97.6", "97.5"), ("97.4", "97.4"))
+        CNN, "MNIST CNN", None, frozenset(f"{angle}°" for angle in range(0, 90, 15)),
+        _rows(("98.0", "97.8"), ("97.6", "97.5"), ("97.4", "97.4"))
     ),
     "vlcs": Published(
-        RESNET50, "ResNet-50", 224, _rows(("77.5", "77.6"), ("78.1", "76.4"), ("77.4", "76.2"))
+        RESNET50, "ResNet-50", 224, _domains("vlcs"),
+        _rows(("77.5", "77.6"), ("78.1", "76.4"), ("77.4", "76.2"))
     ),
     "pacs": Published(
-        RESNET50, "ResNet-50", 224, _rows(("85.5", "86.7"), ("84.4", "86.4"), ("84.6", "85.9"))
+        RESNET50, "ResNet-50", 224, _domains("pacs"),
+        _rows(("85.5", "86.7"), ("84.4", "86.4"), ("84.6", "85.9"))
     ),
     "office-home": Published(
-        RESNET50, "ResNet-50", 224, _rows(("66.5", "66.4"), ("65.6", "66.1"), ("65.8", "65.9"))
+        RESNET50, "ResNet-50", 224, _domains("office-home"),
+        _rows(("66.5", "66.4"), ("65.6", "66.1"), ("65.8", "65.9"))
     ),
     "terra-incognita": Published(
-        RESNET50, "ResNet-50", 224, _rows(("46.1", "53.0"), ("44.6", "49.8"), ("42.9", "50.2"))
+        RESNET50, "ResNet-50", 224, _domains("terra-incognita"),
+        _rows(("46.1", "53.0"), ("44.6", "49.8"), ("42.9", "50.2"))
     ),
     "spirals": Published(
-        (), "a model that is not known here", None,
+        (), "a model that is not known here", None, frozenset(),
         _rows(("45.8±2.4", "94.2±1.3"), ("88.0±2.9", "96.7±0.3"), ("49.1±5.4", "91.1±2.4")),
     ),
 }  # fmt: skip
 """By name of the data."""
 
-COLUMNS = ("data", "selection", "method", "here", "published")
+COLUMNS = ("data", "selection", "method", "here", "published", "runs here")
 
 
 def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -94,6 +107,7 @@ def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
                         row.method.title,
                         score(row.average),
                         printed,
+                        how(summary, data),
                     )
 
 
@@ -123,6 +137,19 @@ def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None
     size = summary.plan.request.data_options.size or 224
     if known.size not in (None, size):
         return f"the published numbers are of images at {known.size}², these at {size}²."
-    if known.size is not None and "weights" not in summary.plan.request.settings:
+    settings = summary.plan.request.settings
+    if known.size is not None and "weights" not in settings:
         return "the published numbers start from ImageNet weights, these do not."
+    if known.size is not None and not settings.get("frozen_norms"):
+        return "the published numbers have frozen BatchNorm statistics, these have not."
+    if {_bare(name) for name in data.data.held_out} != {_bare(name) for name in known.domains}:
+        return (
+            f"the published averages are over {', '.join(sorted(known.domains))}, this one is over "
+            f"{', '.join(data.data.held_out)}."
+        )
     return None
+
+
+def _bare(name: str) -> str:
+    """Letters, digits and signs alone: copies of a data set spell their domains in several ways."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum() or letter in "+-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,19 @@ from domaingrad.bench.protocol import (
     Selection,
     training_domain_validation,
 )
-from domaingrad.bench.runs import Checkpoint, HeldOutScores, Plan, PlannedRun, SweepDirectory
+from domaingrad.bench.runs import (
+    Checkpoint,
+    HeldOutScores,
+    Plan,
+    PlannedRun,
+    RunDirectory,
+    RunDirectoryError,
+    SweepDirectory,
+)
 from domaingrad.bench.runs.settings import OPTIMISATION
+
+EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
+LONGEST_CAUSE = 200
 
 PLACE = ["data", "method", "held_out", "trial", "draw"]
 """Columns that say which run with one domain held out."""
@@ -186,11 +198,11 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         cell = (run.data, config.method, " and ".join(config.held_out))
         planned[cell] += 1
         there = directory.run(run.key)
-        ended = there.finished() if there is not None else None
+        ended = there.finished() if there is not None and directory.finished(run.key) else None
         if there is None or ended is None:
-            begun = "not finished" if there is not None else "not run"
-            cause = causes.get(run.key) or directory.failure(run.key) or begun
-            missing[cell].append(cause.strip().splitlines()[-1])
+            told = causes.get(run.key) or directory.failure(run.key)
+            state = "not run" if there is None else _state(there)
+            missing[cell].append(state if told is None else cause_of(told))
             continue
         finished += 1
         seconds += ended["seconds"]
@@ -224,6 +236,25 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         missing={cell: (planned[cell], tuple(found)) for cell, found in missing.items()},
         warnings=dict(sorted(warned.items(), key=lambda item: -item[1])),
     )
+
+
+def _state(run: RunDirectory) -> str:
+    """Of a run that counts as not finished."""
+    try:
+        return "not finished" if run.finished() is None else "its records are damaged"
+    except RunDirectoryError:
+        return "its records are damaged"
+
+
+def cause_of(text: str) -> str:
+    r"""The line of a traceback that says what happened.
+
+    >>> cause_of("Traceback ...\nRuntimeError: no\nroom\n")
+    'RuntimeError: no'
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if EXCEPTION.match(line)]
+    return (named or lines or ["of unknown cause"])[-1][:LONGEST_CAUSE]
 
 
 def _kind(run: PlannedRun, held_out: frozenset[str]) -> tuple[Any, ...]:

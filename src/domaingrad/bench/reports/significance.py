@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ def paired_differences(runs: pd.DataFrame, methods: Sequence[Method]) -> list[Di
             pairs = (
                 scores[[method.name, rival]].groupby("trial").agg(lambda x: x.mean(skipna=False))
             )
-            pairs = pairs.dropna()
+            # A diverged regression scores −∞, which has no difference to anything.
+            pairs = pairs.replace([-math.inf, math.inf], math.nan).dropna()
             if len(pairs) > 0:
                 found.append(_difference(method.name, rival, pairs))
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from domaingrad.bench.methods import ALL_METHODS, Method
+from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import SELECTIONS, Selection
 from domaingrad.bench.runs import Plan, PlannedData, SweepDirectory
 
@@ -38,6 +41,8 @@ class MethodSummary:
     """Score on each held-out domain; ``None`` where no trial has finished."""
     average: Cell | None
     """Mean over the held-out domains, over the trials that have them all."""
+    partial: frozenset[str]
+    """Held-out domains of which runs are missing."""
 
     @property
     def worst(self) -> tuple[str, float] | None:
@@ -134,14 +139,15 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
     checkpoints = collected.checkpoints()
     numbers, draws = collected.numbers(), collected.draws()
     first = selected[selected["selection"] == plan.request.selections[0]][PLACE]
-    methods = [ALL_METHODS[name] for name in plan.request.methods]
+    methods = [look_up("method", name, ALL_METHODS) for name in plan.request.methods]
     summaries = []
     for data in plan.data:
         own = selected[selected["data"] == data.name]
+        missing = {(m, held_out) for d, m, held_out in collected.missing if d == data.name}
         tables, differences = {}, {}
         for name in plan.request.selections:
             rows = own[own["selection"] == name]
-            tables[name] = tuple(_method_summary(method, data, rows) for method in methods)
+            tables[name] = tuple(_method_summary(method, data, rows, missing) for method in methods)
             differences[name] = tuple(paired_differences(rows, methods))
         summaries.append(
             DataSummary(
@@ -169,7 +175,9 @@ def _of(rows: pd.DataFrame, data: PlannedData) -> pd.DataFrame:
     return rows[rows["data"] == data.name]
 
 
-def _method_summary(method: Method, data: PlannedData, rows: pd.DataFrame) -> MethodSummary:
+def _method_summary(
+    method: Method, data: PlannedData, rows: pd.DataFrame, missing: Collection[tuple[str, str]]
+) -> MethodSummary:
     own = rows[rows["method"] == method.name]
     by_domain = {domain: own[own["held_out"] == domain] for domain in data.held_out}
     trials = own.groupby("trial")
@@ -182,11 +190,14 @@ def _method_summary(method: Method, data: PlannedData, rows: pd.DataFrame) -> Me
         },
         held_out={domain: _cell(found["held_out_score"]) for domain, found in by_domain.items()},
         average=_cell(whole),
+        partial=frozenset(name for name in data.held_out if (method.name, name) in missing),
     )
 
 
 def _cell(values: pd.Series) -> Cell | None:
     if values.empty:
         return None
+    if not np.isfinite(values).all():
+        return Cell(-math.inf, None, len(values))
     error = None if len(values) == 1 else float(values.std(ddof=0) / len(values) ** 0.5)
     return Cell(float(values.mean()), error, len(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ CAPTION = (
     "draw and checkpoint that the selection method picks. Sources: on their validation splits; "
     "then on each domain while it is held out."
 )
+
+PARTIAL = "* Runs are missing, as listed: from fewer trials, or selected from fewer draws."
 
 PAIRED = (
     "Paired: differences in held-out score (accuracy: in percentage points), of each trial the "
@@ -72,6 +75,8 @@ def plain(value: float | None, task: Task) -> str:
     """A score without its error."""
     if value is None:
         return "–"
+    if not math.isfinite(value):
+        return "−∞"
     return f"{value:.3f}" if task == "regression" else f"{100 * value:.1f}"
 
 
@@ -86,10 +91,13 @@ def row_texts(data: DataSummary, row: MethodSummary, draws: int) -> list[str]:
     """Cells of a table's row."""
     task = data.data.task
     texts = [named(row.method, draws), score(row.sources, task)]
-    texts += [score(row.held_out[domain], task) for domain in data.data.held_out]
+    texts += [
+        score(row.held_out[domain], task) + ("*" if domain in row.partial else "")
+        for domain in data.data.held_out
+    ]
     if len(data.data.held_out) > 1:
         worst = "–" if row.worst is None else f"{plain(row.worst[1], task)} ({row.worst[0]})"
-        texts += [score(row.average, task), worst]
+        texts += [score(row.average, task) + ("*" if row.partial else ""), worst]
     return texts
 
 
@@ -129,20 +137,20 @@ def print_tables(summary: Summary, console: Console) -> None:
         title = f"{data.data.name}: {how(summary, data)}; {data.headline.title}"
         table = _table(title, columns(data))
         for row in data.methods:
-            table.add_row(*row_texts(data, row, draws))
+            table.add_row(*map(escape, row_texts(data, row, draws)))
         _print(table, console)
         console.print(f"  ({data.data.chosen})", soft_wrap=True, highlight=False, markup=False)
         if len(data.tables) > 1:
             titles = [SELECTIONS[name].title for name in data.tables]
             other = _table("by selection method", ["method", *titles])
             for texts in side_by_side(data):
-                other.add_row(*texts)
+                other.add_row(*map(escape, texts))
             _print(other, console)
         if data.differences[data.headline.name]:
             paired = _table("paired over trials", PAIRED_COLUMNS)
             paired.columns[1].justify = "left"
             for texts in paired_texts(data):
-                paired.add_row(*texts)
+                paired.add_row(*map(escape, texts))
             _print(paired, console)
     for caption in captions(summary):
         console.print(caption, soft_wrap=True, highlight=False)
@@ -151,6 +159,8 @@ def print_tables(summary: Summary, console: Console) -> None:
 def captions(summary: Summary) -> list[str]:
     """What the tables of a summary mean."""
     found = [CAPTION]
+    if summary.missing:
+        found.append(PARTIAL)
     if len(summary.plan.request.selections) > 1:
         found.append(SIDE_BY_SIDE)
     if any(data.differences[data.headline.name] for data in summary.data):
@@ -238,7 +248,16 @@ def to_json(summary: Summary) -> str:
         "missing": missing_lines(summary),
         "warnings": dict(summary.warnings),
     }
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row_document(row: MethodSummary) -> dict[str, Any]:

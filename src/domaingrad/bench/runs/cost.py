@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from domaingrad.bench.domains import DomainData
+from domaingrad.bench.domains import DomainData, News
 
 from .isolation import isolated
 from .plan import PlannedRun
@@ -31,56 +32,81 @@ class Cost:
     """Bytes that each run under way takes beside that."""
 
 
+@dataclass
+class _Speed:
+    """Seconds: of a sample in a step, by data and method; of what does not depend on the method."""
+
+    sample: dict[tuple[str, str], float] = field(default_factory=dict)
+    evaluation: dict[str, float] = field(default_factory=dict)
+    beginning: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of a model, by data."""
+
+    def measure(self, run: PlannedRun, data: DomainData) -> None:
+        """Take a few steps, and evaluate once on each data set."""
+        began = time.perf_counter()
+        # More steps than are taken, since a schedule ends with its last.
+        fit = fit_of(replace(run.config, steps=MANY), data)
+        # A run is tried out before it is begun.
+        self.beginning[run.data] = 2 * (time.perf_counter() - began)
+        for _ in range(WARM_UP):
+            fit.advance()
+        steps, began = 0, time.perf_counter()
+        while steps < FEWEST or time.perf_counter() - began < SECONDS:
+            fit.advance()
+            steps += 1
+        taken = (time.perf_counter() - began) / steps
+        self.sample[run.data, run.config.method] = taken / (run.config.batch or 1)
+        if run.data not in self.evaluation:
+            began = time.perf_counter()
+            fit.checkpoint()
+            self.evaluation[run.data] = time.perf_counter() - began
+            tensors = fit.model.state_dict().values()
+            self.sizes[run.data] = sum(t.numel() * t.element_size() for t in tensors)
+
+    def seconds(self, run: PlannedRun) -> float:
+        """Estimate for a run; 0 where its method could not be measured."""
+        steps, batch = run.config.steps or 0, run.config.batch or 1
+        return (
+            self.beginning.get(run.data, 0.0)
+            + steps * batch * self.sample.get((run.data, run.config.method), 0.0)
+            + min(steps, run.config.checkpoints or 0) * self.evaluation.get(run.data, 0.0)
+        )
+
+
 def measure(
-    runs: Sequence[PlannedRun],
-    data: Mapping[str, DomainData],
-    keep_models: bool,
-    advance: Callable[[str, int, int], None],
+    runs: Sequence[PlannedRun], data: Mapping[str, DomainData], keep_models: bool, news: News
 ) -> Cost:
     """Take a few steps of each method on each data set, and one evaluation, on one thread.
 
-    A step is taken to last in proportion to the samples in it.
+    A step is taken to last in proportion to the samples in it. What cannot be measured is told,
+    and left to its runs, unless nothing can.
 
     Args:
         runs: what is to be done.
         data: the data by name.
         keep_models: whether the models stay.
-        advance: who hears of the measuring: what, how many done, of how many.
+        news: who hears of the measuring.
+
+    Raises:
+        Exception: what the first kind of run has died of, if all have.
     """
-    kinds = list(dict.fromkeys((run.data, run.config.method) for run in runs))
-    per_sample: dict[tuple[str, str], float] = {}
-    evaluation: dict[str, float] = {}
-    beginning: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-    for done, kind in enumerate(kinds):
-        advance("measuring speed", done, len(kinds))
-        run = next(run for run in runs if (run.data, run.config.method) == kind)
-        with isolated(0, threads=1):
-            began = time.perf_counter()
-            # More steps than are taken, since a schedule ends with its last.
-            fit = fit_of(replace(run.config, steps=MANY), data[run.data])
-            # A run is tried out before it is begun.
-            beginning[run.data] = 2 * (time.perf_counter() - began)
-            for _ in range(WARM_UP):
-                fit.advance()
-            steps, began = 0, time.perf_counter()
-            while steps < FEWEST or time.perf_counter() - began < SECONDS:
-                fit.advance()
-                steps += 1
-            per_sample[kind] = (time.perf_counter() - began) / steps / (run.config.batch or 1)
-            if run.data not in evaluation:
-                began = time.perf_counter()
-                fit.checkpoint()
-                evaluation[run.data] = time.perf_counter() - began
-                sizes[run.data] = sum(
-                    tensor.numel() * tensor.element_size()
-                    for tensor in fit.model.state_dict().values()
-                )
-    seconds = 0.0
-    for run in runs:
-        steps, batch = run.config.steps or 0, run.config.batch or 1
-        seconds += beginning[run.data] + steps * batch * per_sample[run.data, run.config.method]
-        seconds += min(steps, run.config.checkpoints or 0) * evaluation[run.data]
-    models = sum(sizes[run.data] for run in runs) if keep_models else 0
+    speed, failed = _Speed(), []
+    kinds = {(run.data, run.config.method): run for run in reversed(runs)}
+    for done, run in enumerate(reversed(kinds.values())):
+        news.advance("measuring speed", done, len(kinds))
+        try:
+            with isolated(0, threads=1), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the runs themselves will warn
+                speed.measure(run, data[run.data])
+        except Exception as error:  # noqa: BLE001 - the runs themselves will tell more
+            failed.append(error)
+            text = next(iter(str(error).splitlines()), type(error).__name__)
+            news.say(f"Warning: {run.config.method} on {run.data} cannot be measured: {text}")
+    if failed and len(failed) == len(kinds):
+        raise failed[0]
+    models = sum(speed.sizes.get(run.data, 0) for run in runs) if keep_models else 0
     # The model, its two moments in Adam, the selected one, and that again as a file of its own.
-    return Cost(seconds, RECORDS_BYTES * len(runs) + models, 5 * max(sizes.values(), default=0))
+    meanwhile = 5 * max(speed.sizes.values(), default=0)
+    seconds = sum(speed.seconds(run) for run in runs)
+    return Cost(seconds, RECORDS_BYTES * len(runs) + models, meanwhile)

@@ -153,7 +153,8 @@ class RunDirectory:
     def checkpoints(self) -> list[Checkpoint]:
         """By step; of a step that was done twice, after a kill, the later."""
         lines = [line for line in self._lines(RECORDS) if "finished" not in line]
-        by_step = {line["step"]: Checkpoint(**line) for line in lines}
+        with self._read(RECORDS):
+            by_step = {line["step"]: Checkpoint(**line) for line in lines}
         return [by_step[step] for step in sorted(by_step)]
 
     def finished(self) -> dict[str, Any] | None:
@@ -161,12 +162,24 @@ class RunDirectory:
         ends = [line["finished"] for line in self._lines(RECORDS) if "finished" in line]
         return ends[-1] if ends else None
 
+    def is_whole(self) -> bool:
+        """Whether each checkpoint has its sealed side, and there is one at least.
+
+        Raises:
+            RunDirectoryError: lines that are no records.
+        """
+        known = self.checkpoints()
+        return bool(known) and {checkpoint.step for checkpoint in known} <= set(self.unseal())
+
     def unseal(self) -> dict[int, Sealed]:
         """Scores on the held-out domains by step; for reports, once training has ended."""
-        return {
-            line["step"]: {name: HeldOutScores(**found) for name, found in line["scores"].items()}
-            for line in self._lines(SEALED)
-        }
+        with self._read(SEALED):
+            return {
+                line["step"]: {
+                    name: HeldOutScores(**found) for name, found in line["scores"].items()
+                }
+                for line in self._lines(SEALED)
+            }
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state to go on from."""
@@ -229,12 +242,22 @@ class RunDirectory:
         if not path.exists():
             return []
         whole, _, _ = path.read_bytes().rpartition(b"\n")
+        with self._read(name):
+            lines = [json.loads(line) for line in whole.splitlines()]
+            if any(not isinstance(line, dict) for line in lines):
+                raise ValueError("a line that is no object")
+            return lines
+
+    @contextmanager
+    def _read(self, name: str) -> Iterator[None]:
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, RunDirectoryError):
+                raise
             raise RunDirectoryError(
-                f"{path} is no record of this version ({error}); restore it, or choose another "
-                f"--out."
+                f"{self.path / name} is no record of this version ({error}); restore it, or choose "
+                f"another --out."
             ) from error
 
     def _replace(self, name: str, content: bytes) -> None:

@@ -11,24 +11,33 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from ctypes import c_bool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event as Flag
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Empty
+from typing import Any
 
-from domaingrad.bench.domains import DATA_SETS, DataOptions, DomainData, News, load
+from domaingrad.bench.domains import (
+    DATA_SETS,
+    DataError,
+    DataOptions,
+    DomainData,
+    News,
+    load,
+)
 from domaingrad.bench.protocol import generator_of
 
 from .directory import FullDiskError
 from .fitting import Checkpoint
 from .isolation import isolated
-from .plan import PlannedRun
-from .settings import TrainConfig
+from .plan import PlannedRun, key_of
+from .settings import TrainConfig, written
 from .training import Listener, Status, drawing_names, train
 
+CONTEXT = multiprocessing.get_context("spawn")
+"""Fresh processes, which share nothing with this one."""
 NEWS_EVERY = 0.2
 """Seconds between two pieces of news of a run."""
 PATIENCE = 30.0
@@ -142,6 +151,11 @@ def _outcome(
         with isolated(0, threads=1):
             listener = Listener(step=report)
             data = _data_of(run.config)
+            if key_of(written(run.config, data), run.draw) != run.key:
+                raise DataError(
+                    "the data, the weights or the code have changed since the sweep was planned; "
+                    "put them back, or begin another sweep."
+                )
             result = train(run.config, place, listener, data=data, patience=PATIENCE)
     except FullDiskError:
         raise
@@ -163,11 +177,11 @@ def _data(data: str, options: DataOptions, names: tuple[object, ...]) -> DomainD
     return load(data, options, News(), generator_of(*names))
 
 
-_news: Queue[Progress]
-_stop: Flag
+_news: Connection
+_stop: Any
 
 
-def _begin_worker(news: Queue[Progress], stop: Flag, environment: Mapping[str, str]) -> None:
+def _begin_worker(news: Connection, stop: Any, environment: Mapping[str, str]) -> None:
     """Set up a worker: Ctrl-C is the main process's business, which then raises the flag."""
     global _news, _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -177,44 +191,53 @@ def _begin_worker(news: Queue[Progress], stop: Flag, environment: Mapping[str, s
 
 def _work(run: PlannedRun, place: Path, keep_model: bool) -> Finished | Failed:
     def tell(progress: Progress) -> None:
-        if _stop.is_set():
+        if _stop.value:
             raise KeyboardInterrupt
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             # The sweep was killed; who goes on with it must not wait for this run.
             os._exit(1)
-        _news.put(progress)
+        _news.send(progress)
 
     tell(Progress(run, 0, 0, 0.0, None))
     return _outcome(run, place, keep_model, tell)
 
 
 class _Worker:
-    """A process that carries out one run after the other; a new one where it has died."""
+    """A process that carries out one run after the other; a new one where it has died.
 
-    def __init__(self, news: Queue[Progress], stop: Flag, environment: Mapping[str, str]) -> None:
-        self._setting = (news, stop, environment)
+    Nothing that it holds while it is killed is shared with other processes: the flag is a byte
+    without a lock, and each process has a pipe of its own.
+    """
+
+    def __init__(self, stop: Any, environment: Mapping[str, str]) -> None:
+        self._stop, self._environment = stop, environment
         self._pool: ProcessPoolExecutor | None = None
+        self._future: Future[Finished | Failed] | None = None
+        self.news: Connection | None = None
         self.run: PlannedRun | None = None
-        self.future: Future[Finished | Failed] | None = None
 
     def begin(self, run: PlannedRun, place: Path, keep_model: bool) -> None:
         """Start a run."""
+        told = None
         if self._pool is None:
+            self.news, told = CONTEXT.Pipe(duplex=False)
             self._pool = ProcessPoolExecutor(
                 1,
-                mp_context=multiprocessing.get_context("spawn"),
+                mp_context=CONTEXT,
                 initializer=_begin_worker,
-                initargs=self._setting,
+                initargs=(told, self._stop, self._environment),
             )
         with uninterrupted():  # the process inherits it, so that only this one hears Ctrl-C
-            self.run, self.future = run, self._pool.submit(_work, run, place, keep_model)
+            self.run, self._future = run, self._pool.submit(_work, run, place, keep_model)
+        if told is not None:
+            told.close()  # so that the pipe ends with the process
 
     def ended(self) -> Finished | Failed | Lost | None:
         """What became of the run, if it has ended."""
-        if self.run is None or self.future is None or not self.future.done():
+        if self.run is None or self._future is None or not self._future.done():
             return None
-        run, future, self.run, self.future = self.run, self.future, None, None
+        run, future, self.run, self._future = self.run, self._future, None, None
         if isinstance(future.exception(), BrokenProcessPool):
             self.close()
             return Lost(run)
@@ -225,24 +248,25 @@ class _Worker:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        if self.news is not None:
+            self.news.close()
+            self.news = None
 
 
 def _in_processes(
     runs: Sequence[PlannedRun], place: Callable[[str], Path], crew: Crew, on_event: OnEvent
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    news: Queue[Progress] = context.Queue()
-    stop = context.Event()
+    stop = CONTEXT.RawValue(c_bool, False)
     waiting = deque(runs)
     lost: Counter[str] = Counter()
-    workers = [_Worker(news, stop, crew.environment(number)) for number in range(crew.jobs)]
+    workers = [_Worker(stop, crew.environment(number)) for number in range(crew.jobs)]
     try:
         while waiting or any(worker.run for worker in workers):
             for worker in workers:
                 if worker.run is None and waiting:
                     run = waiting.popleft()
                     worker.begin(run, place(run.key), crew.keep_models)
-            _pass_on(news, on_event)
+            _pass_on(workers, on_event)
             for worker in workers:
                 event: Event | None = worker.ended()
                 if isinstance(event, Lost):
@@ -256,10 +280,23 @@ def _in_processes(
                     on_event(event)
     finally:
         with uninterrupted():
-            stop.set()
+            stop.value = True
             for worker in workers:
                 worker.close()
-    _pass_on(news, on_event)
+
+
+def _pass_on(workers: Sequence[_Worker], on_event: OnEvent) -> None:
+    """Pass on all news there is of runs under way, waiting a moment for the first."""
+    pipes = {worker.news: worker for worker in workers if worker.news is not None}
+    for pipe in wait([pipe for pipe in pipes if not pipe.closed], timeout=0.1):
+        assert isinstance(pipe, Connection)
+        try:
+            while pipe.poll():
+                progress = pipe.recv()
+                if pipes[pipe].run is not None:
+                    on_event(progress)
+        except (EOFError, OSError):
+            time.sleep(0.05)  # its process has died, which the pool will find out, too
 
 
 @contextmanager
@@ -270,12 +307,3 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _pass_on(news: Queue[Progress], on_event: OnEvent) -> None:
-    """Pass on all news there is, waiting a moment for the first."""
-    wait = 0.1
-    with suppress(Empty):
-        while True:
-            on_event(news.get(timeout=wait))
-            wait = 0.0

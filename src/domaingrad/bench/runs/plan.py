@@ -44,6 +44,8 @@ class Request:
     selections: tuple[str, ...] = ("training-domain-validation", "oracle-last", "oracle-best")
     hold_out: tuple[str, ...] = ()
     """The domains to hold out in turn, of each data those that it has; none for all."""
+    any_plan: bool = False
+    """Whether the directory keeps runs for any plan, as ``compare`` does, or for this one alone."""
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of :class:`TrainConfig` that hold in all runs, and so are not drawn."""
@@ -58,6 +60,7 @@ class PlannedRun:
     """Its name, by its content."""
     data: str
     """Name of the data."""
+    task: Task
     draw: int
     config: TrainConfig
 
@@ -105,10 +108,7 @@ class Plan:
 
     def to_json(self) -> str:
         """For a file; :meth:`from_json` reads it."""
-        runs = [
-            {"key": run.key, "data": run.data, "draw": run.draw, "config": asdict(run.config)}
-            for run in self.runs
-        ]
+        runs = [vars(run) | {"config": asdict(run.config)} for run in self.runs]
         return json.dumps(
             {
                 "format": FORMAT,
@@ -147,7 +147,7 @@ class Plan:
                 for each in document["data"]
             ),
             runs=tuple(
-                PlannedRun(run["key"], run["data"], run["draw"], config_from(run["config"]))
+                PlannedRun(**run | {"config": config_from(run["config"])})
                 for run in document["runs"]
             ),
             made_by=document["made_by"],
@@ -175,7 +175,8 @@ def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[st
     request = _checked(request)
     news = news or News()
     read: dict[str, DomainData] = {}
-    planned, kinds, prints = [], [], {}
+    holdable: dict[str, None] = {}
+    planned, prints = [], {}
     for given in request.data:
         first = TrainConfig(given, None, seed=request.seed, data_options=request.data_options)
         data = load(given, request.data_options, news, drawing(first))
@@ -188,7 +189,13 @@ def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[st
             news.say(f"Note: {data.name}: {note}")
         read[data.name] = data
         prints[data.name] = data.fingerprint
-        kinds.append(_described(data, request, given))
+        holdable |= dict.fromkeys(_holdable(data))
+    for name in request.hold_out:
+        look_up("domain to hold out", name, holdable)
+    kinds = [
+        _described(data, request, given)
+        for data, given in zip(read.values(), request.data, strict=True)
+    ]
     by_trial = [
         (trial, draw, given, read[kind.name], kind)
         for trial in range(request.trials)
@@ -202,9 +209,15 @@ def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[st
                 config = _config(request, given, data, held_out, method, trial, draw)
                 settings = written(config, data)
                 made_by = settings[MADE_BY] | {"data": prints}
-                key = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-                planned.append(PlannedRun(key, data.name, draw, config))
+                key = key_of(settings, draw)
+                planned.append(PlannedRun(key, data.name, data.task, draw, config))
     return Plan(request, tuple(kinds), tuple(planned), made_by), read
+
+
+def key_of(settings: Mapping[str, Any], draw: int) -> str:
+    """The name of a run: by all that decides its numbers, and the draw that these settings are."""
+    text = json.dumps([dict(settings), draw], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _checked(request: Request) -> Request:
@@ -239,8 +252,9 @@ def _held_out(kind: PlannedData, request: Request) -> Iterator[tuple[str, ...]]:
     """Domains to hold out together: each alone, and pairs where a selection method takes them."""
     yield from ((name,) for name in kind.held_out)
     if any(SELECTIONS[name].needs_pairs for name in request.selections):
-        pairs = [(one, other) for one in kind.held_out for other in kind.others[one]]
-        yield from {frozenset(pair): pair for pair in reversed(pairs)}.values()
+        pairs = {frozenset((one, other)) for one in kind.held_out for other in kind.others[one]}
+        # In an order that does not depend on what else is held out, since seeds derive from it.
+        yield from sorted((min(pair), max(pair)) for pair in pairs)
 
 
 def _config(
@@ -281,13 +295,13 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
     """
     own = DATA_SETS[data.name] if data.built_in else None
     sources = [name for name in data.domains if name not in data.never_sources]
-    held_out = tuple(held_out_in_turn(data)) if own is None else own.held_out
+    held_out = _holdable(data)
     if request.hold_out:
         held_out = tuple(name for name in request.hold_out if name in held_out)
     if not held_out:
         raise DataError(
-            f"expected domains of {data.name} to hold out; found {', '.join(request.hold_out)}, "
-            f"and it has {', '.join(data.domains)}."
+            f"{data.name} has none of the domains to hold out ({', '.join(request.hold_out)}); "
+            f"those that it can hold out are {', '.join(_holdable(data))}."
         )
     others = {one: tuple(name for name in sources if name != one) for one in held_out}
     pairs = any(SELECTIONS[name].needs_pairs for name in request.selections)
@@ -323,6 +337,11 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
     )
 
 
+def _holdable(data: DomainData) -> tuple[str, ...]:
+    """The domains that can be held out."""
+    return DATA_SETS[data.name].held_out if data.built_in else tuple(held_out_in_turn(data))
+
+
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
@@ -342,5 +361,6 @@ def differences(one: Request, other: Request) -> Iterator[tuple[str, Any, Any]]:
 
 
 def extends(plan: Plan, there: Plan) -> bool:
-    """Whether the plan has all runs of another, and more."""
-    return {run.key for run in there.runs} < {run.key for run in plan.runs}
+    """Whether the plan has all runs of another, and perhaps more."""
+    same = plan.request.any_plan == there.request.any_plan
+    return same and {run.key for run in there.runs} <= {run.key for run in plan.runs}

@@ -229,6 +229,8 @@ def training_of(config: TrainConfig, data: DomainData) -> Training:
     for name, least in (("steps", 1), ("batch", 1), ("checkpoints", 1), ("weight_decay", 0)):
         if (found := getattr(training, name)) < least:
             raise DataError(f"{_option(name)} must be at least {least}; found {found}.")
+    if not training.weight_decay < math.inf:
+        raise DataError(f"--weight-decay must be finite; found {training.weight_decay}.")
     if not 0 < training.learning_rate < math.inf:
         raise DataError(f"--learning-rate must be positive; found {training.learning_rate}.")
     return training

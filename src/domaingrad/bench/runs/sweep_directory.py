@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -89,16 +90,36 @@ class SweepDirectory:
         Raises:
             RunDirectoryError: there is another plan.
         """
-        if (self.path / PLAN).exists():
-            there = self.plan()
-            if plan == there:
-                return
-            if not (extends(plan, there) and extend):
-                raise RunDirectoryError(self._another(plan, there))
-        self.replace(plan)
+        self.require(plan, extend)
+        if not (self.path / PLAN).exists() or plan != self.plan():
+            self._write(plan)
+
+    def require(self, plan: Plan, extend: bool) -> None:
+        """See that a plan is what is there, or may take its place.
+
+        Raises:
+            RunDirectoryError: there is another plan.
+        """
+        if not (self.path / PLAN).exists():
+            return
+        there = self.plan()
+        if plan != there and not (extends(plan, there) and extend):
+            raise RunDirectoryError(self._another(plan, there))
 
     def replace(self, plan: Plan) -> None:
-        """Write down the plan, whatever was there; runs that it shares with it are kept."""
+        """Write down a plan of a directory for any plan; runs that are there are kept.
+
+        Raises:
+            RunDirectoryError: there is a plan that the directory is for alone.
+        """
+        if (self.path / PLAN).exists() and not self.plan().request.any_plan:
+            raise RunDirectoryError(
+                f"{self.path} holds a sweep, which compare would put another plan upon; choose "
+                f"another --out."
+            )
+        self._write(plan)
+
+    def _write(self, plan: Plan) -> None:
         path, part = self.path / PLAN, self.path / f"{PLAN}{PART}"
         with room(PLAN, self.path), part.open("w", encoding="utf-8") as file:
             file.write(plan.to_json())
@@ -135,7 +156,7 @@ class SweepDirectory:
         path = self.path / PLAN
         try:
             return Plan.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
                 f"{path} is no plan of this version ({error}); restore it, or choose another --out."
             ) from error
@@ -150,14 +171,38 @@ class SweepDirectory:
         return directory if directory is not None and directory.begun else None
 
     def finished(self, key: str) -> bool:
-        """Whether a run has ended well."""
+        """Whether a run has ended well, and its records are whole."""
         directory = self.run(key)
-        return directory is not None and directory.finished() is not None
+        if directory is None:
+            return False
+        try:
+            return directory.finished() is not None and directory.is_whole()
+        except RunDirectoryError:
+            return False
+
+    def put_aside(self, key: str) -> None:
+        """Keep a run whose records are damaged under another name, so that it is done again."""
+        place = self.place(key)
+        if not place.is_dir():
+            return
+        directory = self.run(key)
+        try:
+            damaged = directory is None or (
+                directory.finished() is not None and not directory.is_whole()
+            )
+        except RunDirectoryError:
+            damaged = True
+        if damaged and any(place.iterdir()):
+            free = (place.with_name(f"{key}.damaged-{n}") for n in count(1))
+            place.rename(next(path for path in free if not path.exists()))
 
     def fail(self, key: str, cause: str) -> None:
         """Write down what a run has died of."""
+        path = self._failure(key)
+        part = path.with_suffix(PART)
         with room(FAILURES, self.path):
-            self._failure(key).write_text(cause, encoding="utf-8")
+            part.write_text(cause, encoding="utf-8")
+            part.replace(path)
 
     def forgive(self, key: str) -> None:
         """Forget it."""
@@ -166,7 +211,7 @@ class SweepDirectory:
     def failure(self, key: str) -> str | None:
         """What a run has died of."""
         path = self._failure(key)
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
     def _failure(self, key: str) -> Path:
         return self.path / FAILURES / f"{key}.txt"

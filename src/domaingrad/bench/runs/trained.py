@@ -96,7 +96,8 @@ class Trained:
         except (OSError, SafetensorError) as error:
             raise RunDirectoryError(
                 f"cannot read a model from {path} ({error}); name the directory of a run that has "
-                f"come to its first checkpoint and still has its model."
+                f"come to its first checkpoint and still has its model (domaingrad sweep keeps "
+                f"models with --keep-models)."
             ) from error
         described = json.loads(metadata) if metadata else {}
         if described.get("format") != FORMAT:

@@ -213,9 +213,6 @@ def drawing_names(config: TrainConfig) -> tuple[object, ...]:
 
 def _try_out(config: TrainConfig, data: DomainData) -> None:
     """See that the training can begin, before anything is written down."""
-    fabric = _fabric(config, "32")
-    if config.precision == "16-mixed" and fabric.device.type == "cpu":
-        raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
     if config.hold_out is None:
         for name in held_out_in_turn(data):
             left = [each for each in data.domains if each not in (name, *data.never_sources)]
@@ -226,6 +223,9 @@ def _try_out(config: TrainConfig, data: DomainData) -> None:
 
 def fit_of(config: TrainConfig, data: DomainData) -> Fit:
     """A training that is begun, but for the record: to see that it can be, and how fast."""
+    fabric = _fabric(config, "32")
+    if config.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
     fabric = _fabric(config, config.precision)
     trial = (config.seed, data.name, f"trial {config.trial}")
     parts = Parts.of(data, config.held_out, trial)
