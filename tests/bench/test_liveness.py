@@ -12,8 +12,8 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.domains.faces import UNNAMED
 from domaingrad.bench.reports.liveness import (
-    UNNAMED,
     Threshold,
     VideoScores,
     acer,
@@ -184,6 +184,7 @@ def test_domains_are_joined_in_order():
     ("arguments", "message"),
     [
         (([0.1, 0.2], [0], [True], [""]), r"two lists of one length.*\[2\] and \[1\]"),
+        (([0.1], [0], [True], []), r"truth and the attack of each video, found 1 and 0"),
         (([0.1], [1], [True], [""]), r"from 0 to 0, found 1 to 1"),
         (([1.5], [0], [True], [""]), r"between 0 and 1, found 1\.5 to 1\.5; apply the softmax"),
         (([math.nan], [0], [True], [""]), r"between 0 and 1, found nan"),

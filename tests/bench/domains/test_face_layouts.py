@@ -1,6 +1,7 @@
 """Sets of faces in their owners' layouts become frames and lists, again and again the same."""
 
 import json
+import struct
 import sys
 from collections import Counter
 
@@ -317,15 +318,24 @@ def test_files_without_pyav_are_refused_before_anything_is_written(lay_out, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def record(path, frames=12):
+def test_a_place_that_cannot_be_written_to_is_named(lay_out, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match=r"frames cannot be written to .*out/oulu.*; give another"):
+        prepare_faces("oulu-npu", lay_out("oulu-npu"), tmp_path / "out", 2, News())
+
+
+def record(path, frames=12, codec="mjpeg", corner=None):
     """A video whose frames are grey, each a little lighter than the one before."""
     av = pytest.importorskip("av")
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuvj420p"
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = 32, 16
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(frames):
             pixels = np.full((16, 32, 3), 240 * number // frames, dtype=np.uint8)
+            if corner is not None:
+                pixels[:8, :8] = corner
             for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
@@ -341,6 +351,21 @@ def test_frames_of_a_file_are_those_recorded(tmp_path):
         pixels = np.asarray(Image.open(path)).astype(int)
         assert pixels.shape == (16, 32, 3)
         assert np.abs(pixels - 20 * number).max() <= 4  # JPEG's rounding
+
+
+def test_frames_are_turned_as_the_file_says(tmp_path):
+    file = tmp_path / "root" / "Train_files" / "1_1_01_1.mp4"
+    record(file, frames=1, codec="mpeg4", corner=255)
+    content = bytearray(file.read_bytes())
+    # The matrix of the track's header (ISO/IEC 14496-12, 8.3.2), x′ = −y and y′ = x: clockwise.
+    start = content.find(b"tkhd") + 44
+    content[start : start + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    file.write_bytes(content)
+    prepare_faces("oulu-npu", tmp_path / "root", tmp_path / "out", 1, News())
+    pixels = np.asarray(Image.open(next((tmp_path / "out").rglob("*.png"))))
+    assert pixels.shape == (32, 16, 3)
+    assert pixels[:6, -6:].min() > 200
+    assert pixels[:6, :6].max() < 50
 
 
 def test_a_file_cut_short_gives_what_it_holds_and_is_told(tmp_path):

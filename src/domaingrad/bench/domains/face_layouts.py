@@ -206,6 +206,10 @@ def find_videos(kind: Kind, root: Path, target: Path, news: News) -> list[FaceVi
     return videos
 
 
+class _UnreadableError(DataError):
+    """A video that cannot be read; others may be."""
+
+
 def evenly(length: int, count: int) -> list[int]:
     """Middles of ``count`` equal parts of so many frames, or all frames where there are fewer.
 
@@ -306,10 +310,10 @@ def _extract_each(videos: Sequence[FaceVideo], target: Path, frames: int, news: 
     """Extract frames in as many threads as CPUs; names of videos that were decoded in part."""
     failed, broken = [], []
 
-    def outcome(video: FaceVideo) -> bool | DataError:
+    def outcome(video: FaceVideo) -> bool | _UnreadableError:
         try:
             return _extract(video, target, frames)
-        except DataError as error:
+        except _UnreadableError as error:
             return error
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
@@ -318,7 +322,7 @@ def _extract_each(videos: Sequence[FaceVideo], target: Path, frames: int, news: 
             for place, (video, found) in enumerate(
                 zip(batch, pool.map(outcome, batch), strict=True)
             ):
-                if isinstance(found, DataError):
+                if isinstance(found, _UnreadableError):
                     failed.append(str(found))
                 elif not found:
                     broken.append(video.name)
@@ -346,12 +350,18 @@ def _extract(video: FaceVideo, target: Path, frames: int) -> bool:
     images, whole = (_of_folder if video.path.is_dir() else _of_file)(video.path, frames)
     folder = _folder_of(target, video)
     unfinished = folder.with_name(f".{folder.name}.part")
-    for leftover in (unfinished, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for number, image in sorted(images.items()):
-        image.save(unfinished / f"{number:05d}.png")
-    unfinished.rename(folder)
+    try:
+        for leftover in (unfinished, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for number, image in sorted(images.items()):
+            image.save(unfinished / f"{number:05d}.png")
+        unfinished.rename(folder)
+    except OSError as error:
+        raise DataError(
+            f"frames cannot be written to {folder} ({error}); give another folder or make room, "
+            f"and run this again."
+        ) from error
     return whole
 
 
@@ -378,7 +388,7 @@ def _opened(file: Path) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise DataError(f"{file} ({error})") from error
+        raise _UnreadableError(f"{file} ({error})") from error
 
 
 def _of_file(file: Path, frames: int) -> tuple[dict[int, Image.Image], bool]:
@@ -392,9 +402,9 @@ def _of_file(file: Path, frames: int) -> tuple[dict[int, Image.Image], bool]:
             images, _, unspoilt = _decoded(av, file, evenly(decodable, frames))
             whole = unspoilt and not wanted
     except (av.FFmpegError, IndexError) as error:  # no stream of video
-        raise DataError(f"{file} ({error})") from error
+        raise _UnreadableError(f"{file} ({error})") from error
     if not images:
-        raise DataError(f"{file} (not one frame can be decoded)")
+        raise _UnreadableError(f"{file} (not one frame can be decoded)")
     return images, whole
 
 

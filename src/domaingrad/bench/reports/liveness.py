@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.domains.faces import UNNAMED
 from domaingrad.bench.domains.files import listed
 
 Numbers = npt.NDArray[np.float64]
@@ -33,8 +34,6 @@ REPLICATES = 1000
 LOW_FPR = 0.01
 AT_ONCE = 1 << 20
 """Weights of videos in replicates that are worked on at a time; bounds the memory they take."""
-UNNAMED = "unnamed"
-"""The kind of attacks whose kind is not known."""
 
 ChosenOn = Literal["source validation", "target"]
 
@@ -116,6 +115,11 @@ def video_scores(
         raise DataError(
             f"expected the probability and the video of each frame as two lists of one length, "
             f"found shapes {list(p.shape)} and {list(number.shape)}."
+        )
+    if len(truth) != len(attack):
+        raise DataError(
+            f"expected the truth and the attack of each video, found {len(truth)} and "
+            f"{len(attack)} of them."
         )
     if len(number) and not 0 <= number.min() <= number.max() < len(truth):
         raise DataError(
