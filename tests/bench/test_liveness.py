@@ -13,9 +13,14 @@ from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.domains.faces import UNNAMED
-from domaingrad.bench.reports.liveness import (
-    Threshold,
-    VideoScores,
+from domaingrad.bench.reports.liveness import Threshold, liveness_metrics
+from domaingrad.bench.reports.liveness_plot import (
+    LivenessCurve,
+    liveness_plot,
+    operating_points,
+    plot_liveness,
+)
+from domaingrad.bench.reports.liveness_rates import (
     acer,
     apcer,
     apcer_by_attack,
@@ -24,17 +29,9 @@ from domaingrad.bench.reports.liveness import (
     eer,
     far,
     hter,
-    joined,
-    liveness_metrics,
     tpr_at_fpr,
-    video_scores,
 )
-from domaingrad.bench.reports.liveness_plot import (
-    LivenessCurve,
-    liveness_plot,
-    operating_points,
-    plot_liveness,
-)
+from domaingrad.bench.reports.video_scores import VideoScores, joined, video_scores
 
 
 def scores(lives, attacks, kinds=None):

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from domaingrad.bench.domains.data import DataError, DataOptions, News
-from domaingrad.bench.domains.face_layouts import LAYOUTS, evenly, find_videos, prepare_faces
+from domaingrad.bench.domains.face_frames import evenly
+from domaingrad.bench.domains.face_layouts import LAYOUTS, find_videos, prepare_faces
 from domaingrad.bench.domains.faces import FACES
 from domaingrad.bench.names import UnknownNameError
 

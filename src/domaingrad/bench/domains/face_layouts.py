@@ -21,20 +21,19 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import joblib
-from PIL import Image, ImageOps
 
 from domaingrad.bench.names import look_up
 
 from .data import DataError, News
 from .decoding import is_image
+from .face_frames import UnreadableError, frames_of, pyav
 from .face_sets import CASIA, MSU, OULU, REPLAY, FaceSet
 from .files import listed, visible
 
@@ -154,7 +153,7 @@ def prepare_faces(kind: Kind, root: Path, out: Path, frames: int, news: News) ->
     videos = find_videos(kind, root, target, news)
     _tell_counts(layout.face, videos, news)
     if any(not _is_done(target, video, frames) and video.path.is_file() for video in videos):
-        _pyav()
+        pyav()
     for place in target.glob("*_label.json"):
         place.unlink()  # they name frames of another run
     broken = _extract_each(videos, target, frames, news)
@@ -204,21 +203,6 @@ def find_videos(kind: Kind, root: Path, target: Path, news: News) -> list[FaceVi
         attack = layout.attack.get(said["kind"] or "", "")
         videos.append(FaceVideo(name, places[0], _part(said, subjects), attack))
     return videos
-
-
-class _UnreadableError(DataError):
-    """A video that cannot be read; others may be."""
-
-
-def evenly(length: int, count: int) -> list[int]:
-    """Middles of ``count`` equal parts of so many frames, or all frames where there are fewer.
-
-    >>> evenly(10, 2), evenly(3, 5)
-    ([2, 7], [0, 1, 2])
-    """
-    if length <= count:
-        return list(range(length))
-    return [(2 * part + 1) * length // (2 * count) for part in range(count)]
 
 
 Found = defaultdict[str, list[Path]]
@@ -310,10 +294,10 @@ def _extract_each(videos: Sequence[FaceVideo], target: Path, frames: int, news: 
     """Extract frames in as many threads as CPUs; names of videos that were decoded in part."""
     failed, broken = [], []
 
-    def outcome(video: FaceVideo) -> bool | _UnreadableError:
+    def outcome(video: FaceVideo) -> bool | UnreadableError:
         try:
             return _extract(video, target, frames)
-        except _UnreadableError as error:
+        except UnreadableError as error:
             return error
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
@@ -322,7 +306,7 @@ def _extract_each(videos: Sequence[FaceVideo], target: Path, frames: int, news: 
             for place, (video, found) in enumerate(
                 zip(batch, pool.map(outcome, batch), strict=True)
             ):
-                if isinstance(found, _UnreadableError):
+                if isinstance(found, UnreadableError):
                     failed.append(str(found))
                 elif not found:
                     broken.append(video.name)
@@ -347,7 +331,7 @@ def _extract(video: FaceVideo, target: Path, frames: int) -> bool:
     """Write a video's frames, all or none; whether all of it could be decoded."""
     if _is_done(target, video, frames):
         return True
-    images, whole = (_of_folder if video.path.is_dir() else _of_file)(video.path, frames)
+    images, whole = frames_of(video.path, frames)
     folder = _folder_of(target, video)
     unfinished = folder.with_name(f".{folder.name}.part")
     try:
@@ -363,99 +347,6 @@ def _extract(video: FaceVideo, target: Path, frames: int) -> bool:
             f"and run this again."
         ) from error
     return whole
-
-
-def _of_folder(folder: Path, frames: int) -> tuple[dict[int, Image.Image], bool]:
-    files = sorted((f for f in folder.iterdir() if _is_frame(f)), key=_in_order)
-    return {number: _opened(files[number]) for number in evenly(len(files), frames)}, True
-
-
-def _is_frame(file: Path) -> bool:
-    return is_image(file) and not file.name.startswith(".")
-
-
-def _in_order(file: Path) -> list[tuple[int, str]]:
-    """Numbers in a name count as such: frame 2 is before frame 10."""
-    return [
-        (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", file.name)
-    ]
-
-
-def _opened(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise _UnreadableError(f"{file} ({error})") from error
-
-
-def _of_file(file: Path, frames: int) -> tuple[dict[int, Image.Image], bool]:
-    """Decoded once where the file holds as many frames as it says, else twice."""
-    av = _pyav()
-    try:
-        with av.open(str(file)) as container:
-            wanted = evenly(container.streams.video[0].frames, frames)
-        images, decodable, whole = _decoded(av, file, wanted)
-        if len(images) < len(wanted) or not wanted:
-            images, _, unspoilt = _decoded(av, file, evenly(decodable, frames))
-            whole = unspoilt and not wanted
-    except (av.FFmpegError, IndexError) as error:  # no stream of video
-        raise _UnreadableError(f"{file} ({error})") from error
-    if not images:
-        raise _UnreadableError(f"{file} (not one frame can be decoded)")
-    return images, whole
-
-
-def _decoded(
-    av: Any, file: Path, wanted: Sequence[int]
-) -> tuple[dict[int, Image.Image], int, bool]:
-    """The wanted frames that there are, how many were met, and whether none was spoilt."""
-    images: dict[int, Image.Image] = {}
-    met, whole = 0, True
-    with av.open(str(file)) as container:
-        packets = _packets(av, container)
-        for packet in packets:
-            try:
-                decoded = packet.decode() if packet is not None else None
-            except av.FFmpegError:
-                decoded = None
-            if decoded is None:
-                whole = False
-                continue
-            for frame in decoded:
-                if met in wanted:
-                    images[met] = _upright(frame)
-                met += 1
-            if wanted and len(images) == len(wanted):
-                break
-    return images, met, whole
-
-
-def _packets(av: Any, container: Any) -> Iterator[Any]:
-    """The packets of the first stream of video; ``None`` at the end of a file cut short."""
-    try:
-        yield from container.demux(container.streams.video[0])
-    except av.FFmpegError:
-        yield None
-
-
-def _upright(frame: Any) -> Image.Image:
-    """As the file says that it is to be shown; telephones store turned frames."""
-    image: Image.Image = frame.to_image()
-    turn = round(getattr(frame, "rotation", 0)) % 360
-    return image.rotate(turn, expand=True) if turn else image
-
-
-def _pyav() -> Any:
-    try:
-        return import_module("av")
-    except ImportError as error:
-        raise DataError(
-            f"video files are read by PyAV, which cannot be imported ({error}); run pip install "
-            f"av, or extract the frames of each video into a folder of the video's name."
-        ) from error
 
 
 def _write_lists(videos: Sequence[FaceVideo], target: Path) -> None:

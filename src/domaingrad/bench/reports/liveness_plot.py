@@ -14,8 +14,10 @@ from sklearn.metrics import roc_curve
 
 from domaingrad.bench.domains import DataError
 
-from .liveness import LivenessMetrics, Numbers, VideoScores, bpcer, far
+from .liveness import LivenessMetrics
+from .liveness_rates import bpcer, far
 from .plots import COLOURS, Plot, themed
+from .video_scores import Numbers, VideoScores
 
 TITLE = "Live faces and attacks"
 CAPTION = (
