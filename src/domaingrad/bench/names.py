@@ -23,6 +23,7 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     """
     if name in known:
         return known[name]
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    folded = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else "."
     raise UnknownNameError(f"there is no {kind} {name!r}{hint} Known: {', '.join(known)}.")

@@ -11,6 +11,7 @@ from domaingrad.bench.names import look_up
 from . import digits, linear_toy, spirals
 from .base import DataSet
 from .data import DataError, DataOptions, DomainData, News, Reader
+from .faces import FACES
 from .folder import FOLDER
 from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
@@ -31,7 +32,16 @@ DATA_SETS: dict[str, DataSet] = {
 
 READERS: dict[str, Reader] = {
     reader.kind: reader
-    for reader in (FOLDER, TABLE, MANIFEST, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values())
+    for reader in (
+        FOLDER,
+        TABLE,
+        MANIFEST,
+        FACES,
+        COLORED_MNIST,
+        ROTATED_MNIST,
+        WILDS,
+        *PRESETS.values(),
+    )
 }
 """Every kind of data that lies on disk, by name."""
 

@@ -41,7 +41,7 @@ class Plot:
 
 def accuracy_plot(data: DataSummary) -> Plot:
     """Accuracy per held-out domain with error bars, beside that on the sources."""
-    return _themed(
+    return themed(
         "Accuracy per held-out domain",
         "Filled: the held-out domain, mean ± standard error over trials. Hollow: the same models "
         "on their sources' validation splits. Dotted: guessing, where labels are classes.",
@@ -51,7 +51,7 @@ def accuracy_plot(data: DataSummary) -> Plot:
 
 def selection_plot(data: DataSummary) -> Plot:
     """Average over the held-out domains by selection method."""
-    return _themed(
+    return themed(
         "By selection method",
         "Mean over held-out domains ± standard error over trials. An oracle selects by the "
         "held-out domain itself: no estimate for a new domain.",
@@ -61,7 +61,7 @@ def selection_plot(data: DataSummary) -> Plot:
 
 def draws_plot(data: DataSummary) -> Plot:
     """Source validation of every draw of hyper-parameters."""
-    return _themed(
+    return themed(
         "Hyper-parameters",
         "One mark a run of a draw, trial and held-out domain, at its best source validation. "
         "Hollow: source validation. Filled: the held-out domain.",
@@ -71,7 +71,7 @@ def draws_plot(data: DataSummary) -> Plot:
 
 def training_plot(data: DataSummary) -> Plot:
     """Source and held-out accuracy and agreement through training."""
-    return _themed(
+    return themed(
         "Through training",
         "Means over trials by step. Agreement is the share of gradient components on whose sign "
         "all source domains agree, on fresh batches; for signs at random it would be 2^(1−K).",
@@ -81,14 +81,15 @@ def training_plot(data: DataSummary) -> Plot:
 
 def numbers_plot(data: DataSummary) -> Plot:
     """What methods tell of themselves through training: learned ratios."""
-    return _themed(
+    return themed(
         "Told by the methods themselves",
         "Means over trials and held-out domains by step; one panel a method.",
         lambda: _draw_numbers(data),
     )
 
 
-def _themed(title: str, caption: str, draw: Callable[[], Figure]) -> Plot:
+def themed(title: str, caption: str, draw: Callable[[], Figure]) -> Plot:
+    """A plot in both themes; ``draw`` is called with the style of light pages."""
     light = _svg(draw)
     return Plot(title, caption, light, light.replace(LIGHT_INK, DARK_INK))
 
