@@ -40,11 +40,14 @@ def sample_sheet(path: Path, seed: int = 0) -> None:
 
 
 def _palette(sheet: Image.Image) -> Image.Image:
-    """An image of the 256 colours that stand best for all; enlarged pixels count once."""
+    """An image of 256 colours that stand for all; enlarged pixels count once.
+
+    They are moved until few pixels, a fiftieth, would change their colour.
+    """
     once = sheet.resize(
         (sheet.width // ENLARGED, sheet.height // ENLARGED), Image.Resampling.NEAREST
     )
-    return once.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+    return once.quantize(256, Image.Quantize.MEDIANCUT, kmeans=once.width * once.height // 50)
 
 
 def _block(seed: int, domain: str, wide: int, high: int) -> Image.Image:
