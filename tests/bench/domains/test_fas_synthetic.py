@@ -16,7 +16,7 @@ from domaingrad.bench.domains.fas_synthetic.videos import video
 
 DOMAINS = ("C", "I", "M", "O")
 SMALL = {"size": 32, "subjects": 3, "frames": 2}
-PEOPLE = 8
+PEOPLE = 12
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ class Habits:
     defocus: int
     wall: int
     framing: int
+    veil: int
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ class Camera:
 
 
 CAMERAS = {
-    "O": Camera(0.006, 93, False, (1.04, 1.0, 0.94), 0.38, 0.15, 1.0, 0.1, Habits(1, 1, 1, -1, 1)),
-    "C": Camera(0.012, 82, True, (0.9, 1.0, 1.12), 0.5, 0.0, 0.85, 0.0, Habits(-1, 1, -1, 1, 1)),
-    "I": Camera(0.009, 88, False, (0.98, 1.06, 0.92), 0.45, 0.6, 1.15, 0.2,
-                Habits(1, -1, -1, 1, -1)),
-    "M": Camera(0.008, 74, True, (1.12, 0.98, 0.86), 0.52, 0.3, 0.95, 0.35,
-                Habits(-1, -1, 1, -1, -1)),
+    "O": Camera(0.006, 93, False, (1.04, 1.0, 0.94), 0.38, 0.15, 1.0, 0.1,
+                Habits(1, 1, 1, -1, 1, -1)),
+    "C": Camera(0.012, 80, True, (0.9, 1.0, 1.12), 0.46, 0.0, 0.85, 0.0,
+                Habits(-1, 1, -1, 1, 1, 1)),
+    "I": Camera(0.007, 88, False, (0.98, 1.06, 0.92), 0.45, 0.6, 1.15, 0.2,
+                Habits(1, -1, -1, 1, -1, -1)),
+    "M": Camera(0.009, 70, True, (1.12, 0.98, 0.86), 0.52, 0.3, 0.95, 0.35,
+                Habits(-1, -1, 1, -1, -1, 1)),
 }  # fmt: skip
 """By the letter of the domain."""
 
@@ -81,23 +84,27 @@ class Shot:
     """How bright the wall behind is, from 0 to 1."""
     framing: float
     """Half the height of the face, in halves of the frame's height."""
+    veil: float
+    """Light that the lens scatters over the whole picture, of 1 for the picture's mean."""
 
 
 def draw_shot(habits: Habits, live: bool, rng: np.random.Generator) -> Shot:
     """Choose as the domain's habits are."""
     side = HABIT if live else -HABIT
-    exposure, warmth, defocus, wall, framing = (
+    exposure, warmth, defocus, wall, framing, veil = (
         side * direction + rng.standard_normal()
         for direction in (
             habits.exposure, habits.warmth, habits.defocus, habits.wall, habits.framing,
+            habits.veil,
         )
     )  # fmt: skip
     return Shot(
         exposure=0.28 * exposure,
-        warmth=0.07 * warmth,
+        warmth=0.065 * warmth,
         defocus=max(0.0, 0.3 + 0.12 * defocus),
         wall=1 / (1 + math.exp(0.4 - 0.6 * wall)),
         framing=float(np.clip(0.6 + 0.035 * framing, 0.45, 0.75)),
+        veil=max(0.0, 0.24 + 0.11 * veil),
     )
 
 
@@ -113,6 +120,7 @@ def photograph(scene: Picture, camera: Camera, shot: Shot, rng: np.random.Genera
     blur = math.hypot(camera.blur, shot.defocus) * OVERSAMPLING
     light = gaussian_filter(scene, (0, blur, blur), truncate=3)
     light = light[:, OVERSAMPLING // 2 :: OVERSAMPLING, OVERSAMPLING // 2 :: OVERSAMPLING]
+    light = light + np.float32(shot.veil) * light.mean()
     light = light * _gains(light, camera, shot)
     light *= 1 - np.float32(camera.vignette / 2) * sum(
         line * line for line in coordinates(light.shape[-1])

@@ -16,7 +16,7 @@ from .canvas import Colour, Picture, Plane, coordinates, inside, paint, planes, 
 INKS = np.array(
     [[0.88, 0.12, 0.06], [0.22, 0.84, 0.22], [0.04, 0.16, 0.80]], dtype=np.float32
 )  # share of red, green and blue that full cyan, magenta and yellow swallow
-WASHED_OUT = 1.3
+WASHED_OUT = 1.1
 """Exponent by which a print is lighter than the photograph; 1 would be true to it."""
 SCREEN_ANGLES = (15.0, 75.0, 45.0)
 
@@ -97,7 +97,7 @@ def draw_print(held: Held, rng: np.random.Generator) -> Print:
         held=held,
         paper=(white * (1 + warm), white, white * (0.98 - warm)),
         period=rng.uniform(2.3, 3.4),
-        depth=rng.uniform(0.6, 1.2),
+        depth=rng.uniform(0.8, 1.4),
         black=rng.uniform(0.02, 0.08),
         margin=rng.uniform(0.03, 0.12),
         slope=rng.normal(0, 0.15),
@@ -205,7 +205,7 @@ def _sampled(photo: Picture, p: Plane, q: Plane) -> Picture:
 
 def _halftone(ink: Plane, dots: Plane) -> Plane:
     """Ink in dots, about as much in all; they are deepest in half tones."""
-    return np.clip(ink + dots * (0.3 + 2.8 * ink * (1 - ink)), 0, 1)
+    return np.clip(ink + dots * (0.2 + 2.4 * ink * (1 - ink)), 0, 1)
 
 
 def _dots(p: Plane, q: Plane, period: float, angle: float) -> Plane:
