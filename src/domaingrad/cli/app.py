@@ -8,7 +8,7 @@ import typer
 
 from domaingrad import __version__
 
-from . import ablate, compare, evaluate, inspect, listing, predict, report, sweep, train
+from . import ablate, compare, evaluate, faces, inspect, listing, predict, report, sweep, train
 
 app = typer.Typer(
     name="domaingrad",
@@ -27,6 +27,8 @@ app.command(name="predict")(predict.predict)
 app.command(name="inspect")(inspect.inspect)
 app.command(name="sweep")(sweep.sweep)
 app.command(name="report")(report.report)
+app.command(name="prepare-faces")(faces.prepare)
+app.command(name="fas-synthetic")(faces.synthesise)
 app.add_typer(ablate.app, name="ablate")
 app.add_typer(listing.app, name="list")
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from domaingrad.bench.domains import Schedule
+from domaingrad.bench.domains.face_sets import PROTOCOLS
+from domaingrad.bench.names import look_up
 from domaingrad.bench.runs.settings import Precision
 
 Target = Annotated[str | None, typer.Option(help="Table: the column to predict.")]
@@ -22,6 +24,12 @@ TaskName = Annotated[
 Size = Annotated[int | None, typer.Option(help="Images: height and width.  [default: 224]")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Images: leave out those that are broken.")
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Faces: sources and the set held out, one of {', '.join(PROTOCOLS)} (in quotes)."
+    ),
 ]
 Backbone = Annotated[
     str | None,
@@ -70,6 +78,7 @@ def data_options(
     task: str | None,
     size: int | None,
     skip_unreadable: bool,
+    protocol: str | None,
 ) -> dict[str, Any]:
     """What was given of a reader's options, by name."""
     return without_none(
@@ -79,11 +88,21 @@ def data_options(
             "task": task,
             "size": size,
             "skip_unreadable": skip_unreadable or None,
+            "protocol": protocol,
             "categorical": listed(categorical),
             "drop": listed(drop),
             "missing": tuple(missing) or None,
         }
     )
+
+
+def held_out_of(protocol: str) -> str:
+    """The set of faces that a protocol holds out.
+
+    Raises:
+        UnknownNameError: a protocol that does not exist.
+    """
+    return look_up("protocol", protocol, PROTOCOLS)[1]
 
 
 def listed(texts: list[str]) -> tuple[str, ...] | None:

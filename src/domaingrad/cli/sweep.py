@@ -53,6 +53,7 @@ def sweep(
     task: options.TaskName = None,
     size: options.Size = None,
     skip_unreadable: options.SkipUnreadable = False,
+    protocol: options.Protocol = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     frozen_norms: options.FrozenNorms = None,
@@ -107,7 +108,7 @@ def sweep(
     errors = Console(stderr=True)
     with bad_input(errors):
         reading = options.data_options(
-            target, domain, categorical, drop, missing, task, size, skip_unreadable
+            target, domain, categorical, drop, missing, task, size, skip_unreadable, protocol
         )
         settings = {
             "backbone": backbone,
@@ -130,7 +131,8 @@ def sweep(
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
-            hold_out=tuple(hold_out),
+            hold_out=tuple(hold_out)
+            or (() if protocol is None else (options.held_out_of(protocol),)),
             seed=seed,
             settings=settings,
             data_options=DataOptions(**reading),

@@ -56,6 +56,7 @@ def train(
     task: options.TaskName = None,
     size: options.Size = None,
     skip_unreadable: options.SkipUnreadable = False,
+    protocol: options.Protocol = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     frozen_norms: options.FrozenNorms = None,
@@ -99,7 +100,7 @@ def train(
     errors = Console(stderr=True)
     with bad_input(errors):
         reading = options.data_options(
-            target, domain, categorical, drop, missing, task, size, skip_unreadable
+            target, domain, categorical, drop, missing, task, size, skip_unreadable, protocol
         )
         given = {
             "data": data, "hold_out": hold_out, "method": method, "backbone": backbone,
@@ -137,6 +138,8 @@ def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any
         }
     base = base | given
     base["data_options"] = dict(base.get("data_options") or {}) | reading
+    if "hold_out" not in base and "protocol" in reading:
+        base["hold_out"] = options.held_out_of(reading["protocol"])
     for name in ("data", "hold_out"):
         if name not in base:
             raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")

@@ -186,6 +186,8 @@ class DataOptions:
     """Texts that stand for a missing value, beside the empty one."""
     least: int = 2
     """Fewest domains and classes that will do: two to train on, one to evaluate."""
+    protocol: str | None = None
+    """Which sets of faces are sources, and which one is held out."""
     task: Literal["classification", "regression"] | None = None
     """What a table's target is; classes unless it has many different numbers."""
 

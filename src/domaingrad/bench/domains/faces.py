@@ -23,6 +23,7 @@ from domaingrad.bench.names import look_up
 
 from .data import DataError, DataOptions, DomainData, News, Reader
 from .face_sets import FACE_SETS, PROTOCOLS, FaceSet, known_set
+from .fas_synthetic.dataset import SETTINGS
 from .files import listed, visible
 from .labelled import IMAGE_OPTIONS, LabelledImage, check_labelled, read_labelled
 
@@ -69,10 +70,11 @@ def read_faces(path: Path, options: DataOptions, news: News) -> DomainData:
 
     Args:
         path: the root.
-        options: of which size and skip_unreadable are heeded.
+        options: of which size, skip_unreadable and protocol are heeded.
         news: hears of the decoding.
 
     Raises:
+        UnknownNameError: a protocol that does not exist.
         DataError: no lists; lists that cannot be read or name files that are missing or twice
             there; videos without frames or of both classes; one set under another's name; fewer
             than two domains or classes; unreadable images.
@@ -81,11 +83,14 @@ def read_faces(path: Path, options: DataOptions, news: News) -> DomainData:
     images = [image for folder in folders for image in _images(folder, path)]
     _check_files(images, path)
     _check_videos(images, path)
-    for folder in folders:
+    if (path / SETTINGS).exists():
+        notes.append(f"{path.name} is generated; its O, C, I and M are none of the licensed sets")
+    for folder in [] if (path / SETTINGS).exists() else folders:
         notes += _counted(folder, [image for image in images if image.domain == folder.domain])
     check_labelled(images, str(path), options.least)
     data = read_labelled(path.resolve().name, images, options, news, notes)
-    return replace(data, notes=(*data.notes, *_lost(images, data)))
+    data = replace(data, notes=(*data.notes, *_lost(images, data)))
+    return data if options.protocol is None else of_protocol(data, options.protocol)[0]
 
 
 def of_protocol(data: DomainData, name: str) -> tuple[DomainData, str]:
@@ -333,5 +338,5 @@ FACES = Reader(
     kind="faces",
     summary=f"Videos of live faces and attacks, frames listed in {LISTS}.",
     read=read_faces,
-    options=IMAGE_OPTIONS,
+    options=(*IMAGE_OPTIONS, "protocol"),
 )

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, News, load
+from domaingrad.bench.domains import DataError, DomainData, News, Videos, load
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.fitting import Parts
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import Trained
 
+from .liveness import liveness_metrics
+from .liveness_plot import LivenessCurve
 from .run_parts import parts_of_run
+from .video_scores import VideoScores, joined, video_scores
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
+
+LIVE = "live"
+"""Name of the class of live faces."""
+BOOTSTRAP_SEED = 0
 
 Role = Literal["source, validation", "held out", "new data"]
 """What the samples of a domain were to the model."""
@@ -36,6 +45,8 @@ class DomainEvaluation:
     """By name; one that these samples do not define is left out."""
     confusion: Tensor | None
     """Counts [true class, predicted class]; ``None`` where labels are numbers."""
+    videos: VideoScores | None = None
+    """Where samples are frames of faces, live or not: a score a video."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Evaluation:
 
     trained: Trained
     domains: tuple[DomainEvaluation, ...]
+    liveness: Mapping[str, LivenessCurve] = field(default_factory=dict)
+    """Of faces: by domain that is no source, rates at the sources' threshold and at its own."""
 
 
 def evaluate(
@@ -67,17 +80,47 @@ def evaluate(
     news = news or News()
     if data is not None:
         config = config_from(directory.config())
-        return Evaluation(trained, tuple(_on_new_data(trained, config, data, news)))
-    parts = parts_of_run(directory, trained, news)
-    found = [
-        _on(trained, name, "source, validation", split.data.tensors, split.val)
-        for name, split in parts.sources.items()
-    ]
+        new = _on_new_data(trained, config, data, news)
+        if not any(found.videos for found in new):
+            return Evaluation(trained, tuple(new))
+        own, parts = parts_of_run(directory, trained, news)
+        return Evaluation(trained, tuple(new), _liveness(new, _on_sources(trained, own, parts)))
+    own, parts = parts_of_run(directory, trained, news)
+    sources = _on_sources(trained, own, parts)
+    found = [*sources]
     for name, split in parts.held_out.items():
         samples = split.data.tensors
         every = torch.arange(len(samples[1]))
-        found.append(_on(trained, name, "held out", samples, every))
-    return Evaluation(trained, tuple(found))
+        found.append(_on(trained, name, "held out", samples, every, own.videos.get(name)))
+    return Evaluation(trained, tuple(found), _liveness(found[len(sources) :], sources))
+
+
+def _on_sources(trained: Trained, own: DomainData, parts: Parts) -> list[DomainEvaluation]:
+    return [
+        _on(
+            trained, name, "source, validation", split.data.tensors, split.val,
+            own.videos.get(name),
+        )
+        for name, split in parts.sources.items()
+    ]  # fmt: skip
+
+
+def _liveness(
+    targets: Sequence[DomainEvaluation], sources: Sequence[DomainEvaluation]
+) -> dict[str, LivenessCurve]:
+    """Of each domain that is no source; the threshold comes from the sources' validation."""
+    validation = [found.videos for found in sources if found.videos is not None]
+    if not validation:
+        return {}
+    source = joined(validation)
+    return {
+        target.domain: LivenessCurve(
+            target.videos,
+            liveness_metrics(target.videos, source, np.random.default_rng(BOOTSTRAP_SEED)),
+        )
+        for target in targets
+        if target.videos is not None
+    }
 
 
 def _on_new_data(
@@ -103,12 +146,18 @@ def _on_new_data(
         stored, labels = domain.tensors
         stored = trained.preparation.adopted(new.preparation, stored)
         known = (stored, places[labels] if len(places) else labels)
-        found.append(_on(trained, name, "new data", known, torch.arange(len(labels))))
+        every = torch.arange(len(labels))
+        found.append(_on(trained, name, "new data", known, every, new.videos.get(name)))
     return found
 
 
 def _on(
-    trained: Trained, domain: str, role: Role, samples: tuple[Tensor, ...], rows: Tensor
+    trained: Trained,
+    domain: str,
+    role: Role,
+    samples: tuple[Tensor, ...],
+    rows: Tensor,
+    videos: Videos | None,
 ) -> DomainEvaluation:
     stored, labels = samples
     outputs, truth = trained.outputs(stored, rows), labels[rows]
@@ -120,7 +169,13 @@ def _on(
     else:
         right = (outputs.sign() == truth).double().mean().item()
         metrics, confusion = {"accuracy": right}, None
-    return DomainEvaluation(domain, role, len(truth), metrics, confusion)
+    scores = None
+    if videos is not None and LIVE in trained.classes:
+        live = trained.classes.index(LIVE)
+        shows_live = torch.zeros(len(videos.names), dtype=torch.bool)
+        shows_live[videos.of_sample[labels == live]] = True
+        scores = video_scores(outputs[:, live], videos.of_sample[rows], shows_live, videos.attacks)
+    return DomainEvaluation(domain, role, len(truth), metrics, confusion, scores)
 
 
 def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -52,7 +52,7 @@ def inspect_run(
     if samples < 4:
         raise DataError(f"--samples must be at least 4; found {samples}.")
     trained = Trained.load(directory.model)
-    parts = parts_of_run(directory, trained, news or News())
+    _, parts = parts_of_run(directory, trained, news or News())
     names = tuple(parts.sources)
     if len(names) < 2:
         raise DataError(f"a conflict is between domains; this run has one source, {names[0]}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from domaingrad.bench.domains import DataError, News, load
+from domaingrad.bench.domains import DataError, DomainData, News, load
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.fitting import Parts
@@ -10,7 +10,7 @@ from domaingrad.bench.runs.settings import MADE_BY, config_from
 from domaingrad.bench.runs.trained import Trained
 
 
-def parts_of_run(directory: RunDirectory, trained: Trained, news: News) -> Parts:
+def parts_of_run(directory: RunDirectory, trained: Trained, news: News) -> tuple[DomainData, Parts]:
     """Read a run's own data again, and split them again.
 
     Raises:
@@ -26,4 +26,4 @@ def parts_of_run(directory: RunDirectory, trained: Trained, news: News) -> Parts
             f"{config.data} has changed since {directory.path} was trained on it, so its splits "
             f"cannot be told; name it as --data of evaluate, to evaluate on all of it."
         )
-    return Parts.of(own, config.held_out, (config.seed, own.name, f"trial {config.trial}"))
+    return own, Parts.of(own, config.held_out, (config.seed, own.name, f"trial {config.trial}"))
