@@ -3,10 +3,16 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
+
+import domaingrad as dg
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +26,7 @@ def test_the_loops_of_the_readme_train(tmp_path):
     domain, y = torch.arange(96) % 3, torch.randint(2, (96,))
     # All inputs tell the class, so that what is dropped can be made up for.
     x = torch.randn(96, 5) + 2.0 * y[:, None] - 1.0
-    mixed, by_domain, dropout, watched = blocks("README.md")
+    mixed, by_domain, dropout, watched, _ = blocks("README.md")
     (in_full,) = blocks("docs/gsnr.md")
     (drawn,) = blocks("docs/comparing.md")
     loader = {"loader": DataLoader(TensorDataset(x, y, domain), batch_size=24)}
@@ -43,6 +49,34 @@ def test_the_loops_of_the_readme_train(tmp_path):
             exec(f"for {loop}", scope)
         after = F.cross_entropy(model.eval()(x), y).item()
         assert after < 0.5 * before, block
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone."""
+    store = f"file://{tmp_path}/store"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_the_pages_say_of_several_processes_runs():
+    *_, hook = blocks("README.md")
+    first, mixed, sharded = blocks("docs/scale.md")
+    assert hook.splitlines()[:1] == first.splitlines()[:1]
+    x, y = torch.randn(12, 3), torch.arange(12) % 2
+    domain = torch.arange(12) // 4
+    for block in (hook, first, mixed, sharded):
+        model = nn.Linear(3, 2)
+        scope = {
+            "model": model, "x": x, "y": y, "domain": domain, "site": 1, "dg": dg, "F": F,
+            "DistributedDataParallel": DistributedDataParallel, "fully_shard": fully_shard,
+            "batches": {e: (x[domain == e], y[domain == e]) for e in range(3)},
+        }  # fmt: skip
+        exec(block, scope)
+        if "agree." in block:
+            assert model.weight.grad is not None, block
 
 
 def test_the_rule_of_contributing_is_right():
@@ -76,6 +110,6 @@ def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, caps
 
 def test_no_place_is_left_to_fill_in():
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
-    pages += ("docs/training.md", "docs/comparing.md")
+    pages += ("docs/training.md", "docs/comparing.md", "docs/scale.md")
     for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name

@@ -1,7 +1,11 @@
 """Several processes give the update of one, whatever lies where."""
 
+import os
+import time
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -391,3 +395,36 @@ def test_idle_is_for_several_processes():
     agree = dg.GradientAgreement(build("mlp"), dg.Mean())
     with pytest.raises(dg.AgreementError, match="is for a process without samples among others"):
         agree.idle()
+
+
+def _dies(rank, world, directory):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/store", rank=rank, world_size=world,
+        timeout=timedelta(seconds=20),
+    )  # fmt: skip
+    x, y, domain = batch(0)
+    own = domain % world == rank
+    agree = dg.GradientAgreement(DistributedDataParallel(build("mlp")), dg.ANDMask())
+    step_of(agree, x[own], y[own], domain[own])
+    losses = F.cross_entropy(agree(x[own], domain[own]), y[own], reduction="none")
+    if rank == 1:
+        os._exit(1)  # as kill -9 would
+    began = time.monotonic()
+    try:
+        agree.backward(losses)
+    except RuntimeError as error:
+        Path(directory, "told").write_text(f"{time.monotonic() - began}\n{error}")
+    os._exit(0)
+
+
+def test_a_rank_that_dies_ends_the_others_with_an_error(tmp_path):
+    context = torch.multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_dies, args=(rank, 2, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    seconds, error = (tmp_path / "told").read_text().split("\n", 1)
+    assert float(seconds) < 30
+    assert "onnection" in error or "imed out" in error
