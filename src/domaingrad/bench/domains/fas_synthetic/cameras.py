@@ -57,9 +57,9 @@ class Camera:
 CAMERAS = {
     "O": Camera(0.006, 93, False, (1.04, 1.0, 0.94), 0.38, 0.15, 1.0, 0.1,
                 Habits(1, 1, 1, -1, 1, -1)),
-    "C": Camera(0.012, 80, True, (0.9, 1.0, 1.12), 0.46, 0.0, 0.85, 0.0,
+    "C": Camera(0.009, 85, True, (0.9, 1.0, 1.12), 0.42, 0.0, 0.85, 0.0,
                 Habits(-1, 1, -1, 1, 1, 1)),
-    "I": Camera(0.007, 88, False, (0.98, 1.06, 0.92), 0.45, 0.6, 1.15, 0.2,
+    "I": Camera(0.0075, 88, False, (0.98, 1.06, 0.92), 0.45, 0.6, 1.15, 0.2,
                 Habits(1, -1, -1, 1, -1, -1)),
     "M": Camera(0.009, 70, True, (1.12, 0.98, 0.86), 0.52, 0.3, 0.95, 0.35,
                 Habits(-1, -1, 1, -1, -1, 1)),
@@ -100,11 +100,11 @@ def draw_shot(habits: Habits, live: bool, rng: np.random.Generator) -> Shot:
     )  # fmt: skip
     return Shot(
         exposure=0.28 * exposure,
-        warmth=0.065 * warmth,
+        warmth=0.07 * warmth,
         defocus=max(0.0, 0.3 + 0.12 * defocus),
         wall=1 / (1 + math.exp(0.4 - 0.6 * wall)),
         framing=float(np.clip(0.6 + 0.035 * framing, 0.45, 0.75)),
-        veil=max(0.0, 0.24 + 0.11 * veil),
+        veil=max(0.0, 0.3 + 0.14 * veil),
     )
 
 
