@@ -1,9 +1,9 @@
 """Batches of several domains, on one process or several; what a step holds is a pure function.
 
 Each sampler goes to a ``DataLoader`` as ``batch_sampler``. What it gives in a step depends on its
-seed, epoch and step alone, so that training goes on exactly where it was left: ``state_dict`` counts
-the batches that were given out; where a loader's workers fetch ahead, count the steps yourself and
-call :meth:`DomainSampler.start`.
+seed, epoch and step alone, so that training goes on exactly where it was left: ``state_dict``
+counts the batches that were given out; where a loader's workers fetch ahead, count the steps
+yourself and call :meth:`DomainSampler.start`.
 """
 
 from __future__ import annotations
