@@ -63,7 +63,7 @@ def one_process(tmp_path):
 @pytest.mark.usefixtures("one_process")
 def test_what_the_pages_say_of_several_processes_runs():
     *_, hook = blocks("README.md")
-    first, mixed, sharded = blocks("docs/scale.md")
+    first, mixed, sharded = blocks("docs/scale.md", "docs/faces.md")
     assert hook.splitlines()[:1] == first.splitlines()[:1]
     x, y = torch.randn(12, 3), torch.arange(12) % 2
     domain = torch.arange(12) // 4
@@ -110,6 +110,6 @@ def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, caps
 
 def test_no_place_is_left_to_fill_in():
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
-    pages += ("docs/training.md", "docs/comparing.md", "docs/scale.md")
+    pages += ("docs/training.md", "docs/comparing.md", "docs/scale.md", "docs/faces.md")
     for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name
