@@ -29,7 +29,7 @@ def test_differences_are_taken_trial_by_trial_over_the_mean_of_domains():
         for trial in range(5)
         for domain in ("a", "b", "c")
     }
-    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]])
+    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]], ["a", "b", "c"])
     d = np.array(
         [np.mean([scores["and-mask", t, e] - scores["erm", t, e] for e in "abc"]) for t in range(5)]
     )
@@ -44,7 +44,7 @@ def test_a_trial_that_lacks_a_domain_does_not_count():
     scores = {(m, t, e): 0.5 for m in ("erm", "and-mask") for t in range(2) for e in "ab"}
     scores["and-mask", 0, "a"] = 0.7
     del scores["erm", 1, "b"]
-    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]])
+    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]], ["a", "b"])
     assert (found.mean, found.standard_error, found.p, found.trials) == (
         pytest.approx(0.1), None, None, 1,
     )  # fmt: skip
@@ -52,14 +52,14 @@ def test_a_trial_that_lacks_a_domain_does_not_count():
 
 def test_equal_differences_have_no_p():
     scores = {(m, t, "a"): 0.5 for m in ("erm", "and-mask") for t in range(3)}
-    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]])
+    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]], ["a"])
     assert (found.mean, found.standard_error, found.p) == (0.0, 0.0, None)
 
 
 def test_ablations_are_tested_against_the_published_selection_of_the_same_ratio():
     methods = list(ABLATIONS["gsnr"].values())
     scores = {(m.name, t, "a"): 0.1 * t for m in methods for t in range(2)}
-    found = {(d.method, d.rival) for d in paired_differences(runs(scores), methods)}
+    found = {(d.method, d.rival) for d in paired_differences(runs(scores), methods, ["a"])}
     assert ("drop-random", "gsnr-dropout") in found
     assert ("drop-random-fixed", "gsnr-dropout-fixed") in found
     assert ("gsnr-dropout", "erm") in found

@@ -33,17 +33,20 @@ class Difference:
     trials: int
 
 
-def paired_differences(runs: pd.DataFrame, methods: Sequence[Method]) -> list[Difference]:
+def paired_differences(
+    runs: pd.DataFrame, methods: Sequence[Method], held_out: Sequence[str]
+) -> list[Difference]:
     """Each method against those it is to be tested against, as far as they were run.
 
     Args:
         runs: one row a finished run of one data set.
         methods: the methods, in order.
+        held_out: the domains that are held out in turn; a trial counts if it has them all.
     """
     scores = runs.pivot_table(
         index=["trial", "held_out"], columns="method", values="held_out_score"
     )
-    cells = [sorted(set(runs["trial"])), sorted(set(runs["held_out"]))]
+    cells = [sorted(set(runs["trial"])), list(held_out)]
     scores = scores.reindex(pd.MultiIndex.from_product(cells, names=scores.index.names))
     found = []
     for method in methods:

@@ -148,7 +148,7 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
         for name in plan.request.selections:
             rows = own[own["selection"] == name]
             tables[name] = tuple(_method_summary(method, data, rows, missing) for method in methods)
-            differences[name] = tuple(paired_differences(rows, methods))
+            differences[name] = tuple(paired_differences(rows, methods, data.held_out))
         summaries.append(
             DataSummary(
                 data=data,
