@@ -75,6 +75,15 @@ def test_with_fewer_ranks_domains_take_turns_each_as_often():
     assert set(visits.values()) == {20}  # 2 ranks × 2 epochs × 15 steps over 3 domains
 
 
+@pytest.mark.parametrize(("domains", "world"), [(3, 2), (5, 2), (4, 3), (5, 3), (6, 4), (7, 6)])
+def test_domains_that_take_turns_never_meet_themselves_in_a_step(domains, world):
+    domain = torch.arange(domains).repeat_interleave(20)
+    samplers = [DomainPerRankSampler(domain, 2, rank=rank, world=world) for rank in range(world)]
+    for epoch in range(2):
+        for step in range(len(samplers[0])):
+            assert len({sampler.domain_at(epoch, step) for sampler in samplers}) == world
+
+
 def test_ranks_that_share_a_domain_have_other_samples_of_it():
     samplers = ranks("domain per rank", 6, batch=1)
     sharing = [sampler for sampler in samplers if sampler.domain_at(0, 0) == 5]

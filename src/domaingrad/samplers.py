@@ -152,8 +152,9 @@ class DomainPerRankSampler(DomainSampler):
     """One domain a process and step, for :class:`~domaingrad.DDPAgreement`; ``batch`` a process.
 
     With as many processes as domains or more, rank r has domain r mod K, and those that share one
-    have other samples of it. With fewer, the domains take turns: each is visited once before any is
-    visited again, in an order drawn anew. :meth:`domain_at` says which it is.
+    have other samples of it. With fewer, the domains take turns, never twice in a step: each is
+    visited once before any is visited again, in an order that is drawn anew every K steps.
+    :meth:`domain_at` says which it is.
 
     >>> sampler = DomainPerRankSampler(torch.tensor([7, 7, 9]), batch=1, rank=1, world=2)
     >>> list(sampler), sampler.domain_at(0, 0)
@@ -182,9 +183,11 @@ class DomainPerRankSampler(DomainSampler):
         """Which domain, and where in its samples."""
         steps, domains = epoch * len(self) + step, len(self.labels)
         if self._takes_turns:
-            turn, place = divmod(steps * self._world + self._rank, domains)
-            order = self._shuffled(torch.tensor(self.labels), -1, turn)
-            return int(order[place]), turn * self._batch
+            # A turn is world × domains visits, in which a step never meets a domain twice: the
+            # domains in one order, again and again.
+            visits = steps * self._world + self._rank
+            order = self._shuffled(torch.tensor(self.labels), -1, visits // (self._world * domains))
+            return int(order[visits % domains]), visits // domains * self._batch
         place = self._rank % domains
         share = steps * self._sharing(place) + self._rank // domains
         return self.labels[place], share * self._batch

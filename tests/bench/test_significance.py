@@ -29,7 +29,9 @@ def test_differences_are_taken_trial_by_trial_over_the_mean_of_domains():
         for trial in range(5)
         for domain in ("a", "b", "c")
     }
-    (found,) = paired_differences(runs(scores), [METHODS["erm"], METHODS["and-mask"]], ["a", "b", "c"])
+    (found,) = paired_differences(
+        runs(scores), [METHODS["erm"], METHODS["and-mask"]], ["a", "b", "c"]
+    )
     d = np.array(
         [np.mean([scores["and-mask", t, e] - scores["erm", t, e] for e in "abc"]) for t in range(5)]
     )

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
+from .distributed.placement import require_alike, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
 from .distributed.shards import Shards
@@ -148,8 +149,9 @@ class GradientAgreement:
         self._removed = False
         self._step: Step | None = None
         self._processes: Processes | None = None
+        self._shards_known = False
         if isinstance(model, DistributedDataParallel):
-            self._processes = Processes(model, half)
+            self._processes = Processes(model, half, self._weights)
         elif not alone:
             require_wrapped(self._trained)
 
@@ -507,14 +509,34 @@ class GradientAgreement:
 
     def _combine(self) -> None:
         step, self._step = self._step, None
-        if self._processes is not None:
-            self._processes.require_alike(self.rule, self._trained)
+        self._require_same_domains(step)
         if step is None:
             raise AgreementError(
                 "agree.combine() found no domain in this step; run `with agree.domain(name): "
                 "loss.backward()` for each domain first."
             )
         step.add_update()
+
+    def _require_same_domains(self, step: Step | None) -> None:
+        """See that all processes went through the same domains, each with a share of them."""
+        shards = Shards.of(self._trained)
+        if self._processes is not None:
+            group = self._processes.group
+            self._processes.require_alike(self.rule, self._trained)
+        elif shards is not None:
+            group = shards.group
+            if not self._shards_known:
+                options = {"weights": dict(self._weights)}
+                require_alike(self.rule, self._trained, group, options)
+                self._shards_known = True
+        else:
+            return
+        require_same(
+            {"domains": "none" if step is None else step.listed},
+            group,
+            "Every process goes through the same domains in the same order, each with its own "
+            "samples of them; where domains lie on different processes, use agree(x, domain).",
+        )
 
     def _require_between_steps(self, done: str) -> None:
         if self._step is not None or self._gathered.counts:

@@ -54,8 +54,21 @@ class Attention(nn.Module):
         return self.head(self.layers(x)[:, 0])
 
 
+class PartlyUsed(nn.Module):
+    """With a layer, the first, that no domain uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle, self.used = nn.Linear(16, 5), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
 def build(kind: str) -> nn.Module:
     torch.manual_seed(0)
+    if kind == "partly used":
+        return PartlyUsed()
     if kind == "mlp":
         return mlp((16,), 3, (32, 16))
     if kind == "transformer":
@@ -133,6 +146,8 @@ MIXED = [
     ("cnn", "and", EVERY, {"engine": "streaming"}),
     ("mlp", "sand", EVERY, {"weights": {1: 2.0, 4: 0.5}}),
     ("transformer", "agr-rand", LAST, {}),
+    ("partly used", "agr-rand", EVERY, {}),
+    ("partly used", "sand", WHOLE, {}),
 ]
 HOOKED = [*(("mlp", rule) for rule in RULES), ("cnn", "and"), ("transformer", "sand")]
 SHARDED = [*(("mlp", rule) for rule in RULES), ("cnn", "sand"), ("transformer", "and")]
@@ -235,9 +250,28 @@ def refusals(rank, world) -> dict[str, str]:
                 losses[domain == e].mean().backward(retain_graph=True)
 
     found["joint forward"] = message_of(jointly)
+    wrapped = DistributedDataParallel(build("mlp"))
+    agree = dg.GradientAgreement(wrapped, dg.Mean())
+
+    def with_domains(agree, names):
+        for e in names:
+            with agree.domain(e):
+                F.cross_entropy(agree.model(x[domain == e]), y[domain == e]).backward()
+        agree.combine()
+
+    found["other domains"] = message_of(lambda: with_domains(agree, (rank, rank + 2)))
+    weighted = dg.GradientAgreement(
+        DistributedDataParallel(build("mlp")), dg.Mean(), weights={0: 1.0 + rank}
+    )
+    found["weights"] = message_of(lambda: step_of(weighted, x[own], y[own], domain[own]))
     mesh = init_device_mesh("cpu", (world,))
-    agree = dg.GradientAgreement(fully_shard(build("mlp"), mesh=mesh), dg.Mean())
-    found["sharded"] = message_of(lambda: agree(x, domain))
+    sharded_model = fully_shard(build("mlp"), mesh=mesh)
+    spread = dg.GradientAgreement(sharded_model, dg.Mean())
+    found["sharded"] = message_of(lambda: spread(x, domain))
+    order = (0, 1) if rank == 0 else (1, 0)
+    found["other order"] = message_of(lambda: with_domains(spread, order))
+    unlike = dg.GradientAgreement(sharded_model, dg.ANDMask(tau=1 - 0.5 * rank))
+    found["rule on shards"] = message_of(lambda: with_domains(unlike, (0, 1)))
     return found
 
 
@@ -383,6 +417,10 @@ def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
         ("not wrapped", "expected a model in DistributedDataParallel; found a Sequential"),
         ("one domain", "needs at least 2 of them in a step; found 1 on all processes (domain [7])"),
         ("joint forward", "domain 1 went back through the forward pass of the domain before it"),
+        ("other domains", "domains: 0, 2 on rank 0, 1, 3 on rank 1. Every process goes through"),
+        ("other order", "domains: 0, 1 on rank 0, 1, 0 on rank 1."),
+        ("rule on shards", "rule: ANDMask(tau=1.0"),
+        ("weights", "weights: {0: 1.0} on rank 0, {0: 2.0} on rank 1"),
         ("sharded", "Use `with agree.domain(name)`: every process goes through the same domains"),
     ],
 )

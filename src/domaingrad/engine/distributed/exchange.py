@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -91,19 +91,23 @@ class Exchange:
         """Domains (by their place among all) of which this process saw a gradient not finite."""
 
     def take(self, bucket: Bucket) -> None:
-        """Send a bucket on its way, and work on the one before it."""
+        """Send a bucket on its way, and work on the one before it.
+
+        Once all are taken, parameters that no domain on any process uses may be named to
+        :meth:`finish`, so that a random rule draws nothing for them, as in one process.
+        """
         self._send(bucket)
         before, self._flying = self._flying, bucket
         if before is not None:
             self._work_on(before)
 
-    def finish(self) -> list[Bucket]:
+    def finish(self, unused: Collection[int] = ()) -> list[Bucket]:
         """Wait for everything; the buckets with their updates."""
         if self._flying is not None:
             self._work_on(self._flying)
             self._flying = None
         if self._waiting:
-            self._finish_model()
+            self._finish_model(unused)
         if self._stacks:
             self._combine()
         for _, work in self._returning:
@@ -186,15 +190,17 @@ class Exchange:
         assert isinstance(self._rule, ElementwiseRule)
         proposal, total = Reduction(self._rule, self._kernels).propose(stack.contiguous(), None)
         proposal = Proposal(proposal.update, proposal.tally, proposal.mask, whole)
-        if not math.isfinite(total.item()):
-            self._note(stack)
-            if proposal.update.isfinite().all():
-                proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
+        # A sum of finite means may overflow, which is no sign of anything.
+        suspicious = not math.isfinite(total.item())
+        if suspicious and self._note(stack) and proposal.update.isfinite().all():
+            proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
         return proposal
 
-    def _note(self, stack: Tensor) -> None:
+    def _note(self, stack: Tensor) -> bool:
+        """Note whose gradients are not finite; whether any are."""
         finite = stack.isfinite().all(1).tolist()
         self.non_finite.update(domain for domain, ok in enumerate(finite) if not ok)
+        return not all(finite)
 
     def _tallies(self, bucket: Bucket, proposals: Sequence[tuple[int, Proposal]]) -> Tensor:
         """[parameters, sums of the rule]: zeros for what lies in other shards."""
@@ -206,7 +212,7 @@ class Exchange:
             tallies[place] += proposal.tally.double()
         return tallies
 
-    def _finish_model(self) -> None:
+    def _finish_model(self, unused: Collection[int]) -> None:
         """All parameters under one scale, in their order."""
         assert isinstance(self._rule, ElementwiseRule)
         tally = torch.stack(
@@ -223,8 +229,10 @@ class Exchange:
             key=lambda each: each[0],
         )
         finished = {
-            (number, place): self._rule.finish(proposal, tally.to(proposal.update))
-            for _, number, place, proposal in in_order
+            (number, place): proposal.update
+            if index in unused
+            else self._rule.finish(proposal, tally.to(proposal.update))
+            for index, number, place, proposal in in_order
         }
         waiting, self._waiting = self._waiting, []
         for number, (bucket, proposals) in enumerate(waiting):

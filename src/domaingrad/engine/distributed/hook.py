@@ -29,6 +29,10 @@ class DDPAgreement:
     is summed over the shards, and all ranks get the update (all_gather), bucket by bucket while the
     backward pass goes on. That is as many bytes as averaging by a ring all-reduce takes.
 
+    To go back several times before a step, put all but the last into ``model.no_sync()``, as with
+    DDP: the rule sees their sum. After an error from here, wrap the model anew. A hooked model
+    cannot be copied or pickled; copy ``model.module``.
+
     A rank whose domain changes sets :attr:`domain` before the step; one with fewer samples than
     others of its domain sets :attr:`samples`. BatchNorm is DDP's business: running statistics are
     those of rank 0, so of its domain; use ``SyncBatchNorm``, other norms, or
@@ -81,6 +85,11 @@ class DDPAgreement:
         """Send a bucket; the future is kept when its update is back, all at the last bucket."""
         exchange = self._exchange
         if exchange is None:
+            if not isinstance(self.samples, int) or self.samples < 1:
+                raise ValueError(
+                    f"samples must be a whole number of at least 1; found {self.samples!r}. A rank "
+                    f"without samples takes part by GradientAgreement's agree.idle()."
+                )
             placement = gather_placement(
                 {self.domain: self.samples}, self._group, bucket.buffer().device
             )
@@ -109,7 +118,7 @@ class DDPAgreement:
         for done in exchange.finish():
             future, buffer = self._promised.pop(id(done))
             future.set_result(done.update[: buffer.numel()].to(buffer.dtype))
-        if exchange.non_finite:
+        if exchange.non_finite and self._scaler is None:
             named = ", ".join(str(self._labels[domain]) for domain in exchange.non_finite)
             warn(
                 f"non-finite gradient in domain {named}; it is left visible in .grad. Skip the "

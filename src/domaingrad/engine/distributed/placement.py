@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,24 +86,19 @@ def gather_placement(
     )
 
 
-def require_alike(
-    rule: rules.Rule, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup | None
-) -> None:
-    """See that all processes have the same rule, random state, parameters and versions.
+def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy: str) -> None:
+    """See that something is the same on all processes; a collective call.
+
+    Args:
+        own: what this process has, by name.
+        group: the processes.
+        remedy: what to do, for the error.
 
     Raises:
-        AgreementError: they have not; on every process, with what differs where.
+        AgreementError: it is not; on every process, with what differs where.
     """
-    shapes = repr([(tuple(p.shape), str(p.dtype)) for p in parameters])
-    random = b"" if rule.generator is None else rule.generator.get_state().numpy().tobytes()
-    own = {
-        "rule": repr(rule),
-        "state of the rule's generator": hashlib.sha256(random).hexdigest()[:12],
-        "shapes of the parameters": hashlib.sha256(shapes.encode()).hexdigest()[:12],
-        "version of PyTorch": torch.__version__,
-    }
-    found: list[dict[str, str]] = [{}] * dist.get_world_size(group)
-    dist.all_gather_object(found, own, group=group)
+    found: list[Mapping[str, str]] = [{}] * dist.get_world_size(group)
+    dist.all_gather_object(found, dict(own), group=group)
     differing = [
         f"{name}: " + ", ".join(f"{each[name]} on rank {rank}" for rank, each in enumerate(found))
         for name in own
@@ -110,6 +106,30 @@ def require_alike(
     ]
     if differing:
         raise AgreementError(
-            f"the processes differ, so they cannot agree: {'; '.join(differing)}. Make model, rule "
-            f"and generator the same on every rank (the same seed, too)."
+            f"the processes differ, so they cannot agree: {'; '.join(differing)}. {remedy}"
         )
+
+
+def require_alike(
+    rule: rules.Rule,
+    parameters: Sequence[nn.Parameter],
+    group: dist.ProcessGroup | None,
+    options: Mapping[str, object] | None = None,
+) -> None:
+    """See that all processes have the same rule, random state, parameters, options and versions.
+
+    Raises:
+        AgreementError: they have not; on every process, with what differs where.
+    """
+    shapes = repr([(tuple(p.shape), str(p.dtype)) for p in parameters])
+    random = b"" if rule.generator is None else rule.generator.get_state().numpy().tobytes()
+    own = {name: repr(value) for name, value in (options or {}).items()} | {
+        # Where functions lie in memory is each process's own.
+        "rule": re.sub(r" at 0x[0-9a-f]+", "", repr(rule)),
+        "state of the rule's generator": hashlib.sha256(random).hexdigest()[:12],
+        "shapes of the parameters": hashlib.sha256(shapes.encode()).hexdigest()[:12],
+        "version of PyTorch": torch.__version__,
+    }
+    require_same(
+        own, group, "Make model, rule and generator the same on every rank (the same seed, too)."
+    )

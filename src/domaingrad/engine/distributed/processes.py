@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,7 @@ class Processes:
 
     model: DistributedDataParallel
     half: bool = False
+    weights: Mapping[Hashable, float] = field(default_factory=dict)
     _known: bool = field(default=False, init=False)
     _forwards: int = field(default=0, init=False)
     _taken: int = field(default=0, init=False)
@@ -40,7 +41,7 @@ class Processes:
         self._hook = self.model.register_forward_pre_hook(self._count)
 
     def _count(self, *_: object) -> None:
-        self._forwards += 1
+        self._forwards += torch.is_grad_enabled()
 
     def close(self) -> None:
         """Leave the model as it was."""
@@ -52,6 +53,11 @@ class Processes:
         Raises:
             AgreementError: several domains go back through one forward pass.
         """
+        if not self.model.require_backward_grad_sync:
+            raise AgreementError(
+                f"domain {name!r} went back under no_sync(), so that each process has a gradient "
+                f"of its own; leave no_sync() out, or use agree.accumulate."
+            )
         if not first and self._forwards == self._taken:
             raise AgreementError(
                 f"domain {name!r} went back through the forward pass of the domain before it; "
@@ -95,7 +101,8 @@ class Processes:
             AgreementError: they have not.
         """
         if not self._known:
-            require_alike(rule, parameters, self.group)
+            options = {"weights": dict(self.weights), "half": self.half}
+            require_alike(rule, parameters, self.group, options)
             self._known = True
 
     def agreement(

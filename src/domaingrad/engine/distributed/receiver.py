@@ -59,7 +59,7 @@ class DistributedAgreement:
         self._exchange = Exchange(rule, placement, factor_of, scale, group, kernels, wire)
         self.non_finite: set[int] = set()
         self._parameters, self._group = parameters, group
-        self._used = torch.zeros(len(parameters) + len(self.labels), device=device)
+        self._used = torch.zeros(len(parameters), device=device)
         self._buckets = [
             Bucket(
                 indices,
@@ -97,14 +97,14 @@ class DistributedAgreement:
     def finish(self) -> dict[int, Tensor]:
         """The updates of all parameters that a domain on any process uses."""
         self._send(whole=False)
-        done = self._exchange.finish()
-        for domain in self._exchange.non_finite:
-            self._used[len(self._parameters) + domain] = 1
         dist.all_reduce(self._used, dist.ReduceOp.MAX, group=self._group)
         used = self._used.tolist()
-        self.non_finite = {
-            domain for domain in range(len(self.labels)) if used[len(self._parameters) + domain]
-        }
+        done = self._exchange.finish({index for index, is_used in enumerate(used) if not is_used})
+        seen = torch.zeros(len(self.labels), device=self._used.device)
+        for domain in self._exchange.non_finite:
+            seen[domain] = 1
+        dist.all_reduce(seen, dist.ReduceOp.MAX, group=self._group)
+        self.non_finite = {domain for domain, is_seen in enumerate(seen.tolist()) if is_seen}
         return {
             index: bucket.update[start : start + size]
             .view(self._parameters[index].shape)

@@ -45,7 +45,8 @@ class Shards:
                 f"expected parameters that fully_shard spreads along their first dimension over "
                 f"one mesh; found {sorted({str(each.placements) for each in self._like})}."
             )
-        self._group = mesh.get_group(spread[0])
+        self.group = mesh.get_group(spread[0])
+        """The processes that share each parameter."""
 
     @classmethod
     def of(cls, parameters: Sequence[nn.Parameter]) -> Shards | None:
@@ -59,7 +60,7 @@ class Shards:
         device = self._like[0].device
         travelling = tensor.to(device, copy=True)
         operation = dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX
-        dist.all_reduce(travelling, operation, group=self._group)
+        dist.all_reduce(travelling, operation, group=self.group)
         return travelling.to(tensor.device)
 
     def whole(self, index: int) -> Whole:
@@ -67,8 +68,8 @@ class Shards:
         like = self._like[index]
         inner = math.prod(like.shape[1:])
         rows = like.shape[0] if like.ndim > 0 else 1
-        share = math.ceil(rows / dist.get_world_size(self._group))
-        start = min(dist.get_rank(self._group) * share, rows) * inner
+        share = math.ceil(rows / dist.get_world_size(self.group))
+        start = min(dist.get_rank(self.group) * share, rows) * inner
         return Whole(like.numel(), slice(start, start + like.to_local().numel()))
 
     def restored(self, index: int, update: Tensor) -> Tensor:
