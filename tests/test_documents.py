@@ -63,7 +63,7 @@ def one_process(tmp_path):
 @pytest.mark.usefixtures("one_process")
 def test_what_the_pages_say_of_several_processes_runs():
     *_, hook = blocks("README.md")
-    first, mixed, sharded = blocks("docs/scale.md", "docs/faces.md")
+    first, mixed, sharded = blocks("docs/scale.md")
     assert hook.splitlines()[:1] == first.splitlines()[:1]
     x, y = torch.randn(12, 3), torch.arange(12) % 2
     domain = torch.arange(12) // 4
