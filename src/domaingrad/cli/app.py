@@ -13,7 +13,7 @@ from . import ablate, compare, evaluate, faces, inspect, listing, predict, repor
 app = typer.Typer(
     name="domaingrad",
     help="Train on several domains so that the model holds on one it has never seen.\n\n"
-    "Start with `domaingrad compare`, which needs no data and takes two to three minutes.",
+    "Start with `domaingrad compare`, which needs no data and takes two to four minutes.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
