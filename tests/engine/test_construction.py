@@ -1,5 +1,7 @@
 """What ``GradientAgreement(...)`` accepts."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -90,3 +92,10 @@ def test_a_rule_of_ones_own(model: nn.Module) -> None:
             (model.bias * size).sum().backward()
     agree.combine()
     assert model.bias.grad.tolist() == [1.0, 1.0]
+
+
+def test_importing_the_package_loads_nothing_of_several_processes():
+    """PyTorch's tensors that are spread over processes take a second to import."""
+    code = "import sys, domaingrad; print('torch.distributed.tensor' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

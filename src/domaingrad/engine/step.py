@@ -8,13 +8,12 @@ from warnings import warn
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from domaingrad.rules import Rule
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .accumulators import accumulator_for
-from .distributed.shards import Shards
+from .distributed.shards import Shards, is_spread
 from .errors import AgreementError, NonFiniteGradientWarning
 
 USER = 5
@@ -83,7 +82,7 @@ class Step:
             if gradient is None:
                 yield None
             else:
-                if isinstance(gradient, DTensor):
+                if is_spread(gradient):
                     gradient = gradient.to_local().reshape(-1)  # noqa: PLW2901
                 extremes += _extremes(gradient)
                 prepared = _own(gradient).to(accumulation_dtype(gradient.dtype))

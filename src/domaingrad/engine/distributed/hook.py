@@ -1,17 +1,17 @@
 """Agreement as a communication hook of DistributedDataParallel."""
 
-# No `from __future__ import annotations`: PyTorch looks at the annotations of the hook themselves.
+from __future__ import annotations
 
-from warnings import warn
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
 
-from ..errors import NonFiniteGradientWarning
+from ..step import warn_of_non_finite
 from .exchange import Bucket, Exchange
 from .placement import gather_placement, require_alike
 
@@ -79,9 +79,14 @@ class DDPAgreement:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         require_alike(rule, trained, self._group)
         self._number = {id(parameter): index for index, parameter in enumerate(trained)}
+        # DDP looks at the types themselves, which a PyTorch without torch.distributed has not.
+        _hook.__annotations__ = {
+            "bucket": dist.GradBucket,  # type: ignore[attr-defined]
+            "return": torch.futures.Future[Tensor],
+        }
         model.register_comm_hook(self, _hook)
 
-    def take(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    def take(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Send a bucket; the future is kept when its update is back, all at the last bucket."""
         exchange = self._exchange
         if exchange is None:
@@ -119,14 +124,9 @@ class DDPAgreement:
             future, buffer = self._promised.pop(id(done))
             future.set_result(done.update[: buffer.numel()].to(buffer.dtype))
         if exchange.non_finite and self._scaler is None:
-            named = ", ".join(str(self._labels[domain]) for domain in exchange.non_finite)
-            warn(
-                f"non-finite gradient in domain {named}; it is left visible in .grad. Skip the "
-                f"step, clip, or lower the learning rate.",
-                NonFiniteGradientWarning,
-                stacklevel=2,
-            )
+            domains = [self._labels[domain] for domain in sorted(exchange.non_finite)]
+            warn_of_non_finite(domains, stacklevel=3)
 
 
-def _hook(state: DDPAgreement, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+def _hook(state: DDPAgreement, bucket: Any) -> Any:
     return state.take(bucket)

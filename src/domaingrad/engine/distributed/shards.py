@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from domaingrad.rules import Whole
 
 from ..errors import AgreementError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_spread(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is spread over processes.
+
+    PyTorch's module of such tensors takes a second to import; who has one has imported it.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 class Shards:
@@ -26,10 +38,12 @@ class Shards:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        from torch.distributed.tensor import Replicate, Shard  # noqa: PLC0415 - see is_spread
+
         self._like: list[DTensor] = []
         for parameter in parameters:
             data = parameter.data
-            if not isinstance(data, DTensor):
+            if not is_spread(data):
                 raise AgreementError(
                     "some parameters of the model are spread over processes and others are not; "
                     "call fully_shard on the whole model, too."
@@ -51,7 +65,7 @@ class Shards:
     @classmethod
     def of(cls, parameters: Sequence[nn.Parameter]) -> Shards | None:
         """The shards of a model; ``None`` where its parameters are whole."""
-        if any(isinstance(parameter.data, DTensor) for parameter in parameters):
+        if any(is_spread(parameter.data) for parameter in parameters):
             return cls(parameters)
         return None
 
@@ -75,7 +89,7 @@ class Shards:
     def restored(self, index: int, update: Tensor) -> Tensor:
         """An update of this process's part, as the parameter's."""
         like = self._like[index]
-        return DTensor.from_local(
+        return type(like).from_local(
             update.view(like.to_local().shape),
             like.device_mesh,
             like.placements,
