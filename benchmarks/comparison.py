@@ -5,7 +5,7 @@
 DIR holds what cannot be handed on: ``pacs64.zip`` (PACS at 64²), ``weights/`` (SqueezeNet 1.0's,
 with torchvision's names), ``mnist/``, ``usps/`` and ``mnist_m/`` in their usual files, and
 ``heart_disease_4sites.csv.gz``. Data are prepared below ``runs/comparison``, and so are the sweeps,
-which go on where they were left. ``--page`` writes the pages from what is there.
+which go on where they were left. ``--page`` writes the page from what is there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ import typer
 from PIL import Image
 from timing import RESULTS, environment
 
-from domaingrad.bench.methods import METHODS
-from domaingrad.bench.protocol import training_domain_validation
 from domaingrad.bench.reports import Summary, missing_lines, summarise
 from domaingrad.bench.reports.inspection import inspect_run
 from domaingrad.bench.reports.tables import (
@@ -44,8 +42,6 @@ from domaingrad.bench.reports.tables import (
 from domaingrad.bench.runs import RunDirectory, SweepDirectory
 
 COMPARED = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad", "gsnr-dropout")
-TRAINED = ("erm", "and-mask", "sand-mask", "agr-sum")
-"""Those whose single runs with default hyper-parameters are a page of their own."""
 
 KEPT_OF_MNIST = (8000, 2000)
 """Of the training and of the test digits: a seventh, so that two cores can evaluate them."""
@@ -202,9 +198,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def section(study: Study, summary: Summary, directory: SweepDirectory) -> Iterator[str]:
-    """One data set of the page."""
+    """One data set of the page, without its title."""
     (data,) = summary.data
-    yield f"## {study.title}"
     yield f"`domaingrad {shlex.join(study.arguments('DATA', 'SHARED'))}`"
     yield f"{study.words} {how(summary, data)}: {data.data.recipe}; {data.data.chosen}."
     draws = summary.plan.request.draws
@@ -243,61 +238,21 @@ def conflict(summary: Summary, directory: SweepDirectory) -> Iterator[tuple[str,
         )
 
 
-def trained(study: Study, summary: Summary) -> Iterator[str]:
-    """The runs with default hyper-parameters, as a table of the page on training."""
-    (data,) = summary.data
-    points = summary.checkpoints.query("draw == 0")
-    held_out = data.data.held_out
-    rows = []
-    for method in TRAINED:
-        scores = {domain: _scores(points, method, domain) for domain in held_out}
-        if not all(scores.values()):
+def write_page(jobs: int) -> None:
+    """From the sweeps that are there; other sections stay as they are."""
+    path = RESULTS / "comparison.md"
+    _, *before = path.read_text(encoding="utf-8").split("\n## ") if path.exists() else [""]
+    written = {text.partition("\n")[0]: text.partition("\n")[2].strip() for text in before}
+    for study in STUDIES:
+        directory = SweepDirectory.at(OUT / study.name)
+        if directory is None:
             continue
-        sources = _scores(points, method, None)
-        means = {domain: float(np.mean(found)) for domain, found in scores.items()}
-        worst = min(means, key=lambda domain: means[domain])
-        rows.append(
-            [
-                METHODS[method].title,
-                _cell(sources),
-                *(_cell(scores[domain]) for domain in held_out),
-                f"{100 * np.mean(list(means.values())):.1f}",
-                f"{100 * means[worst]:.1f} ({worst})",
-            ]
-        )
-    options = study.command.partition("--draws")
-    rest = options[2].split(" ", 2)[-1].partition("--trials")[2].strip().split(" ", 1)
-    more = rest[1].partition("--selection")[0].strip() if len(rest) > 1 else ""
-    before = options[0].partition("--hold-out")[0].strip()
-    yield f"## {study.title}"
-    yield f"`domaingrad train {before} {more} --method METHOD --hold-out DOMAIN --trial TRIAL`"
-    yield study.words
-    yield table(["method", "sources", *held_out, "average", "worst"], rows)
-
-
-def _scores(points: pd.DataFrame, method: str, domain: str | None) -> list[float]:
-    """By trial, at the checkpoint with the best source validation; of the sources for no domain."""
-    own = points[points["method"] == method]
-    found = []
-    for _, trial in own.groupby("trial"):
-        values = []
-        for name, course in trial.groupby("held_out"):
-            best = course.iloc[training_domain_validation(list(course["source_validation"]))]
-            if domain is None or name == domain:
-                values.append(best["source_validation" if domain is None else "held_out_score"])
-        if values:
-            found.append(float(np.mean(values)))
-    return found
-
-
-def _cell(values: Sequence[float]) -> str:
-    error = f"±{100 * np.std(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{error}"
-
-
-def write_pages(jobs: int) -> None:
-    """From the sweeps that are there."""
-    comparison = [
+        summary = summarise(directory)
+        if summary.finished:
+            written[study.title] = "\n\n".join(section(study, summary, directory))
+    studied = [study.title for study in STUDIES]
+    order = [*studied, *(title for title in written if title not in studied)]
+    parts = [
         "# Seven methods on six data sets",
         f"`python benchmarks/comparison.py --shared DIR --jobs {jobs}`",
         environment(),
@@ -308,45 +263,25 @@ def write_pages(jobs: int) -> None:
         "checkpoint), 64 samples of each source: mean cosine between the sources' gradients, share "
         "of components on whose sign all agree, and cosines between batches of one class from the "
         "same and from other domains (95 % by bootstrap).",
+        *(f"## {title}\n\n{written[title]}" for title in order if title in written),
     ]
-    single = [
-        "# Training with one domain held out",
-        f"`python benchmarks/comparison.py --shared DIR --jobs {jobs}`",
-        environment(),
-        "Each run is what the command beside its table does with default hyper-parameters; they "
-        "are the first draw of the [comparison](comparison.md). Accuracy in %, mean ± standard "
-        "error over trials (ddof 0), at the checkpoint with the best source validation, which is "
-        "what *sources* shows; then on 80 % of each domain while it is held out. Nothing is tuned.",
-    ]
-    for study in STUDIES:
-        place = OUT / study.name
-        directory = SweepDirectory.at(place)
-        if directory is None:
-            continue
-        summary = summarise(directory)
-        if not summary.finished:
-            continue
-        comparison += section(study, summary, directory)
-        if study.name not in ("spirals", "digits"):
-            single += trained(study, summary)
-    for name, parts in (("comparison", comparison), ("train", single)):
-        (RESULTS / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def main(
     shared: Annotated[Path | None, typer.Option(help="Where the sources are.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
     only: Annotated[str, typer.Option(help="One data set.")] = "",
-    page: Annotated[bool, typer.Option("--page", help="Write the pages alone.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Write the page alone.")] = False,
 ) -> None:
-    """Run what is not there yet, and write the pages."""
+    """Run what is not there yet, and write the page."""
     for study in STUDIES:
         if not page and study.name.startswith(only):
             if shared is None:
                 raise typer.BadParameter("--shared DIR is where the sources are.")
             carry_out(study, shared.absolute(), jobs)
-            write_pages(jobs)
-    write_pages(jobs)
+            write_page(jobs)
+    write_page(jobs)
 
 
 if __name__ == "__main__":
