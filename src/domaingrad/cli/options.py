@@ -66,6 +66,13 @@ PrecisionName = Annotated[
     typer.Option("--precision", help=f"{', '.join(get_args(Precision))}.  [default: 32]"),
 ]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(help="Processes that train together on this node, one a device.  [default: 1]"),
+]
+Nodes = Annotated[
+    int | None, typer.Option(help="Nodes on which this command is given.  [default: 1]")
+]
 Accelerator = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.  [default: auto]")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +16,14 @@ from rich.table import Table
 from domaingrad.bench.domains import READERS, DataError
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.directory import CONFIG, read_config
+from domaingrad.bench.runs.launching import processes_of
 from domaingrad.bench.runs.settings import TrainConfig, config_from
-from domaingrad.bench.runs.training import LOGGERS, NONE, Result
+from domaingrad.bench.runs.training import LOGGERS, NONE, Result, train_together
 from domaingrad.bench.runs.training import train as run_training
 
 from . import options
 from .errors import bad_input
-from .session import INTERRUPTED
+from .processes import ended_together, is_first, is_first_on_node
 from .training_view import TrainingView
 
 
@@ -70,6 +72,8 @@ def train(
     precision: options.PrecisionName = None,
     compile_: options.Compile = None,
     accelerator: options.Accelerator = None,
+    devices: options.Devices = None,
+    nodes: options.Nodes = None,
     seed: Annotated[
         int | None, typer.Option(help="All randomness derives from it and from names.")
     ] = None,
@@ -96,6 +100,8 @@ def train(
     - `domaingrad train --data patients.csv --target disease --domain hospital --hold-out none`
 
     - `domaingrad train --data colored-mnist:DIR --hold-out=-90% --method sand-mask --set tau=0.8`
+
+    - `domaingrad train --data PACS/ --hold-out sketch --method and-mask --devices 4`
     """
     errors = Console(stderr=True)
     with bad_input(errors):
@@ -112,16 +118,13 @@ def train(
         }  # fmt: skip
         settings = _settings(config, options.without_none(given), reading)
         place = out or Path("runs") / _name_of(settings)
-        view = TrainingView(errors)
-        with view:
-            try:
-                result = run_training(
-                    settings, place, view.listener, loggers=options.listed(loggers) or ()
-                )
-            except KeyboardInterrupt:
-                errors.print("Interrupted; the same command goes on from the last checkpoint.")
-                raise typer.Exit(INTERRUPTED) from None
-    _tell(result, errors, as_json)
+        processes = processes_of(devices, nodes)
+        run = run_training if processes == (1, 1) else partial(train_together, processes=processes)
+        shown = Console(stderr=True, quiet=processes != (1, 1) and not is_first_on_node())
+        with TrainingView(shown) as view, ended_together(errors):
+            result = run(settings, place, view.listener, loggers=options.listed(loggers) or ())
+    if is_first():
+        _tell(result, errors, as_json)
 
 
 def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any]) -> TrainConfig:

@@ -58,8 +58,21 @@ class Preparation(ABC):
     def __call__(self, stored: Tensor) -> Tensor:
         """The inputs of a batch [n, *stored] as a model sees them, float32 [n, *shape]."""
 
-    def augmented(self, stored: Tensor, generator: Generator) -> Tensor:
-        """The same for training, varied at random where that is usual for such data."""
+    def augmented(
+        self,
+        stored: Tensor,
+        generator: Generator,
+        total: int | None = None,
+        part: slice = slice(None),
+    ) -> Tensor:
+        """The same for training, varied at random where that is usual for such data.
+
+        Args:
+            stored: stored inputs.
+            generator: of what is random; after the call in the same state for every ``part``.
+            total: samples in the whole batch, if these are a part of it.
+            part: which ones they are.
+        """
         return self(stored)
 
     def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:

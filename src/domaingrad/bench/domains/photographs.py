@@ -62,7 +62,13 @@ class Photographs(Preparation):
         """Scaled to [0, 1], then by ImageNet's mean and standard deviation."""
         return _normalised(stored.float().div_(255))
 
-    def augmented(self, stored: Tensor, generator: Generator) -> Tensor:
+    def augmented(
+        self,
+        stored: Tensor,
+        generator: Generator,
+        total: int | None = None,
+        part: slice = slice(None),
+    ) -> Tensor:
         """Crop, flip, colours and grayscale at random, as DomainBed does (arXiv 2007.01434).
 
         Every image has its own draws, the order of the colours' changes included. They are made on
@@ -70,8 +76,10 @@ class Photographs(Preparation):
         differ from DomainBed: the crop is taken from the stored square, not from the file, and the
         colours are not rounded to bytes in between.
         """
-        n = len(stored)
-        draws = torch.rand(n, 2 * ATTEMPTS + 12, generator=generator)
+        n = len(stored) if total is None else total
+        draws = torch.rand(n, 2 * ATTEMPTS + 12, generator=generator)[part]
+        if not len(stored):
+            return self(stored)
         crop, flip, factors, order, grayscale = torch.split(
             draws, [2 * ATTEMPTS + 2, 1, 4, 4, 1], 1
         )

@@ -5,7 +5,7 @@ from typing import get_args
 from domaingrad.dropout import Select
 
 from .agreement import AgrRand, AgrSum, ANDMask, PCGrad, SANDMask
-from .base import Backward, Batches, Bound, Losses, Method
+from .base import Backward, Batches, Bound, Dealt, Losses, Method
 from .erm import ERM
 from .gsnr_dropout import GSNRDropoutMethod
 
@@ -54,6 +54,7 @@ __all__ = [
     "Backward",
     "Batches",
     "Bound",
+    "Dealt",
     "Losses",
     "Method",
 ]

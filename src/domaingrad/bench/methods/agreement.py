@@ -14,12 +14,17 @@ from domaingrad import rules
 from domaingrad.bench.protocol import Distribution, PowerOfTen, Uniform
 from domaingrad.engine import GradientAgreement
 
-from .base import Batches, Bound, Losses, Method, pooled
+from .base import Batches, Bound, Dealt, Losses, Method, pooled
 
 
 @dataclass(frozen=True)
 class AgreementMethod(Method):
     """A rule on the domains' gradients: one forward and backward pass where the model allows."""
+
+    @property
+    def dealt(self) -> Dealt:
+        """The fewer domains a process has, the fewer gradients it sends."""
+        return "domain by domain"
 
     @abstractmethod
     def rule(self, generator: Generator) -> rules.Rule:

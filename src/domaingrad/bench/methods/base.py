@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,17 +15,21 @@ from torch.optim import Optimizer
 from domaingrad.bench.protocol import Distribution
 
 Batches = Mapping[str, tuple[Tensor, Tensor]]
-"""Inputs and labels of each source domain for one step."""
+"""Inputs and labels of each source domain for one step; this process's part of them."""
+
+Dealt = Literal["domain by domain", "sample by sample", "one process"]
+"""How the samples of a step go to several processes: so that a domain lies on few of them, so that
+each has some of every domain, or not at all."""
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """Outputs and labels to one loss per sample."""
 
 
 class Backward(Protocol):
-    """Called once a step."""
+    """Called once a step, on every process with its part of the samples."""
 
     def __call__(self, batches: Batches) -> Tensor:
-        """Leave the update in ``.grad``, scaled; return the mean loss of the domains."""
+        """Leave the update in ``.grad``, scaled; return the mean loss of these samples."""
 
 
 class Stateful(Protocol):
@@ -83,6 +87,11 @@ class Method(ABC):
         """How many source domains it takes."""
         return 2
 
+    @property
+    def dealt(self) -> Dealt:
+        """How the samples of a step go to several processes, if the method knows of such."""
+        return "one process"
+
     @abstractmethod
     def bind(
         self,
@@ -95,7 +104,7 @@ class Method(ABC):
         """Make the method ready to train one model.
 
         Args:
-            model: the model.
+            model: the model, in DistributedDataParallel where there are several processes.
             optimiser: what will take the steps.
             losses: one loss per sample.
             generator: of whatever the method draws.

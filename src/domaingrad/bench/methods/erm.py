@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .base import Batches, Bound, Losses, Method, pooled
+from .base import Batches, Bound, Dealt, Losses, Method, pooled
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class ERM(Method):
         """One will do."""
         return 1
 
+    @property
+    def dealt(self) -> Dealt:
+        """BatchNorm sees a mixture of all domains, as in one process."""
+        return "sample by sample"
+
     def bind(
         self,
         model: nn.Module,
@@ -39,7 +46,17 @@ class ERM(Method):
         def backward(batches: Batches) -> Tensor:
             inputs, labels, _ = pooled(batches)
             loss = losses(model(inputs), labels).mean()
-            torch.autograd.backward(scaler.scale(loss))
+            weight = _weight(model, labels)
+            torch.autograd.backward(scaler.scale(loss if weight is None else loss * weight))
             return loss.detach()
 
         return Bound(backward)
+
+
+def _weight(model: nn.Module, labels: Tensor) -> Tensor | None:
+    """What turns DistributedDataParallel's mean over processes into one over samples: n W / Σ n."""
+    if not isinstance(model, DistributedDataParallel):
+        return None
+    samples = torch.tensor(float(len(labels)), device=labels.device)
+    dist.all_reduce(total := samples.clone(), group=model.process_group)
+    return samples * dist.get_world_size(model.process_group) / total

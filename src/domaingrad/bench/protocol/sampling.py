@@ -8,10 +8,13 @@ from torch import Generator, Tensor
 from .splits import Split
 
 
-def draw(split: Split, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+def draw(
+    split: Split, size: int, generator: Generator, part: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """``size`` training samples with replacement, as DomainBed's loaders draw them.
 
     Where a split has strata, as many of each as can be; what is left over goes to the first ones.
+    All of them are drawn, and ``part`` of them fetched.
     """
     inputs, labels = split.data.tensors
     rows = torch.cat(
@@ -20,7 +23,7 @@ def draw(split: Split, size: int, generator: Generator) -> tuple[Tensor, Tensor]
             for stratum, count in _shares(split, size)
         ]
     )
-    return inputs[rows], labels[rows]
+    return inputs[rows[part]], labels[rows[part]]
 
 
 def _shares(split: Split, size: int) -> list[tuple[Tensor, int]]:

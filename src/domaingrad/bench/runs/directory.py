@@ -119,7 +119,7 @@ class RunDirectory:
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             self._replace(CONFIG, text.encode())
             return
-        there, config = _flat(self.config()), _flat(config)
+        there, config = flat(self.config()), flat(config)
         differing = [
             f"{name} is {_short(there.get(name))} there and {_short(config.get(name))} here"
             for name in dict.fromkeys([*there, *config])
@@ -290,15 +290,15 @@ def room(name: str, directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings as ``outer.inner``."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+            found |= {f"{name}.{inner}": each for inner, each in value.items()}
         else:
-            flat[name] = value
-    return flat
+            found[name] = value
+    return found
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -26,8 +26,10 @@ from domaingrad.bench.domains import (
     score,
 )
 from domaingrad.bench.methods import Batches, Method
-from domaingrad.bench.protocol import Split, draw, generator_of, split_domain
+from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
 from domaingrad.inspect import sign_agreement
+
+from .ranks import Ranks
 
 EVALUATED_AT_ONCE = 2**22
 """Numbers in the inputs that pass through a model together when it is evaluated."""
@@ -100,10 +102,15 @@ class Labels:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how precisely a model computes."""
+    """Where, among which processes and how precisely a model computes."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+    ranks: Ranks
+    scaler: GradScaler
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        return self.ranks.device
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ class Fit:
         method: how batches become ``.grad``.
         training: steps, optimiser, schedule, batch.
         names: from which, and from nothing else, all seeds derive.
-        place: device and precision.
+        place: device, processes and precision.
         augment: whether training inputs are varied at random, where the data have a way for it.
     """
 
@@ -187,7 +194,7 @@ class Fit:
         method: Method,
         training: Training,
         names: tuple[object, ...],
-        place: Place | None = None,
+        place: Place,
         augment: bool = True,
     ) -> None:
         require_sources(method, list(parts.sources))
@@ -196,20 +203,30 @@ class Fit:
         self.waited = 0.0
         """Seconds spent on getting batches ready."""
         self._data, self._parts, self._training, self._augment = data, parts, training, augment
-        self._place = place or Place()
+        self._place = place
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
         self._optimiser, self._schedule = _optimiser(model, training)
         self._loss = partial(_losses, data.task)
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
         self._bound = method.bind(
-            model, self._optimiser, self._loss, generator_of(*names, "method"), self._place.scaler
+            place.ranks.wrapped(model),
+            self._optimiser,
+            self._loss,
+            generator_of(*names, "method"),
+            place.scaler,
         )
+        sizes = [training.batch] * len(parts.sources)
+        shares = place.ranks.shares(method.dealt, sizes)
+        self._shares = dict(zip(parts.sources, shares, strict=True))
+        self._samples = sum(len(range(training.batch)[share]) for share in shares)
+        if place.ranks.world > 1:  # What the model draws is this process's own.
+            torch.manual_seed(seed_of(*names, "model", f"rank {place.ranks.rank}"))
         self._last_loss = torch.tensor(math.nan)
 
     def advance(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._batches("batches", augment=self._augment)
+        batches = self._batches("batches", self._shares, augment=self._augment)
         self.waited += time.perf_counter() - began
         self._last_loss = self._bound.backward(batches)
         self._place.scaler.step(self._optimiser)
@@ -220,8 +237,10 @@ class Fit:
         return self.step in self._marks
 
     def checkpoint(self) -> tuple[Checkpoint, Sealed]:
-        """Evaluate; what may be looked at, and what stays sealed."""
-        loss = self._last_loss.item()
+        """Evaluate; what may be looked at, and what stays sealed. A collective call."""
+        ranks = self._place.ranks
+        loss = ranks.mean(self._last_loss.item(), self._samples)
+        ranks.average_statistics(self.model)
         if not math.isfinite(loss):
             warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
         self.model.eval()
@@ -243,7 +262,7 @@ class Fit:
         return seen, sealed
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on with the same numbers."""
+        """All that is needed to go on with the same numbers; a collective call."""
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -254,8 +273,7 @@ class Fit:
             "generators": {
                 name: generator.get_state() for name, generator in self._generators.items()
             },
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "drawn by models": self._place.ranks.gathered(self._drawn()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -269,21 +287,30 @@ class Fit:
             self._bound.state.load_state_dict(state["method"])
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name])
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        drawn = state["drawn by models"][self._place.ranks.rank]
+        torch.set_rng_state(drawn["cpu"])
+        if "cuda" in drawn and self._place.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["cuda"], self._place.device)
 
-    def _batches(self, stream: str, augment: bool) -> Batches:
-        """A batch of each source, prepared, where the model computes."""
+    def _drawn(self) -> dict[str, Tensor]:
+        """State of the generators from which models draw."""
+        states = {"cpu": torch.get_rng_state()}
+        if self._place.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._place.device)
+        return states
+
+    def _batches(self, stream: str, shares: Mapping[str, slice], augment: bool) -> Batches:
+        """A batch of each source, or a share of it, prepared, where the model computes."""
         generator = self._generators[stream]
-        device = self._place.device
+        device, size = self._place.device, self._training.batch
         ready = {}
         for name, split in self._parts.sources.items():
-            stored, labels = draw(split, self._training.batch, generator)
+            share = shares.get(name, slice(None))
+            stored, labels = draw(split, size, generator, share)
             stored, labels = stored.to(device), labels.to(device)
             prepare = self._parts.preparation
             inputs = (
-                prepare.augmented(stored, self._generators["augmentation"])
+                prepare.augmented(stored, self._generators["augmentation"], size, share)
                 if augment
                 else prepare(stored)
             )
@@ -293,14 +320,19 @@ class Fit:
     def _agreement(self) -> float | None:
         if len(self._parts.sources) < 2:
             return None
-        batches = self._batches("agreement", augment=False)
+        batches = self._batches("agreement", {}, augment=False)
         probe = (self._loss(self.model(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.model, probe)
 
     def _score(self, split: Split, rows: Tensor) -> float:
         labels = split.data.tensors[1][rows]
         stored = split.data.tensors[0]
-        outputs = outputs_on(self.model, self._parts.preparation, stored, rows, self._place.device)
+        outputs = self._place.ranks.shared(
+            rows,
+            lambda own: outputs_on(
+                self.model, self._parts.preparation, stored, own, self._place.device
+            ),
+        )
         return score(self._data.task, outputs, self._parts.labels.scaled(labels))
 
 

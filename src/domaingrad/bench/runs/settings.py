@@ -157,6 +157,23 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
     return training.described(model), chosen
 
 
+def checked(config: TrainConfig) -> TrainConfig:
+    """The settings, as far as they can be seen to make sense without the data.
+
+    Raises:
+        UnknownNameError: a name (of a method, a precision, …) that does not exist.
+        DataError: a value of the wrong kind, or no such file of weights.
+    """
+    config = _of_right_kind(config)
+    for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
+        if (found := getattr(config, name)) is not None:
+            look_up(name, found, dict.fromkeys(known))
+    if config.weights is not None and not Path(config.weights).expanduser().is_file():
+        raise DataError(f"there is no file of weights {config.weights}.")
+    method_of(config)
+    return config
+
+
 def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     """The settings with nothing left to the data, and paths that hold from anywhere.
 
@@ -164,7 +181,7 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         UnknownNameError: a domain, a method or a hyper-parameter that does not exist.
         DataError: a number that makes no sense.
     """
-    config = _of_right_kind(config)
+    config = checked(config)
     for name in config.held_out:
         look_up("domain", name, dict(data.domains))
     if config.also_hold_out is not None and config.hold_out in (None, config.also_hold_out):
@@ -172,16 +189,11 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
             f"also_hold_out is a second domain beside hold_out; found {config.also_hold_out} "
             f"beside {config.hold_out}."
         )
-    for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
-        if (found := getattr(config, name)) is not None:
-            look_up(name, found, dict.fromkeys(known))
     if config.backbone == OWN and not data.built_in:
         raise DataError(
             f"the backbone {OWN!r} is that of a built-in data set, and {data.name} is none; name "
             f"another."
         )
-    if config.weights is not None and not Path(config.weights).expanduser().is_file():
-        raise DataError(f"there is no file of weights {config.weights}.")
     training = training_of(config, data)
     return replace(
         config,
@@ -257,13 +269,17 @@ def method_of(config: TrainConfig) -> Method:
     return replace(method, **given)
 
 
-def written(config: TrainConfig, data: DomainData) -> dict[str, Any]:
-    """Resolved settings as they are written down, and what else decides the numbers."""
+def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[str, Any]:
+    """Resolved settings as they are written down, and what else decides the numbers.
+
+    Several processes round otherwise than one, so their number is of it.
+    """
     made_by = {
         "domaingrad": domaingrad.__version__,
         "code": code_fingerprint(),
         "torch": torch.__version__,
         "data": data.fingerprint,
+        "processes": processes,
     }
     if config.weights is not None:
         made_by["weights"] = _digest(Path(config.weights))

@@ -6,11 +6,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from hashlib import sha256
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from domaingrad.bench.models import freeze_norms, load_weights
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
 
-from .directory import RECORDS, RunDirectory, RunDirectoryError
+from .directory import RECORDS, RunDirectory, RunDirectoryError, flat
 from .fitting import (
     DIVERGED,
     Checkpoint,
@@ -31,10 +32,13 @@ from .fitting import (
     HeldOutScores,
     Parts,
     Place,
+    Sealed,
     require_sources,
 )
 from .isolation import isolated, noted_warnings
-from .settings import Precision, TrainConfig, method_of, resolved, training_of, written
+from .launching import fabric_of, is_first, joined, require_among_processes
+from .ranks import LostProcessError, Ranks, is_lost_process
+from .settings import TrainConfig, checked, method_of, resolved, training_of, written
 from .trained import Trained, make_model
 
 NONE = "none"
@@ -115,6 +119,15 @@ class Estimate:
         }
 
 
+@dataclass(frozen=True)
+class _Carried:
+    """How trainings are carried out: among which processes, and who hears of them."""
+
+    ranks: Ranks
+    listener: Listener
+    loggers: Sequence[str]
+
+
 def train(
     config: TrainConfig,
     out: Path,
@@ -148,6 +161,70 @@ def train(
     listener = listener or Listener()
     for name in loggers:
         _logger_class(name)
+    config, data = _read(config, data, listener)
+    carried = _Carried(Ranks(fabric_of(config)), listener, loggers)
+    return _train(config, out, data, carried, patience)
+
+
+def train_together(
+    config: TrainConfig,
+    out: Path,
+    listener: Listener | None = None,
+    *,
+    processes: tuple[int, int],
+    loggers: Sequence[str] = (),
+) -> Result:
+    """The same by several processes, each of which comes here; the first one starts the others.
+
+    They are started by running the program again that called this, with its arguments, unless
+    ``torchrun`` or another launcher has. All draw the same batches, and each computes on a part of
+    the samples, so that the numbers are those of one process up to rounding, but for what the model
+    draws itself and for BatchNorm. The first process alone writes.
+
+    Args:
+        config: what is trained, how.
+        out: the directory of the run.
+        listener: who hears how it goes, at the first process.
+        processes: how many on each node, each with a device of its own, and how many nodes.
+        loggers: names in :data:`LOGGERS`.
+
+    Raises:
+        DataError, RunDirectoryError, ValueError: as :func:`train`; and a method or a number of
+            processes with which that cannot be.
+        FailedElsewhereError: another process has raised that.
+        LostProcessError: another process has ended, or does not answer.
+    """
+    for name in loggers:
+        _logger_class(name)
+    config = checked(config)
+    require_among_processes(method_of(config))
+    fabric = fabric_of(config, *processes)
+    heard = (listener if is_first(fabric) else None) or Listener()
+
+    def prepare() -> tuple[TrainConfig, DomainData]:
+        ready, data = _read(config, None, heard)
+        _require_work(ready, data, prod(processes))
+        _try_out(ready, data, Ranks(fabric))
+        return ready, data
+
+    try:
+        ranks, (ready, data) = joined(fabric, prepare)
+        ranks.require_same(flat(written(ready, data, ranks.world)))
+        return _train(ready, out, data, _Carried(ranks, heard, loggers), 0.0)
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise LostProcessError(
+            f"another process of this training has ended, or does not answer (its own words, if it "
+            f"had any, are above; here it is: {str(error).splitlines()[0]}). What was written is "
+            f"whole; the same command goes on from the last checkpoint."
+        ) from error
+
+
+def _read(
+    config: TrainConfig, data: DomainData | None, listener: Listener
+) -> tuple[TrainConfig, DomainData]:
+    """The data, and the settings with nothing left open."""
     if data is None:
         data = load(config.data, config.data_options, listener.news, drawing(config))
         for note in data.notes:
@@ -156,29 +233,38 @@ def train(
         raise DataError(
             f"a domain is called {NONE!r}, which stands for no domain held out; rename it."
         )
-    config = resolved(config, data)
-    directory = RunDirectory(out)
-    with directory.alone(patience):
-        if not directory.begun:
-            _try_out(config, data)
-        directory.begin(written(config, data))
+    return resolved(config, data), data
+
+
+def _train(
+    config: TrainConfig, out: Path, data: DomainData, carried: _Carried, patience: float
+) -> Result:
+    """Train as resolved settings say; a collective call."""
+    ranks = carried.ranks
+    directory = ranks.first(lambda: RunDirectory(out))
+    with ExitStack() as held:
+        ranks.first(lambda: held.enter_context(directory.alone(patience)))
+        # Several processes have tried it out before they met.
+        if ranks.world == 1 and not directory.begun:
+            _try_out(config, data, ranks)
+        ranks.first(lambda: directory.begin(written(config, data, ranks.world)))
         estimate = None
         if config.hold_out is None:
             estimate = Estimate(
                 {
-                    name: train(
-                        replace(config, hold_out=name),
+                    name: _train(
+                        resolved(replace(config, hold_out=name), data),
                         out / ESTIMATE / path_name(name),
-                        listener,
-                        data=data,
-                        loggers=loggers,
+                        data,
+                        carried,
+                        0.0,
                     )
                     for name in held_out_in_turn(data)
                 }
             )
-        if directory.finished() is None:
-            _run(config, data, directory, listener, loggers)
-        return _result(directory, config, data, estimate)
+        if ranks.first(directory.finished) is None:
+            _run(config, data, directory, carried)
+        return ranks.first(lambda: _result(directory, config, data, estimate))
 
 
 def path_name(name: str) -> str:
@@ -211,90 +297,124 @@ def drawing_names(config: TrainConfig) -> tuple[object, ...]:
     return config.seed, config.data, f"trial {config.trial}", "data"
 
 
-def _try_out(config: TrainConfig, data: DomainData) -> None:
+def _sources(config: TrainConfig, data: DomainData) -> list[list[str]]:
+    """The source domains of a training, and of those that hold out one each for its estimate."""
+    left = [name for name in data.domains if name not in (*config.held_out, *data.never_sources)]
+    if config.hold_out is not None:
+        return [left]
+    turns = [[each for each in left if each != name] for name in held_out_in_turn(data)]
+    return [left, *turns]
+
+
+def _require_work(config: TrainConfig, data: DomainData, processes: int) -> None:
+    """See that each process has samples in each step.
+
+    Raises:
+        DataError: one has not.
+    """
+    batch = training_of(config, data).batch
+    fewest = batch * min(len(sources) for sources in _sources(config, data))
+    if fewest < processes:
+        raise DataError(
+            f"a step has {fewest} samples, {batch} of each source domain, and some of {processes} "
+            f"processes would have none. Use fewer --devices or --nodes, or a greater --batch."
+        )
+
+
+def _try_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> None:
     """See that the training can begin, before anything is written down."""
     if config.hold_out is None:
-        for name in held_out_in_turn(data):
-            left = [each for each in data.domains if each not in (name, *data.never_sources)]
-            require_sources(method_of(config), left)
+        for sources in _sources(config, data):
+            require_sources(method_of(config), sources)
     with isolated(0):
-        fit_of(config, data)
+        fit_of(config, data, ranks)
 
 
-def fit_of(config: TrainConfig, data: DomainData) -> Fit:
+def fit_of(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Fit:
     """A training that is begun, but for the record: to see that it can be, and how fast."""
-    fabric = _fabric(config, "32")
-    if config.precision == "16-mixed" and fabric.device.type == "cpu":
-        raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
-    fabric = _fabric(config, config.precision)
+    ranks = ranks or Ranks(fabric_of(config))
     trial = (config.seed, data.name, f"trial {config.trial}")
     parts = Parts.of(data, config.held_out, trial)
     model, _ = _model(config, data, parts)
-    model.to(fabric.device)
+    model.to(ranks.device)
     if config.precision != "32":
-        _compute_within(fabric.autocast, model)
-    scaler = GradScaler(fabric.device.type, enabled=config.precision == "16-mixed")
+        _compute_within(ranks.autocast, model)
+    scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
     training = training_of(config, data)
-    place = Place(fabric.device, scaler)
+    place = Place(ranks, scaler)
     return Fit(data, parts, model, method_of(config), training, trial, place, config.augment)
 
 
-def _run(
-    config: TrainConfig,
-    data: DomainData,
-    directory: RunDirectory,
-    listener: Listener,
-    loggers: Sequence[str],
-) -> None:
+def _run(config: TrainConfig, data: DomainData, directory: RunDirectory, carried: _Carried) -> None:
+    ranks, listener = carried.ranks, carried.listener
     trial = (config.seed, data.name, f"trial {config.trial}")
     names = (*trial, f"held out {' and '.join(config.held_out) or None}")
-    fabric = _fabric(config, config.precision, [_logger(name, directory) for name in loggers])
+    loggers: list[Any] = []
+    ranks.first(lambda: loggers.extend(_logger(name, directory) for name in carried.loggers))
     with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
         parts = Parts.of(data, config.held_out, trial)
         model, notes = _model(config, data, parts)
         for note in notes:
             listener.news.say(f"Note: {note}")
-        model.to(fabric.device)
+        model.to(ranks.device)
         plain = _trained(config, data, parts, model)
         if config.precision != "32":
-            _compute_within(fabric.autocast, model)
+            _compute_within(ranks.autocast, model)
         if config.compile:
             model.compile()
-        scaler = GradScaler(fabric.device.type, enabled=config.precision == "16-mixed")
-        place = Place(fabric.device, scaler)
+        scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
+        place = Place(ranks, scaler)
         training = training_of(config, data)
         fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
         before, chosen = 0.0, None
-        if state := directory.state():
+        if state := ranks.first(directory.state):
             before, chosen = state["seconds"], _Chosen(**state["chosen"])
             fit.load_state_dict(state["fit"])
             # What was written after that state belongs to steps that are done again.
-            directory.save_model(chosen.content(plain, config))
-            for logger in fabric.loggers:
+            again = chosen
+            ranks.first(lambda: directory.save_model(again.content(plain, config)))
+            for logger in loggers:
                 _log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
         first, last = fit.step, None
         listener.begin(config, fit.step)
         began = time.perf_counter()
         while fit.step < training.steps:
             if fit.advance():
-                last, sealed = fit.checkpoint()
-                directory.append(last, sealed)
+                found = fit.checkpoint()
+                last = found[0]
                 if chosen is None or last.val_score >= chosen.val_score:
                     chosen = _Chosen.now(model, last)
-                    directory.save_model(chosen.content(plain, config))
                 seconds = before + time.perf_counter() - began
-                directory.save_state(
-                    {"fit": fit.state_dict(), "chosen": vars(chosen), "seconds": seconds}
-                )
-                fabric.log_dict(_logged(last), fit.step)
-                for logger in fabric.loggers:
-                    logger.save()
+                kept = {"fit": fit.state_dict(), "chosen": vars(chosen), "seconds": seconds}
+                content = partial(chosen.content, plain, config)
+                better = content if chosen.step == last.step else None
+                ranks.first(partial(_keep, directory, *found, better, kept, loggers))
             now = time.perf_counter() - began
             listener.step(Status(fit.step, training.steps, fit.step - first, now, fit.waited, last))
         seconds = before + time.perf_counter() - began
-    for logger in fabric.loggers:
+    for logger in loggers:
         logger.finalize("success")
-    directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
+    ranks.first(
+        lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
+    )
+
+
+def _keep(
+    directory: RunDirectory,
+    checkpoint: Checkpoint,
+    sealed: Sealed,
+    better: Callable[[], bytes] | None,
+    state: Mapping[str, Any],
+    loggers: Sequence[Any],
+) -> None:
+    """Write down a checkpoint, the model if it is a better one, and the state to go on from."""
+    directory.append(checkpoint, sealed)
+    if better is not None:
+        directory.save_model(better())
+    directory.save_state(state)
+    for logger in loggers:
+        logger.log_metrics(_logged(checkpoint), checkpoint.step)
+        logger.save()
 
 
 def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Module, list[str]]:
@@ -401,18 +521,6 @@ def _compute_within(context: Callable[[], AbstractContextManager[Any]], model: n
             return forward(*inputs, **options)
 
     model.forward = within
-
-
-def _fabric(config: TrainConfig, precision: Precision, loggers: Sequence[Any] = ()) -> Any:
-    """Lightning Fabric, which knows devices, precision and loggers."""
-    from lightning_fabric import Fabric  # noqa: PLC0415 - takes seconds to import
-
-    try:
-        return Fabric(
-            accelerator=config.accelerator, devices=1, precision=precision, loggers=list(loggers)
-        )
-    except (ValueError, RuntimeError) as error:
-        raise DataError(f"--accelerator {config.accelerator} cannot be used: {error}") from error
 
 
 def _logger_class(name: str) -> Any:

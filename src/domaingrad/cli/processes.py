@@ -1,0 +1,59 @@
+"""How a command ends that several processes carry out: said once on each node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from domaingrad.bench.runs.ranks import FailedElsewhereError, LostProcessError
+
+from .session import INTERRUPTED
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of all."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def is_first_on_node() -> bool:
+    """Whether no other process of this node speaks for this one."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+@contextmanager
+def ended_together(errors: Console) -> Iterator[None]:
+    """Say why training ends, on one process of each node.
+
+    A process that leaves because of what another one has said leaves with status 0, so that whoever
+    watches the processes sees which one failed.
+
+    Raises:
+        typer.Exit: in the place of what ended the training.
+    """
+    started_by = os.getppid()
+    speaks = is_first_on_node()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if speaks:
+            errors.print("Interrupted; the same command goes on from the last checkpoint.")
+        raise typer.Exit(INTERRUPTED) from None
+    except FailedElsewhereError as error:
+        if speaks:
+            _say(errors, f"on another node: {error}")
+        raise typer.Exit(2 if speaks else 0) from None
+    except LostProcessError as error:
+        # The one that would speak for this node may be the one that is lost.
+        if speaks or os.getppid() != started_by:
+            _say(errors, str(error))
+        raise typer.Exit(1) from None
+
+
+def _say(errors: Console, text: str) -> None:
+    errors.print(f"[bold red]Error:[/] {escape(text)}", highlight=False, soft_wrap=True)
