@@ -40,7 +40,8 @@ class AgreementMethod(Method):
     ) -> Bound:
         """Wrap the model in the engine."""
         rule = self.rule(generator)
-        agree = GradientAgreement(model, rule, scaler=scaler)
+        # A plain model is meant to be alone, whatever else runs: to be tried out, say.
+        agree = GradientAgreement(model, rule, scaler=scaler, alone=True)
 
         def backward(batches: Batches) -> Tensor:
             inputs, labels, domain = pooled(batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -56,6 +57,7 @@ class Ranks:
         """In DistributedDataParallel, if there are several processes."""
         if self.world == 1:
             return model
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         wrapped: nn.Module = self._fabric.strategy.setup_module(model)
         return wrapped
 

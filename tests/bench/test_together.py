@@ -1,0 +1,228 @@
+"""Several processes train as one does, and end together."""
+
+import itertools
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from domaingrad.bench.domains import DataError, DataOptions
+from domaingrad.bench.runs import fitting, training
+from domaingrad.bench.runs.directory import FullDiskError, RunDirectory
+from domaingrad.bench.runs.ranks import FailedElsewhereError, shares
+from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs.training import Listener, train, train_together
+
+from ..engine.distributed.processes import in_processes
+
+WORLD = 3
+# Two sources: ten samples a step, of which three processes have three or four.
+DIGITS = TrainConfig(
+    "colored-digits", "-90%", steps=12, checkpoints=3, batch=5, accelerator="cpu"
+)  # fmt: skip
+METHODS = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad")
+
+
+class CutOffError(Exception):
+    """Stands for a kill of all processes."""
+
+
+def outcome(out: Path):
+    directory = RunDirectory(out)
+    return directory.checkpoints(), directory.unseal(), load_file(directory.model)
+
+
+def photographs(root: Path) -> TrainConfig:
+    """Three cameras with six pictures each, whose batches are varied at random."""
+    generator = torch.Generator().manual_seed(0)
+    for camera, name, number in itertools.product("abc", ("cat", "dog"), range(3)):
+        folder = root / camera / name
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (20, 20, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    return TrainConfig(
+        str(root), "c", data_options=DataOptions(size=16), backbone="mnist-cnn", steps=3, batch=4,
+        checkpoints=1, accelerator="cpu",
+    )  # fmt: skip
+
+
+def configs(place: Path) -> dict[str, TrainConfig]:
+    return {
+        **{method: replace(DIGITS, method=method) for method in METHODS},
+        "photographs": photographs(place / "photographs"),
+        "photographs, erm, bf16": replace(
+            photographs(place / "photographs"), precision="bf16-mixed"
+        ),
+        "none held out": replace(DIGITS, hold_out=None, method="and-mask", steps=4),
+    }
+
+
+def drawing_model(*_):
+    """One that draws in training, and has running statistics."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(128, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2)
+    )
+
+
+def cut_off(config, out, step, **options):
+    """As if all processes were killed after a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        advance = fitting.Fit.advance
+
+        def stop(fit):
+            if fit.step == step:
+                raise CutOffError
+            return advance(fit)
+
+        patch.setattr(fitting.Fit, "advance", stop)
+        with pytest.raises(CutOffError):
+            train_together(config, out, **options)
+
+
+def told(config, out, **options) -> str:
+    try:
+        train_together(config, out, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def all_of_it(rank, world, place: Path):
+    """Everything that the tests below look at, in one start of the processes."""
+    os.environ |= {"LOCAL_RANK": str(rank), "DOMAINGRAD_CACHE": str(place / "cache")}
+    among = {"processes": (world, 1)}
+    heard = []
+    for name, config in configs(place).items():
+        train_together(config, place / "together" / name, Listener(step=heard.append), **among)
+    found = {"steps heard of": len(heard)}
+
+    result = train_together(DIGITS, place / "together" / "erm", **among)
+    found["told again"] = result.held_out.train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_model", drawing_model)
+        for name in ("erm", "and-mask"):
+            # Twelve samples: BatchNorm needs two of a domain, wherever there are any.
+            config = replace(DIGITS, method=name, batch=6)
+            train_together(config, place / "whole" / name, **among)
+            cut_off(config, place / "cut" / name, 6, **among)
+            train_together(config, place / "cut" / name, **among)
+    out = place / "refused"
+    found["no such domain"] = told(replace(DIGITS, hold_out="x"), out, **among)
+    found["one lacks the data"] = told(
+        replace(DIGITS, data=DIGITS.data if rank != 1 else "no/such"), out, **among
+    )
+    found["another seed"] = told(replace(DIGITS, seed=rank), out, **among)
+    found["too many"] = told(replace(DIGITS, batch=1), out, **among)
+    found["another run"] = told(replace(DIGITS, seed=5), place / "together" / "erm", **among)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def full(*_):
+            assert rank == 0
+            raise FullDiskError("the disk is full")
+
+        patch.setattr(RunDirectory, "save_state", full)
+        found["full disk"] = told(DIGITS, place / "full", **among)
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(scope="module")
+def results(place):
+    """What each process found, by rank."""
+    return in_processes(all_of_it, WORLD, place / "processes", place)
+
+
+@pytest.mark.parametrize(
+    "name", [*METHODS, "photographs", "photographs, erm, bf16", "none held out"]
+)
+@pytest.mark.usefixtures("results")
+def test_several_processes_come_to_the_numbers_of_one(place, monkeypatch, name):
+    monkeypatch.setenv("DOMAINGRAD_CACHE", str(place / "cache"))
+    train(configs(place)[name], place / "alone" / name)
+    tolerance = 2e-2 if "bf16" in name else 1e-5
+    inner = ("", "estimate/+90%", "estimate/-90%") if name == "none held out" else ("",)
+    for each in inner:
+        alone, together = (outcome(place / who / name / each) for who in ("alone", "together"))
+        for one, other in zip(alone[0], together[0], strict=True):
+            assert other.loss == pytest.approx(one.loss, rel=tolerance)
+            assert other.step == one.step
+            if "bf16" not in name:
+                assert other.val_score == one.val_score
+                assert other.agreement == pytest.approx(one.agreement, abs=1e-3)
+        if "bf16" not in name:
+            assert together[1] == alone[1]
+        for key, tensor in alone[2].items():
+            error = (together[2][key] - tensor).norm() / tensor.norm().clamp(min=1e-12)
+            assert error.item() < tolerance, key
+
+
+@pytest.mark.parametrize("method", ["erm", "and-mask"])
+@pytest.mark.usefixtures("results")
+def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, method):
+    """With what each process draws for itself, and running statistics."""
+    whole, cut = (outcome(place / kind / method) for kind in ("whole", "cut"))
+    assert whole[:2] == cut[:2]
+    for name, tensor in whole[2].items():
+        assert torch.equal(tensor, cut[2][name]), name
+
+
+def test_the_first_process_alone_tells_how_it_goes(results):
+    assert [each["steps heard of"] > 0 for each in results] == [True, False, False]
+    assert len({each["told again"] for each in results}) == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "first", "at", "said"),
+    [
+        ("no such domain", "UnknownNameError", 0, "no domain 'x'"),
+        ("one lacks the data", "DataError", 1, "there is no no/such"),
+        ("another seed", "ValueError", 0, "seed is 0 on rank 0, 1 on rank 1, 2 on rank 2"),
+        ("too many", "DataError", 0, "a step has 2 samples, 1 of each source domain"),
+        ("another run", "RunDirectoryError", 0, "holds another run: seed is 0 there and 5 here"),
+        ("full disk", "FullDiskError", 0, "the disk is full"),
+    ],
+)
+def test_what_ends_one_process_ends_all_and_is_raised_once(results, case, first, at, said):
+    for rank, found in enumerate(results):
+        kind, _, message = found[case].partition(": ")
+        assert kind == (first if rank == at else "FailedElsewhereError")
+        assert said in message
+
+
+@pytest.mark.parametrize("method", ["gsnr-dropout", "gsnr-dropout-fixed"])
+def test_methods_of_one_process_are_refused_before_anything_starts(tmp_path, method):
+    config = replace(DIGITS, method=method)
+    with pytest.raises(DataError, match="works in one process only.*leave out --devices"):
+        train_together(config, tmp_path / "out", processes=(2, 1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_nodes_that_know_nothing_of_each_other_are_refused(tmp_path, monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DataError, match="needs MASTER_ADDR, MASTER_PORT, NODE_RANK in the"):
+        train_together(DIGITS, tmp_path / "out", processes=(1, 2))
+
+
+@pytest.mark.parametrize("dealt", ["domain by domain", "sample by sample"])
+@pytest.mark.parametrize("sizes", [[5, 5], [4, 4, 4], [1, 1, 1, 1], [7]])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_shares_are_all_samples_once_and_even(dealt, sizes, world):
+    taken = [shares(dealt, sizes, rank, world) for rank in range(world)]
+    for domain, size in enumerate(sizes):
+        rows = [row for own in taken for row in range(size)[own[domain]]]
+        assert sorted(rows) == list(range(size))
+    counts = [
+        sum(len(range(size)[part]) for part, size in zip(own, sizes, strict=True)) for own in taken
+    ]
+    assert max(counts) - min(counts) <= 1
