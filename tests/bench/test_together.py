@@ -14,7 +14,7 @@ from torch import nn
 from domaingrad.bench.domains import DataError, DataOptions
 from domaingrad.bench.runs import fitting, training
 from domaingrad.bench.runs.directory import FullDiskError, RunDirectory
-from domaingrad.bench.runs.ranks import FailedElsewhereError, shares
+from domaingrad.bench.runs.ranks import shares
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.training import Listener, train, train_together
 
@@ -22,9 +22,7 @@ from ..engine.distributed.processes import in_processes
 
 WORLD = 3
 # Two sources: ten samples a step, of which three processes have three or four.
-DIGITS = TrainConfig(
-    "colored-digits", "-90%", steps=12, checkpoints=3, batch=5, accelerator="cpu"
-)  # fmt: skip
+DIGITS = TrainConfig("colored-digits", "-90%", steps=12, checkpoints=3, batch=5, accelerator="cpu")
 METHODS = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad")
 
 
@@ -62,11 +60,20 @@ def configs(place: Path) -> dict[str, TrainConfig]:
     }
 
 
-def drawing_model(*_):
-    """One that draws in training, and has running statistics."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(128, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2)
-    )
+class Drawing(nn.Module):
+    """One that draws in training, and has running statistics and a layer that nothing uses."""
+
+    def __init__(self, *_):
+        super().__init__()
+        self.idle, self.used = (
+            nn.Linear(2, 2),
+            nn.Sequential(
+                nn.Flatten(), nn.Linear(128, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2)
+            ),
+        )
+
+    def forward(self, x):
+        return self.used(x)
 
 
 def cut_off(config, out, step, **options):
@@ -87,7 +94,7 @@ def cut_off(config, out, step, **options):
 def told(config, out, **options) -> str:
     try:
         train_together(config, out, **options)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is
         return f"{type(error).__name__}: {error}"
     return "nothing"
 
@@ -105,7 +112,7 @@ def all_of_it(rank, world, place: Path):
     found["told again"] = result.held_out.train
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_model", drawing_model)
+        patch.setattr(training, "make_model", Drawing)
         for name in ("erm", "and-mask"):
             # Twelve samples: BatchNorm needs two of a domain, wherever there are any.
             config = replace(DIGITS, method=name, batch=6)
@@ -202,7 +209,7 @@ def test_what_ends_one_process_ends_all_and_is_raised_once(results, case, first,
 @pytest.mark.parametrize("method", ["gsnr-dropout", "gsnr-dropout-fixed"])
 def test_methods_of_one_process_are_refused_before_anything_starts(tmp_path, method):
     config = replace(DIGITS, method=method)
-    with pytest.raises(DataError, match="works in one process only.*leave out --devices"):
+    with pytest.raises(DataError, match=r"works in one process only.*leave out --devices"):
         train_together(config, tmp_path / "out", processes=(2, 1))
     assert not (tmp_path / "out").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -187,6 +188,16 @@ def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error says, in the words of gloo or NCCL, that another process is gone."""
     distributed = getattr(dist, "DistError", ())
     return isinstance(error, distributed) or "gloo" in str(error)
+
+
+def in_short(error: RuntimeError) -> str:
+    """Of what gloo or NCCL says, the part that tells what happened.
+
+    >>> in_short(RuntimeError("[pair.cc:537] Read error [10.0.0.2]:945: reset. This is typically"))
+    'Read error [10.0.0.2]:945: reset'
+    """
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return re.sub(r"^\[\S*\] ", "", line).partition(". This is")[0]
 
 
 def _said(error: Exception) -> str:

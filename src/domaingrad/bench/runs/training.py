@@ -37,7 +37,7 @@ from .fitting import (
 )
 from .isolation import isolated, noted_warnings
 from .launching import fabric_of, is_first, joined, require_among_processes
-from .ranks import LostProcessError, Ranks, is_lost_process
+from .ranks import LostProcessError, Ranks, in_short, is_lost_process
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
 from .trained import Trained, make_model
 
@@ -215,9 +215,9 @@ def train_together(
         if not is_lost_process(error):
             raise
         raise LostProcessError(
-            f"another process of this training has ended, or does not answer (its own words, if it "
-            f"had any, are above; here it is: {str(error).splitlines()[0]}). What was written is "
-            f"whole; the same command goes on from the last checkpoint."
+            f"another process of this training has ended, or does not answer ({in_short(error)}); "
+            f"what it had to say stands above, or on its node. What was written is whole; the same "
+            f"command goes on from the last checkpoint."
         ) from error
 
 
