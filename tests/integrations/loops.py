@@ -25,8 +25,11 @@ def batch(index: int):
 
 
 def share(index: int, rank: int = 0, world: int = 1):
-    """This process's part of a batch."""
-    return tuple(part[rank::world] for part in batch(index))
+    """This process's part of a batch; of two, the first has the first domain, the second the last.
+
+    So that averaging over processes, as they do by themselves, mixes domains.
+    """
+    return tuple(part.tensor_split(world)[rank] for part in batch(index))
 
 
 def flat(model: nn.Module) -> torch.Tensor:

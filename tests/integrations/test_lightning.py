@@ -24,6 +24,11 @@ CASES = {
     "accumulated": ({"accumulate_grad_batches": 2}, {"at_once": 2}),
     "bf16": ({"precision": "bf16-mixed"}, {}),
 }
+UNUSED = {"strategy": "ddp_find_unused_parameters_true"}
+AMONG_TWO = {
+    "streaming": {"engine": "streaming"},
+    "single pass": {"engine": "single-pass"},
+}
 
 
 def lightning():
@@ -85,8 +90,9 @@ def fitted(rank=0, world=1, classifier=None, **options):
 def among(rank, world):
     os.environ["LOCAL_RANK"] = str(rank)
     found = {name: fitted(rank, world, **options)[0] for name, (options, _) in CASES.items()}
-    for engine in ("streaming", "single-pass"):
-        found[engine] = fitted(rank, world, module(engine=engine))[0]
+    for name, options in AMONG_TWO.items():
+        found[name] = fitted(rank, world, module(**options))[0]
+    found["unused allowed"] = fitted(rank, world, **UNUSED)[0]
     manual = module()
     manual.automatic_optimization = False
     try:
@@ -109,7 +115,7 @@ def test_one_process_takes_the_steps_of_separate_passes(case):
     assert own.callback_metrics["loss"] > 0
 
 
-@pytest.mark.parametrize("case", [*CASES, "streaming", "single-pass"])
+@pytest.mark.parametrize("case", [*CASES, *AMONG_TWO, "unused allowed"])
 def test_two_processes_take_the_steps_of_separate_passes(results, case):
     _, wanted = CASES.get(case, ({}, {}))
     for result in results:
@@ -162,7 +168,7 @@ def test_what_would_be_silently_wrong_is_refused(change, error, said):
         step = classifier.training_step
         classifier.training_step = lambda *given: step(*given).mean()
     if "without" in change:
-        classifier.training_step = lambda batch, batch_idx: classifier(batch[0]).square().mean(1)
+        classifier.training_step = lambda *given: classifier(given[0][0]).square().mean(1)
     with pytest.raises(error, match=said):
         fitted(classifier=classifier)
 
