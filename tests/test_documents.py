@@ -79,6 +79,26 @@ def test_what_the_pages_say_of_several_processes_runs():
             assert model.weight.grad is not None, block
 
 
+@pytest.mark.filterwarnings("ignore")  # what other libraries warn of
+def test_the_loops_of_other_libraries_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    domain, y = torch.arange(96) % 3, torch.randint(2, (96,))
+    x = torch.randn(96, 5) + 2.0 * y[:, None] - 1.0
+    for block in blocks("docs/integrations.md"):
+        model = nn.Linear(5, 2)
+        scope = {
+            "model": model, "optimizer": torch.optim.Adam(model.parameters(), 3e-2), "torch": torch,
+            "loader": DataLoader(TensorDataset(x, y, domain), batch_size=24), "dg": dg, "F": F,
+        }  # fmt: skip
+        before = F.cross_entropy(model(x), y).item()
+        made, separator, loop = block.partition("for x, y")
+        exec(made, scope)
+        for _ in range(30 if separator else 0):
+            exec(separator + loop, scope)
+        assert F.cross_entropy(model.eval()(x), y).item() < 0.6 * before, block
+
+
 def test_the_rule_of_contributing_is_right():
     scope: dict = {}
     exec(blocks("CONTRIBUTING.md")[0], scope)
@@ -111,5 +131,6 @@ def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, caps
 def test_no_place_is_left_to_fill_in():
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
     pages += ("docs/training.md", "docs/comparing.md", "docs/scale.md", "docs/faces.md")
+    pages += ("docs/integrations.md",)
     for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name

@@ -51,7 +51,8 @@ def cut(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    first, second = node(0, port, out), node(1, port, out)
+    # The second has nothing to write, so its directory does not matter.
+    first, second = node(0, port, out), node(1, port, out / "elsewhere")
     records, deadline = out / "run.jsonl", time.monotonic() + 120
     try:
         while not (records.exists() and records.read_text().count("\n") >= 5):
@@ -78,6 +79,7 @@ def test_a_process_that_is_killed_ends_the_others_with_an_error(cut):
     assert "the same command goes on from the last checkpoint" in said
     assert "Traceback" not in said
     assert RunDirectory.existing(out).finished() is None
+    assert not (out / "elsewhere").exists()
 
 
 def test_the_same_command_goes_on_to_the_same_bits(cut, tmp_path):
