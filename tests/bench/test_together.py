@@ -105,7 +105,8 @@ def all_of_it(rank, world, place: Path):
     among = {"processes": (world, 1)}
     heard = []
     for name, config in configs(place).items():
-        train_together(config, place / "together" / name, Listener(step=heard.append), **among)
+        out = place / "together" / name
+        train_together(config, out, Listener(step=heard.append), loggers=("csv",), **among)
     found = {"steps heard of": len(heard)}
 
     result = train_together(DIGITS, place / "together" / "erm", **among)
@@ -183,8 +184,10 @@ def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, met
         assert torch.equal(tensor, cut[2][name]), name
 
 
-def test_the_first_process_alone_tells_how_it_goes(results):
+def test_the_first_process_alone_tells_how_it_goes(results, place):
     assert [each["steps heard of"] > 0 for each in results] == [True, False, False]
+    logged = (place / "together" / "erm" / "logs" / "csv" / "metrics.csv").read_text()
+    assert len(logged.splitlines()) == 1 + DIGITS.checkpoints
     assert len({each["told again"] for each in results}) == 1
 
 

@@ -17,8 +17,9 @@ from domaingrad.bench.domains import READERS, DataError
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.directory import CONFIG, read_config
 from domaingrad.bench.runs.launching import processes_of
+from domaingrad.bench.runs.loggers import LOGGERS
 from domaingrad.bench.runs.settings import TrainConfig, config_from
-from domaingrad.bench.runs.training import LOGGERS, NONE, Result, train_together
+from domaingrad.bench.runs.training import NONE, Result, train_together
 from domaingrad.bench.runs.training import train as run_training
 
 from . import options

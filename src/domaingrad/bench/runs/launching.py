@@ -105,7 +105,7 @@ def joined(fabric: Any, prepare: Callable[[], T]) -> tuple[Ranks, T]:
     # It says at length that processes are there.
     logging.getLogger("lightning_fabric.utilities").setLevel(logging.WARNING)
     fabric.launch()
-    ranks = Ranks(fabric, fabric.global_rank, fabric.world_size)
+    ranks = Ranks(lambda: fabric, fabric.global_rank, fabric.world_size)
     ranks.require_none_failed(failed)
     assert ready is not None
     return ranks, ready

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -33,14 +34,19 @@ class Ranks:
     same order.
 
     Args:
-        fabric: Lightning Fabric, which knows device, precision and how a model is wrapped.
+        fabric: makes Lightning Fabric, which knows device, precision and how a model is wrapped;
+            called when that is first asked for.
         rank: number of this process.
         world: how many there are.
     """
 
-    def __init__(self, fabric: Any, rank: int = 0, world: int = 1) -> None:
-        self._fabric = fabric
+    def __init__(self, fabric: Callable[[], Any], rank: int = 0, world: int = 1) -> None:
+        self._make = fabric
         self.rank, self.world = rank, world
+
+    @cached_property
+    def _fabric(self) -> Any:
+        return self._make()
 
     @property
     def device(self) -> torch.device:

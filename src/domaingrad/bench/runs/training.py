@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from hashlib import sha256
-from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from torch.amp import GradScaler
 import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News, Task, load
 from domaingrad.bench.models import freeze_norms, load_weights
-from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
 
 from .directory import RECORDS, RunDirectory, RunDirectoryError, flat
@@ -37,6 +34,7 @@ from .fitting import (
 )
 from .isolation import isolated, noted_warnings
 from .launching import fabric_of, is_first, joined, require_among_processes
+from .loggers import log_again, logged, logger_class, logger_in
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
 from .trained import Trained, make_model
@@ -46,14 +44,6 @@ NONE = "none"
 
 ESTIMATE = "estimate"
 """Where, in the directory of a run that holds out none, the runs are that hold out one each."""
-
-LOGGERS: dict[str, tuple[str, str, str]] = {
-    "csv": ("lightning_fabric.loggers", "CSVLogger", "lightning-fabric"),
-    "tensorboard": ("lightning_fabric.loggers", "TensorBoardLogger", "tensorboard"),
-    "wandb": ("lightning.pytorch.loggers", "WandbLogger", "lightning wandb"),
-    "mlflow": ("lightning.pytorch.loggers", "MLFlowLogger", "lightning mlflow"),
-}
-"""Loggers by name: Lightning's module and class, and what to install."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +139,7 @@ def train(
         out: the directory of the run.
         listener: who hears how it goes.
         data: the data, where ``config.data`` is only their name.
-        loggers: names in :data:`LOGGERS`, which get what the records get.
+        loggers: names in :data:`~domaingrad.bench.runs.loggers.LOGGERS`.
         patience: seconds to wait for another process that is at work in ``out``.
 
     Raises:
@@ -160,9 +150,9 @@ def train(
     """
     listener = listener or Listener()
     for name in loggers:
-        _logger_class(name)
+        logger_class(name)
     config, data = _read(config, data, listener)
-    carried = _Carried(Ranks(fabric_of(config)), listener, loggers)
+    carried = _Carried(Ranks(partial(fabric_of, config)), listener, loggers)
     return _train(config, out, data, carried, patience)
 
 
@@ -186,7 +176,7 @@ def train_together(
         out: the directory of the run.
         listener: who hears how it goes, at the first process.
         processes: how many on each node, each with a device of its own, and how many nodes.
-        loggers: names in :data:`LOGGERS`.
+        loggers: names in :data:`~domaingrad.bench.runs.loggers.LOGGERS`.
 
     Raises:
         DataError, RunDirectoryError, ValueError: as :func:`train`; and a method or a number of
@@ -195,7 +185,7 @@ def train_together(
         LostProcessError: another process has ended, or does not answer.
     """
     for name in loggers:
-        _logger_class(name)
+        logger_class(name)
     config = checked(config)
     require_among_processes(method_of(config))
     fabric = fabric_of(config, *processes)
@@ -204,7 +194,7 @@ def train_together(
     def prepare() -> tuple[TrainConfig, DomainData]:
         ready, data = _read(config, None, heard)
         _require_work(ready, data, prod(processes))
-        _try_out(ready, data, Ranks(fabric))
+        _try_out(ready, data, Ranks(lambda: fabric))
         return ready, data
 
     try:
@@ -332,7 +322,7 @@ def _try_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> None:
 
 def fit_of(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Fit:
     """A training that is begun, but for the record: to see that it can be, and how fast."""
-    ranks = ranks or Ranks(fabric_of(config))
+    ranks = ranks or Ranks(partial(fabric_of, config))
     trial = (config.seed, data.name, f"trial {config.trial}")
     parts = Parts.of(data, config.held_out, trial)
     model, _ = _model(config, data, parts)
@@ -350,7 +340,7 @@ def _run(config: TrainConfig, data: DomainData, directory: RunDirectory, carried
     trial = (config.seed, data.name, f"trial {config.trial}")
     names = (*trial, f"held out {' and '.join(config.held_out) or None}")
     loggers: list[Any] = []
-    ranks.first(lambda: loggers.extend(_logger(name, directory) for name in carried.loggers))
+    ranks.first(lambda: loggers.extend(logger_in(name, directory) for name in carried.loggers))
     with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
         parts = Parts.of(data, config.held_out, trial)
         model, notes = _model(config, data, parts)
@@ -374,7 +364,7 @@ def _run(config: TrainConfig, data: DomainData, directory: RunDirectory, carried
             again = chosen
             ranks.first(lambda: directory.save_model(again.content(plain, config)))
             for logger in loggers:
-                _log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
+                log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
         first, last = fit.step, None
         listener.begin(config, fit.step)
         began = time.perf_counter()
@@ -413,7 +403,7 @@ def _keep(
         directory.save_model(better())
     directory.save_state(state)
     for logger in loggers:
-        logger.log_metrics(_logged(checkpoint), checkpoint.step)
+        logger.log_metrics(logged(checkpoint), checkpoint.step)
         logger.save()
 
 
@@ -521,47 +511,3 @@ def _compute_within(context: Callable[[], AbstractContextManager[Any]], model: n
             return forward(*inputs, **options)
 
     model.forward = within
-
-
-def _logger_class(name: str) -> Any:
-    module, kind, package = look_up("logger", name, LOGGERS)
-    try:
-        return getattr(import_module(module), kind)
-    except (ImportError, RuntimeError) as error:
-        raise DataError(
-            f"the logger {name} cannot be imported ({error}); install what it needs with pip "
-            f"install {package}."
-        ) from error
-
-
-def _logger(name: str, directory: RunDirectory) -> Any:
-    """A logger, its files in the directory."""
-    kind = _logger_class(name)
-    if name == "csv":  # it would remove, with a warning, what is written again on going on
-        shutil.rmtree(directory.path / "logs" / name, ignore_errors=True)
-    try:
-        if name in ("csv", "tensorboard"):
-            return kind(str(directory.path), name="logs", version=name)
-        return kind(save_dir=str(directory.path / "logs"))
-    except ImportError as error:
-        raise DataError(
-            f"the logger {name} needs what is not installed ({error}); install it with pip install "
-            f"{LOGGERS[name][2]}."
-        ) from error
-
-
-def _log_again(logger: Any, checkpoints: Sequence[Checkpoint]) -> None:
-    """Tell a logger that keeps one file what was told before; the others keep what they have."""
-    if type(logger).__name__ == "CSVLogger":
-        for checkpoint in checkpoints:
-            logger.log_metrics(_logged(checkpoint), checkpoint.step)
-
-
-def _logged(checkpoint: Checkpoint) -> dict[str, float]:
-    known = {
-        "loss": checkpoint.loss,
-        "source_validation": checkpoint.val_score,
-        "agreement": checkpoint.agreement,
-        **checkpoint.numbers,
-    }
-    return {name: value for name, value in known.items() if value is not None}
