@@ -2,6 +2,10 @@
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +24,11 @@ from domaingrad.bench.runs.training import Listener, train, train_together
 
 from ..engine.distributed.processes import in_processes
 
-WORLD = 3
-# Two sources: ten samples a step, of which three processes have three or four.
-DIGITS = TrainConfig("colored-digits", "-90%", steps=12, checkpoints=3, batch=5, accelerator="cpu")
+WORLD = 2
+# Five sources: fifteen samples a step, of which two processes have seven and eight.
+DIGITS = TrainConfig("rotated-digits", "0°", steps=12, checkpoints=3, batch=3, accelerator="cpu")
+COLOURS = replace(DIGITS, data="colored-digits", hold_out="-90%")
+KILLED = replace(DIGITS, method="agr-rand", steps=120, checkpoints=24)
 METHODS = ("erm", "sand-mask", "agr-rand", "pcgrad")
 
 
@@ -56,24 +62,15 @@ def configs(place: Path) -> dict[str, TrainConfig]:
         "photographs, erm, bf16": replace(
             photographs(place / "photographs"), precision="bf16-mixed"
         ),
-        "none held out": replace(DIGITS, hold_out=None, method="and-mask", steps=4),
+        "none held out": replace(COLOURS, hold_out=None, method="and-mask", steps=4),
     }
 
 
-class Drawing(nn.Module):
-    """One that draws in training, and has running statistics and a layer that nothing uses."""
-
-    def __init__(self, *_):
-        super().__init__()
-        self.idle, self.used = (
-            nn.Linear(2, 2),
-            nn.Sequential(
-                nn.Flatten(), nn.Linear(128, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2)
-            ),
-        )
-
-    def forward(self, x):
-        return self.used(x)
+def drawing_model(*_):
+    """One that draws in training, and has running statistics."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 10)
+    )
 
 
 def cut_off(config, out, step, **options):
@@ -102,6 +99,7 @@ def told(config, out, **options) -> str:
 def all_of_it(rank, world, place: Path):
     """Everything that the tests below look at, in one start of the processes."""
     os.environ |= {"LOCAL_RANK": str(rank), "DOMAINGRAD_CACHE": str(place / "cache")}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # they have met already
     among = {"processes": (world, 1)}
     heard = []
     for name, config in configs(place).items():
@@ -109,13 +107,17 @@ def all_of_it(rank, world, place: Path):
         train_together(config, out, Listener(step=heard.append), loggers=("csv",), **among)
     found = {"steps heard of": len(heard)}
 
-    result = train_together(DIGITS, place / "together" / "erm", **among)
-    found["told again"] = result.held_out.train
+    with pytest.MonkeyPatch.context() as patch:  # each on a node of its own
+        patch.setenv("LOCAL_RANK", "0")
+        patch.setenv("NODE_RANK", str(rank))
+        result = train_together(KILLED, place / "uncut", processes=(1, world))
+        again = train_together(KILLED, place / "uncut", processes=(1, world))
+    found["told"] = (result.held_out.train, again.held_out.train)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_model", Drawing)
+        patch.setattr(training, "make_model", drawing_model)
         for name in ("erm", "and-mask"):
-            # Twelve samples: BatchNorm needs two of a domain, wherever there are any.
+            # BatchNorm needs two samples of a domain, wherever there are any.
             config = replace(DIGITS, method=name, batch=6)
             train_together(config, place / "whole" / name, **among)
             cut_off(config, place / "cut" / name, 6, **among)
@@ -126,7 +128,6 @@ def all_of_it(rank, world, place: Path):
         replace(DIGITS, data=DIGITS.data if rank != 1 else "no/such"), out, **among
     )
     found["another seed"] = told(replace(DIGITS, seed=rank), out, **among)
-    found["too many"] = told(replace(DIGITS, batch=1), out, **among)
     found["another run"] = told(replace(DIGITS, seed=5), place / "together" / "erm", **among)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -185,10 +186,10 @@ def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, met
 
 
 def test_the_first_process_alone_tells_how_it_goes(results, place):
-    assert [each["steps heard of"] > 0 for each in results] == [True, False, False]
+    assert [each["steps heard of"] > 0 for each in results] == [True, False]
     logged = (place / "together" / "erm" / "logs" / "csv" / "metrics.csv").read_text()
     assert len(logged.splitlines()) == 1 + DIGITS.checkpoints
-    assert len({each["told again"] for each in results}) == 1
+    assert len({score for each in results for score in each["told"]}) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,8 +197,7 @@ def test_the_first_process_alone_tells_how_it_goes(results, place):
     [
         ("no such domain", "UnknownNameError", 0, "no domain 'x'"),
         ("one lacks the data", "DataError", 1, "there is no no/such"),
-        ("another seed", "ValueError", 0, "seed is 0 on rank 0, 1 on rank 1, 2 on rank 2"),
-        ("too many", "DataError", 0, "a step has 2 samples, 1 of each source domain"),
+        ("another seed", "ValueError", 0, "seed is 0 on rank 0, 1 on rank 1"),
         ("another run", "RunDirectoryError", 0, "holds another run: seed is 0 there and 5 here"),
         ("full disk", "FullDiskError", 0, "the disk is full"),
     ],
@@ -207,6 +207,53 @@ def test_what_ends_one_process_ends_all_and_is_raised_once(results, case, first,
         kind, _, message = found[case].partition(": ")
         assert kind == (first if rank == at else "FailedElsewhereError")
         assert said in message
+
+
+def command(*arguments):
+    """KILLED, by the command line."""
+    return [*arguments, "-m", "domaingrad", "train", "--data", KILLED.data, "--hold-out", "0°",
+            "--method", KILLED.method, "--steps", str(KILLED.steps), "--batch", str(KILLED.batch),
+            "--checkpoints", str(KILLED.checkpoints), "--accelerator", "cpu", "--out"]  # fmt: skip
+
+
+@pytest.mark.usefixtures("results")
+def test_a_killed_process_ends_the_other_and_the_command_goes_on_to_the_same_bits(place):
+    """kill -9 of the first process, which has started the second; then on by torchrun."""
+    out = place / "killed"
+    first = subprocess.Popen(
+        [*command(sys.executable), out, "--devices", "2"], stderr=subprocess.PIPE, text=True
+    )
+    records, deadline = out / "run.jsonl", time.monotonic() + 120
+    while not (records.exists() and records.read_text().count("\n") >= 3):
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    _, said = first.communicate(timeout=60)  # until the second has ended, too
+    assert said.count("Error: ") == 1
+    assert "another process of this training has ended, or does not answer" in said
+    assert "the same command goes on from the last checkpoint" in said
+    assert "Traceback" not in said
+    assert RunDirectory.existing(out).finished() is None
+
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    on = subprocess.run(
+        [*command(sys.executable, *torchrun), out], capture_output=True, text=True, check=True
+    )
+    assert on.stderr.count("goes on from step") == 1
+    assert on.stdout.count("held out") == 1
+    cut, uncut = outcome(out), outcome(place / "uncut")
+    assert cut[:2] == uncut[:2]
+    for name, tensor in uncut[2].items():
+        assert torch.equal(tensor, cut[2][name]), name
+    assert RunDirectory.existing(out).config()["made_by"]["processes"] == 2
+
+
+def test_processes_that_would_have_nothing_to_do_are_refused_before_any_is_started(tmp_path):
+    said = "a step has 2 samples, 1 of each source domain, and some of 3 processes would have none"
+    with pytest.raises(DataError, match=said):
+        train_together(replace(COLOURS, batch=1), tmp_path / "out", processes=(3, 1))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", ["gsnr-dropout", "gsnr-dropout-fixed"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+
+from domaingrad import rules
+from domaingrad.engine import DDPAgreement
 
 from .base import Batches, Bound, Dealt, Losses, Method, pooled
 
@@ -41,22 +43,22 @@ class ERM(Method):
         generator: Generator,
         scaler: GradScaler,
     ) -> Bound:
-        """Pool the batches."""
+        """Pool the batches; several processes average by their numbers of samples.
+
+        Not by DistributedDataParallel's own mean: that takes all processes to have as many, and
+        how it rounds depends on what it has learnt in its first step, so that a run that goes on
+        would come to other numbers.
+        """
+        averaging = None
+        if isinstance(model, DistributedDataParallel):
+            averaging = DDPAgreement(model, rules.Mean(), domain=0, scaler=scaler)
 
         def backward(batches: Batches) -> Tensor:
             inputs, labels, _ = pooled(batches)
+            if averaging is not None:
+                averaging.samples = len(labels)
             loss = losses(model(inputs), labels).mean()
-            weight = _weight(model, labels)
-            torch.autograd.backward(scaler.scale(loss if weight is None else loss * weight))
+            torch.autograd.backward(scaler.scale(loss))
             return loss.detach()
 
         return Bound(backward)
-
-
-def _weight(model: nn.Module, labels: Tensor) -> Tensor | None:
-    """What turns DistributedDataParallel's mean over processes into one over samples: n W / Σ n."""
-    if not isinstance(model, DistributedDataParallel):
-        return None
-    samples = torch.tensor(float(len(labels)), device=labels.device)
-    dist.all_reduce(total := samples.clone(), group=model.process_group)
-    return samples * dist.get_world_size(model.process_group) / total

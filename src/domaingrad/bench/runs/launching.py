@@ -55,11 +55,7 @@ def fabric_of(config: TrainConfig, devices: int = 1, nodes: int = 1) -> Any:
         raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
     if devices * nodes == 1:
         return _fabric(config, config.precision)
-    # Parameters that a model does not use are left alone, as in one process; and buckets keep their
-    # order, which DistributedDataParallel else changes after its first step, and with it the
-    # rounding of a run that goes on.
-    strategy = "ddp_find_unused_parameters_true"
-    options = {"devices": devices, "num_nodes": nodes, "strategy": strategy}
+    options = {"devices": devices, "num_nodes": nodes, "strategy": "ddp"}
     fabric = _fabric(config, config.precision, **options)
     lacking = [name for name in BY_HAND if name not in os.environ]
     if nodes > 1 and lacking and _environment(fabric) == "LightningEnvironment":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -64,7 +63,6 @@ class Ranks:
         """In DistributedDataParallel, if there are several processes."""
         if self.world == 1:
             return model
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         wrapped: nn.Module = self._fabric.strategy.setup_module(model)
         return wrapped
 
