@@ -98,7 +98,7 @@ def carry_out(
     total = len(plan.runs)
     reused = f", {total - len(todo)} of them found in {directory.path}" if len(todo) < total else ""
     errors.print(
-        f"{total} runs{reused}; {crew.jobs} at a time. "
+        f"{total} runs{reused}; {'on Ray' if crew.ray else f'{crew.jobs} at a time'}. "
         "Held-out scores stay sealed until training ends.",
         highlight=False,
         soft_wrap=True,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from domaingrad.bench.domains import DATA_SETS, READERS, DataOptions
+from domaingrad.bench.domains import DATA_SETS, READERS, DataError, DataOptions
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.protocol import SELECTIONS
 from domaingrad.bench.runs import Crew, Plan, PlannedRun, Request, SweepDirectory, make_plan
@@ -73,6 +74,14 @@ def sweep(
         typer.Option(help="Runs at a time.  [default: one per core, or --per-gpu of each GPU]"),
     ] = None,
     per_gpu: Annotated[int, typer.Option(help="Runs at a time on each GPU.")] = 1,
+    launcher: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Processes of this machine, or a Ray cluster (which --jobs is not for)."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray: of the cluster.  [default: one of this machine is started]"),
+    ] = None,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the selected model of every run.")
     ] = False,
@@ -137,6 +146,8 @@ def sweep(
             settings=settings,
             data_options=DataOptions(**reading),
         )
+        if address is not None and launcher != "ray":
+            raise DataError("--address is that of a Ray cluster; add --launcher ray.")
         with TrainingView(errors) as view:
             plan, read = make_plan(request, view.listener.news)
             directory = SweepDirectory.at(out)
@@ -144,6 +155,9 @@ def sweep(
                 directory.require(plan, extend)
             todo, failed = _todo(directory, plan, retry_failed)
             crew = crew_of(jobs, keep_models, accelerator, per_gpu, max(1, len(todo)))
+            if launcher == "ray":
+                share = 0.0 if accelerator == "cpu" or not crew.devices else 1 / per_gpu
+                crew = replace(crew, ray=True, address=address, gpu_share=share)
             cost = measure(todo, read, keep_models, view.listener.news)
         _tell_plan(errors, plan, todo, failed, crew, cost)
         if dry_run:
@@ -189,11 +203,13 @@ def _tell_plan(
             markup=False,
             soft_wrap=True,
         )
+    at_a_time = "on a Ray cluster" if crew.ray else f"{crew.jobs} at a time"
+    on_one = f" on {crew.jobs} cores" if crew.ray else ""
     if failed:
         console.print(f"{failed} runs have failed before; --retry-failed runs them again.")
     console.print(
-        f"To be done: {len(todo)} runs, {crew.jobs} at a time, about "
-        f"{duration(cost.seconds / crew.jobs)} by the speed of a few steps; "
+        f"To be done: {len(todo)} runs, {at_a_time}, about "
+        f"{duration(cost.seconds / crew.jobs)}{on_one} by the speed of a few steps; "
         f"{_bytes(cost.kept)} on disk at the end, {_bytes(cost.meanwhile * crew.jobs)} more "
         f"meanwhile.",
         highlight=False,

@@ -101,6 +101,12 @@ class Crew:
     """Whether the selected models stay."""
     devices: tuple[str, ...] = ()
     """GPUs, by number, which the processes share evenly; none for the CPU."""
+    ray: bool = False
+    """Whether a Ray cluster carries them out, as many at a time as it has room for."""
+    address: str | None = None
+    """Of that cluster; without one, a cluster of this machine."""
+    gpu_share: float = 0.0
+    """Of a GPU of that cluster that a run takes."""
 
     def environment(self, worker: int) -> Mapping[str, str]:
         """What sets a worker's device."""
@@ -128,16 +134,25 @@ def execute(
         KeyboardInterrupt: after all processes have ended.
         FullDiskError: likewise.
     """
-    if crew.jobs == 1 and not crew.devices:
+    if crew.ray:
+        from .ray_launcher import execute_on_ray  # noqa: PLC0415 - it needs what is here
+
+        execute_on_ray(runs, place, crew, on_event)
+    elif crew.jobs == 1 and not crew.devices:
         for run in runs:
-            on_event(_outcome(run, place(run.key), crew.keep_models, on_event))
+            on_event(outcome(run, place(run.key), crew.keep_models, on_event))
     else:
         _in_processes(runs, place, crew, on_event)
 
 
-def _outcome(
+def outcome(
     run: PlannedRun, place: Path, keep_model: bool, on_progress: Callable[[Progress], None]
 ) -> Finished | Failed:
+    """Carry out one run here, on one thread, and tell of it every now and then.
+
+    Raises:
+        FullDiskError: what else a run may die of is in what is returned.
+    """
     last = time.perf_counter()
 
     def report(status: Status) -> None:
@@ -200,7 +215,7 @@ def _work(run: PlannedRun, place: Path, keep_model: bool) -> Finished | Failed:
         _news.send(progress)
 
     tell(Progress(run, 0, 0, 0.0, None))
-    return _outcome(run, place, keep_model, tell)
+    return outcome(run, place, keep_model, tell)
 
 
 class _Worker:
