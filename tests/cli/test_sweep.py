@@ -194,7 +194,7 @@ def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(tmp_p
         check=False,
     )  # fmt: skip
     assert child.returncode == 1, child.stderr
-    assert "its process died 3 times" in child.stderr
+    assert "it lost its process 3 times" in child.stderr
     assert child.stderr.count("Lost its process") == 2
     assert set(pd.read_csv(tmp_path / "out" / "results.csv")["method"]) == {"and-mask"}
 

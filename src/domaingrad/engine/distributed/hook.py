@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from domaingrad.rules import Rule
 
 from ..step import warn_of_non_finite
 from .exchange import Bucket, Exchange
-from .placement import gather_placement, require_alike
+from .placement import Placement, one_row_each, require_alike
 
 
 class DDPAgreement:
@@ -95,14 +97,17 @@ class DDPAgreement:
                     f"samples must be a whole number of at least 1; found {self.samples!r}. A rank "
                     f"without samples takes part by GradientAgreement's agree.idle()."
                 )
-            placement = gather_placement(
-                {self.domain: self.samples}, self._group, bucket.buffer().device
-            )
-            self._labels = placement.domains
-            self.rule.require_domains(len(self._labels), f" on all ranks (domain {self._labels})")
+            gathered = one_row_each(self.domain, self.samples, self._group, bucket.buffer().device)
             scale = 1.0 if self._scaler is None else self._scaler.get_scale()
             exchange = self._exchange = Exchange(
-                self.rule, placement, lambda _: 1.0 / scale, scale, self._group, "auto", self._wire
+                self.rule,
+                [1] * dist.get_world_size(self._group),
+                partial(self._agreeable, gathered),
+                lambda _: 1.0 / scale,
+                scale,
+                self._group,
+                "auto",
+                self._wire,
             )
         buffer = bucket.buffer()
         parameters = bucket.parameters()
@@ -117,6 +122,12 @@ class DDPAgreement:
         if bucket.is_last():
             self._keep(exchange)
         return future
+
+    def _agreeable(self, gathered: Callable[[], Placement]) -> Placement:
+        placement = gathered()
+        self._labels = placement.domains
+        self.rule.require_domains(len(self._labels), f" on all ranks (domain {self._labels})")
+        return placement
 
     def _keep(self, exchange: Exchange) -> None:
         self._exchange = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -84,6 +85,28 @@ def gather_placement(
         tuple(samples for _, _, samples in rows),
         world,
     )
+
+
+def one_row_each(
+    label: int, samples: int, group: dist.ProcessGroup | None, device: torch.device
+) -> Callable[[], Placement]:
+    """Tell all processes of the one domain that this one holds, without waiting for them.
+
+    Returns:
+        What waits for them, to be called when it must be known.
+    """
+    world = dist.get_world_size(group)
+    table = torch.empty(world, 2, dtype=torch.int64, device=device)
+    own = torch.tensor([[label, samples]], device=device)
+    travelling = all_gather(table, own, group=group, async_op=True)
+
+    @cache
+    def arrived() -> Placement:
+        travelling.wait()
+        labels, counts = table.T.tolist()
+        return Placement(tuple(range(world)), tuple(labels), tuple(counts), world)
+
+    return arrived
 
 
 def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy: str) -> None:
