@@ -184,7 +184,7 @@ class GradientAgreement:
         if not torch.is_grad_enabled():
             return SeparatePasses(batch).forward(self._inner, inputs, options)
         if self._processes is not None:
-            self._processes.begin(self.rule, self._trained)
+            self._processes.begin(self.rule, self._trained, samples=True)
         else:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         if self.engine == "streaming":
@@ -296,7 +296,7 @@ class GradientAgreement:
                 "agree.idle() is for a process without samples among others; this model is not in "
                 "DistributedDataParallel. Leave the step out."
             )
-        self._processes.begin(self.rule, self._trained)
+        self._processes.begin(self.rule, self._trained, samples=False)
         self._agree_among_processes({}, [])
 
     def _among_processes(self, held: Mapping[int, int]) -> DistributedAgreement:

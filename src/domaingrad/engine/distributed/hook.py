@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,9 @@ from domaingrad.rules import Rule
 from ..step import warn_of_non_finite
 from .exchange import Bucket, Exchange
 from .placement import Placement, one_row_each, require_alike
+
+HOOKED: WeakSet[DistributedDataParallel] = WeakSet()
+"""Models whose domains agree in their communication."""
 
 
 class DDPAgreement:
@@ -87,6 +91,7 @@ class DDPAgreement:
             "return": torch.futures.Future[Tensor],
         }
         model.register_comm_hook(self, _hook)
+        HOOKED.add(model)
 
     def take(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Send a bucket; the future is kept when its update is back, all at the last bucket."""
