@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from scipy.special import ndtri
 from sklearn.metrics import roc_curve
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.protocol.video_scores import Numbers
 
-from .liveness import LivenessMetrics
+from .liveness import LivenessCurve
 from .liveness_rates import bpcer, far
 from .plots import COLOURS, Plot, themed
-from .video_scores import Numbers, VideoScores
+from .summary import DataSummary
 
 TITLE = "Live faces and attacks"
 CAPTION = (
@@ -32,15 +33,6 @@ LEAST = 0.001
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 
 
-@dataclass(frozen=True)
-class LivenessCurve:
-    """What one curve is drawn from."""
-
-    scores: VideoScores
-    """Of the target, with live faces and attacks."""
-    metrics: LivenessMetrics
-
-
 def liveness_plot(curves: Mapping[str, LivenessCurve]) -> Plot:
     """ROC and DET curves by name of domain or method, with operating points, in both themes.
 
@@ -49,6 +41,21 @@ def liveness_plot(curves: Mapping[str, LivenessCurve]) -> Plot:
     """
     _check(curves)
     return themed(TITLE, CAPTION, lambda: _draw(curves))
+
+
+def liveness_plots(data: DataSummary) -> list[Plot]:
+    """The curves of a sweep's methods, a plot a held-out domain, from the first trial there is."""
+    plots = []
+    for domain in data.data.held_out:
+        curves = {
+            row.method.title: row.curves[0] for row in data.liveness if row.held_out == domain
+        }
+        whole = {name: curve for name, curve in curves.items() if curve.scores.both}
+        if whole:
+            plot = liveness_plot(whole)
+            title = f"{TITLE}, {domain} held out"
+            plots.append(replace(plot, title=title, caption=f"First trial. {CAPTION}"))
+    return plots
 
 
 def plot_liveness(curves: Mapping[str, LivenessCurve], path: Path) -> None:
@@ -84,7 +91,7 @@ def _check(curves: Mapping[str, LivenessCurve]) -> None:
     if not curves:
         raise DataError("expected at least one curve to draw, found none.")
     for name, curve in curves.items():
-        if curve.scores.live.all() or not curve.scores.live.any():
+        if not curve.scores.both:
             raise DataError(
                 f"a curve needs videos of live faces and of attacks; {name} has one of them alone. "
                 f"Leave it out of the plot."

@@ -25,6 +25,7 @@ from domaingrad.bench.runs import (
     RunDirectoryError,
     SweepDirectory,
 )
+from domaingrad.bench.runs.fitting import SealedVideos
 from domaingrad.bench.runs.settings import OPTIMISATION
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
@@ -46,6 +47,8 @@ class Course:
     """By checkpoint."""
     others: tuple[float | None, ...]
     """By checkpoint: mean score on the other domains, each held out beside it by another run."""
+    videos: Mapping[int, SealedVideos]
+    """By step; empty where the data are no faces."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -160,6 +163,16 @@ class Collected:
         columns = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
         return pd.DataFrame(rows, columns=columns)
 
+    def videos(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], SealedVideos]:
+        """Scores of the videos at the checkpoints that were selected, by :data:`PLACE`.
+
+        Args:
+            selected: one row a data set, method, held-out domain and trial.
+        """
+        steps = {tuple(row[name] for name in PLACE): row["step"] for _, row in selected.iterrows()}
+        found = {tuple(course.place.values()): course.videos for course in self.courses}
+        return {place: found[place][step] for place, step in steps.items() if step in found[place]}
+
 
 def _selected(selection: Selection, courses: Iterable[Course]) -> dict[str, Any] | None:
     """The candidate that counts among the draws of one trial."""
@@ -188,6 +201,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         causes: why runs have not finished, by key, where it is not written down.
     """
     singles: list[tuple[PlannedRun, tuple[Checkpoint, ...], dict[int, Sealed]]] = []
+    videos: dict[str, dict[int, SealedVideos]] = {}
     pairs: dict[tuple[Any, ...], dict[int, Sealed]] = {}
     planned: dict[tuple[str, str, str], int] = defaultdict(int)
     missing: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -210,6 +224,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
             warned[f"{run.data}, {config.method}: {text}"] += 1
         if config.also_hold_out is None:
             singles.append((run, tuple(there.checkpoints()), there.unseal()))
+            videos[run.key] = there.videos()
         else:
             pairs[_kind(run, frozenset(config.held_out))] = there.unseal()
     beside = {each.name: each.others for each in plan.data}
@@ -227,6 +242,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
                 checkpoints,
                 tuple(sealed[checkpoint.step][one] for checkpoint in checkpoints),
                 tuple(_others(pairs_of_run, checkpoint.step) for checkpoint in checkpoints),
+                videos[run.key],
             )
         )
     return Collected(

@@ -16,11 +16,14 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from .fitting import Checkpoint, HeldOutScores, Sealed
+from domaingrad.bench.protocol.video_scores import VideoScores
+
+from .fitting import Checkpoint, HeldOutScores, Sealed, SealedVideos
 
 CONFIG = "config.yaml"
 RECORDS = "run.jsonl"
 SEALED = "held_out.jsonl"
+VIDEOS = "videos.jsonl"
 STATE = "checkpoint.pt"
 MODEL = "model.safetensors"
 LOCK = "lock"
@@ -40,9 +43,10 @@ class RunDirectory:
     """Everything that a training leaves.
 
     ``config.yaml`` says what is run and with what; ``run.jsonl`` has a line a checkpoint, and one
-    at the end; ``held_out.jsonl`` is the sealed side of these; ``checkpoint.pt`` is the state to go
-    on from; ``model.safetensors`` the model with the best source validation so far. Lines are
-    appended whole, and files replaced whole, so that a kill at any moment leaves the last of each.
+    at the end; ``held_out.jsonl`` is the sealed side of these, ``videos.jsonl`` that of faces,
+    where videos count; ``checkpoint.pt`` is the state to go on from; ``model.safetensors`` the
+    model with the best source validation so far. Lines are appended whole, and files replaced
+    whole, so that a kill at any moment leaves the last of each.
 
     Args:
         path: made if missing.
@@ -139,8 +143,11 @@ class RunDirectory:
         """
         return read_config(self.path / CONFIG)
 
-    def append(self, seen: Checkpoint, sealed: Sealed) -> None:
+    def append(self, seen: Checkpoint, sealed: Sealed, videos: SealedVideos | None = None) -> None:
         """Add a checkpoint; its sealed side first."""
+        if videos:
+            scores = {name: found.described() for name, found in videos.items()}
+            self._append(VIDEOS, {"step": seen.step, "videos": scores})
         if sealed:
             scores = {name: asdict(found) for name, found in sealed.items()}
             self._append(SEALED, {"step": seen.step, "scores": scores})
@@ -179,6 +186,16 @@ class RunDirectory:
                     name: HeldOutScores(**found) for name, found in line["scores"].items()
                 }
                 for line in self._lines(SEALED)
+            }
+
+    def videos(self) -> dict[int, SealedVideos]:
+        """Scores of videos by step and domain, where the data are faces; likewise for reports."""
+        with self._read(VIDEOS):
+            return {
+                line["step"]: {
+                    name: VideoScores.read(found) for name, found in line["videos"].items()
+                }
+                for line in self._lines(VIDEOS)
             }
 
     def save_state(self, state: Mapping[str, Any]) -> None:

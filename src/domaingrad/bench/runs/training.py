@@ -277,8 +277,8 @@ def _run(
         began = time.perf_counter()
         while fit.step < training.steps:
             if fit.advance():
-                last, sealed = fit.checkpoint()
-                directory.append(last, sealed)
+                last, sealed, videos = fit.checkpoint()
+                directory.append(last, sealed, videos)
                 if chosen is None or last.val_score >= chosen.val_score:
                     chosen = _Chosen.now(model, last)
                     directory.save_model(chosen.content(plain, config))
