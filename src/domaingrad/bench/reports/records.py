@@ -22,14 +22,20 @@ from domaingrad.bench.runs import (
     Plan,
     PlannedRun,
     RunDirectory,
-    RunDirectoryError,
     SweepDirectory,
 )
+from domaingrad.bench.runs.directory import Condition
 from domaingrad.bench.runs.fitting import SealedVideos
 from domaingrad.bench.runs.settings import OPTIMISATION
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
+
+CONDITIONS: Mapping[Condition, str] = {
+    "not begun": "not run",
+    "not finished": "not finished",
+    "damaged": "its records are damaged",
+}
 
 PLACE = ["data", "method", "held_out", "trial", "draw"]
 """Columns that say which run with one domain held out."""
@@ -211,13 +217,13 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         config = run.config
         cell = (run.data, config.method, " and ".join(config.held_out))
         planned[cell] += 1
-        there = directory.run(run.key)
-        ended = there.finished() if there is not None and directory.finished(run.key) else None
-        if there is None or ended is None:
+        condition = directory.condition(run.key)
+        if condition != "finished":
             told = causes.get(run.key) or directory.failure(run.key)
-            state = "not run" if there is None else _state(there)
-            missing[cell].append(state if told is None else cause_of(told))
+            missing[cell].append(CONDITIONS[condition] if told is None else cause_of(told))
             continue
+        there = RunDirectory(directory.place(run.key))
+        ended = there.finished() or {}
         finished += 1
         seconds += ended["seconds"]
         for text in ended["warnings"]:
@@ -252,14 +258,6 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         missing={cell: (planned[cell], tuple(found)) for cell, found in missing.items()},
         warnings=dict(sorted(warned.items(), key=lambda item: -item[1])),
     )
-
-
-def _state(run: RunDirectory) -> str:
-    """Of a run that counts as not finished."""
-    try:
-        return "not finished" if run.finished() is None else "its records are damaged"
-    except RunDirectoryError:
-        return "its records are damaged"
 
 
 def cause_of(text: str) -> str:

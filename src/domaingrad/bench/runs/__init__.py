@@ -1,8 +1,9 @@
 """Runs: train one model, keep its record, run many side by side."""
 
-from .directory import FullDiskError, RunDirectory, RunDirectoryError
+from .directory import RunDirectory
 from .events import Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
+from .files import FullDiskError, RunDirectoryError
 from .fitting import Checkpoint, HeldOutScores
 from .plan import Plan, PlannedData, PlannedRun, Request, make_plan
 from .processes import Crew, uninterrupted

@@ -11,8 +11,8 @@ from pathlib import Path
 from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, load
 from domaingrad.bench.protocol import generator_of
 
-from .directory import FullDiskError
 from .events import Failed, Finished, Progress
+from .files import FullDiskError
 from .isolation import isolated
 from .plan import PlannedRun, key_of
 from .settings import TrainConfig, written

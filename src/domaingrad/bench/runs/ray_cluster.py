@@ -13,8 +13,8 @@ from typing import Any
 
 from domaingrad.bench.domains import DataError
 
-from .directory import FullDiskError
 from .events import Failed, Finished, Lost, OnEvent, Progress, Undone
+from .files import FullDiskError
 from .one_run import attempt
 from .plan import PlannedRun
 

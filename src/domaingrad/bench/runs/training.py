@@ -23,7 +23,8 @@ from domaingrad.bench.models import freeze_norms, load_weights
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
 
-from .directory import RECORDS, RunDirectory, RunDirectoryError
+from .directory import RECORDS, RunDirectory
+from .files import RunDirectoryError
 from .fitting import (
     DIVERGED,
     Checkpoint,
