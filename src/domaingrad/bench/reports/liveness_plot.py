@@ -17,6 +17,7 @@ from domaingrad.bench.protocol.video_scores import Numbers
 
 from .liveness import LivenessCurve
 from .liveness_rates import bpcer, far
+from .plot_files import RESOLUTION, written_to
 from .plots import COLOURS, Plot, themed
 from .summary import DataSummary
 
@@ -65,13 +66,8 @@ def plot_liveness(curves: Mapping[str, LivenessCurve], path: Path) -> None:
         DataError: a curve without live faces or attacks, or a file that cannot be written.
     """
     _check(curves)
-    try:
-        _draw(curves).savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the plot cannot be written to {path} ({error}); name a .png, .svg or .pdf in a "
-            f"folder that is there."
-        ) from error
+    with written_to(path):
+        _draw(curves).savefig(path, dpi=RESOLUTION)
 
 
 def operating_points(curve: LivenessCurve) -> dict[str, tuple[float, float]]:

@@ -268,11 +268,15 @@ def to_json(summary: Summary) -> str:
         "missing": missing_lines(summary),
         "warnings": dict(summary.warnings),
     }
+    return json_of(document)
+
+
+def json_of(document: Any) -> str:
+    """For people and programs; JSON has no infinity and no NaN, which become null."""
     return json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

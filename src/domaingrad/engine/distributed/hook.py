@@ -16,7 +16,7 @@ from domaingrad.rules import Rule
 
 from ..step import warn_of_non_finite
 from .exchange import Bucket, Exchange
-from .placement import Placement, one_row_each, require_alike
+from .placement import Likeness, Placement, one_row_each
 
 HOOKED: WeakSet[DistributedDataParallel] = WeakSet()
 """Models whose domains agree in their communication."""
@@ -83,7 +83,7 @@ class DDPAgreement:
         self._labels: list[int] = []
         self._promised: dict[int, tuple[torch.futures.Future[Tensor], Tensor]] = {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        require_alike(rule, trained, self._group)
+        Likeness().require(rule, trained, self._group)
         self._number = {id(parameter): index for index, parameter in enumerate(trained)}
         # DDP looks at the types themselves, which a PyTorch without torch.distributed has not.
         _hook.__annotations__ = {

@@ -17,7 +17,7 @@ from ..reduction import Kernels
 from ..single_pass.gradients import Given
 from ..step import accumulate
 from .hook import HOOKED
-from .placement import require_alike
+from .placement import Likeness
 from .receiver import DistributedAgreement
 from .shards import Shards
 
@@ -34,7 +34,7 @@ class Processes:
     model: DistributedDataParallel
     half: bool = False
     weights: Mapping[Hashable, float] = field(default_factory=dict)
-    _known: bool = field(default=False, init=False)
+    _likeness: Likeness = field(default_factory=Likeness, init=False)
     _forwards: int = field(default=0, init=False)
     _taken: int = field(default=0, init=False)
     _had_samples: bool = field(default=True, init=False)
@@ -122,10 +122,8 @@ class Processes:
         Raises:
             AgreementError: they have not.
         """
-        if not self._known:
-            options = {"weights": dict(self.weights), "half": self.half}
-            require_alike(rule, parameters, self.group, options)
-            self._known = True
+        options = {"weights": dict(self.weights), "half": self.half}
+        self._likeness.require(rule, parameters, self.group, options)
 
     def agreement(
         self,
