@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,36 @@ LEAST = 0.001
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 
 
-def liveness_plot(curves: Mapping[str, LivenessCurve]) -> Plot:
+def liveness_plot(
+    curves: Mapping[str, LivenessCurve], colours: Sequence[str] = COLOURS[1:]
+) -> Plot:
     """ROC and DET curves by name of domain or method, with operating points, in both themes.
+
+    Args:
+        curves: by name.
+        colours: of the curves, in their order.
 
     Raises:
         DataError: a curve without live faces or attacks.
     """
     _check(curves)
-    return themed(TITLE, CAPTION, lambda: _draw(curves))
+    return themed(TITLE, CAPTION, lambda: _draw(curves, colours))
 
 
 def liveness_plots(data: DataSummary) -> list[Plot]:
     """The curves of a sweep's methods, a plot a held-out domain, from the first trial there is."""
+    titles = (row.method.title for row in data.methods)
+    colour_of = {title: COLOURS[index % len(COLOURS)] for index, title in enumerate(titles)}
     plots = []
     for domain in data.data.held_out:
         curves = {
-            row.method.title: row.curves[0] for row in data.liveness if row.held_out == domain
+            row.method.title: row.curves[0]
+            for row in data.liveness
+            if row.held_out == domain and row.curves[0].scores.both
         }
-        whole = {name: curve for name, curve in curves.items() if curve.scores.both}
-        if whole:
-            plot = liveness_plot(whole)
+        if curves:
+            own = [colour_of[title] for title in curves]
+            plot = liveness_plot(curves, own)
             title = f"{TITLE}, {domain} held out"
             plots.append(replace(plot, title=title, caption=f"First trial. {CAPTION}"))
     return plots
@@ -67,7 +77,7 @@ def plot_liveness(curves: Mapping[str, LivenessCurve], path: Path) -> None:
     """
     _check(curves)
     with written_to(path):
-        _draw(curves).savefig(path, dpi=RESOLUTION)
+        _draw(curves, COLOURS[1:]).savefig(path, dpi=RESOLUTION)
 
 
 def operating_points(curve: LivenessCurve) -> dict[str, tuple[float, float]]:
@@ -94,12 +104,12 @@ def _check(curves: Mapping[str, LivenessCurve]) -> None:
             )
 
 
-def _draw(curves: Mapping[str, LivenessCurve]) -> Figure:
+def _draw(curves: Mapping[str, LivenessCurve], colours: Sequence[str]) -> Figure:
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     roc, det = figure.subplots(1, 2)
     roc.plot([0, 100], [0, 100], color=COLOURS[0], linestyle=":")
     for index, (name, curve) in enumerate(curves.items()):
-        style: dict[str, Any] = {"color": COLOURS[(1 + index) % len(COLOURS)]}
+        style: dict[str, Any] = {"color": colours[index % len(colours)]}
         accepted, live, _ = roc_curve(curve.scores.live, curve.scores.score)
         area = curve.metrics.auc
         label = name if area is None else f"{name} (AUC {100 * area.value:.1f} %)"
