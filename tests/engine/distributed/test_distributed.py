@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import nn
 from torch.distributed.checkpoint import load, save
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -22,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 import domaingrad as dg
 from domaingrad.bench.models import mlp
 
-from .processes import in_processes
+from .processes import in_processes, results_in
 
 STEPS = 3
 RULES = {
@@ -389,9 +390,15 @@ def all_of_it(rank, world, directory):
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
 def results(request, tmp_path_factory):
-    """By rank."""
-    place = tmp_path_factory.mktemp("processes")
-    return in_processes(all_of_it, request.param, place, str(place / "checkpoint"))
+    """By rank; of several processes that test, the first makes them for all."""
+    world, own = request.param, tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    place = shared / f"{world} processes"
+    with FileLock(shared / f"{world}.lock"):
+        if not (place / "done").exists():
+            in_processes(all_of_it, world, place, str(place / "checkpoint"))
+            (place / "done").touch()
+    return results_in(place, world)
 
 
 def assert_equal(results, key, expected, tolerance=1e-6):
