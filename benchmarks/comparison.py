@@ -2,15 +2,12 @@
 
     python benchmarks/comparison.py --shared DIR [--jobs 2] [--only NAME] [--page]
 
-DIR holds what cannot be handed on: ``pacs64.zip`` (PACS at 64²), ``weights/`` (SqueezeNet 1.0's,
-with torchvision's names), ``mnist/``, ``usps/`` and ``mnist_m/`` in their usual files, and
-``heart_disease_4sites.csv.gz``. Data are prepared below ``runs/comparison``, and so are the sweeps,
-which go on where they were left. ``--page`` writes the page from what is there.
+DIR holds what benchmarks/sources.py names. Data are prepared below ``runs/comparison``, and so are
+the sweeps, which go on where they were left. ``--page`` writes the page from what is there.
 """
 
 from __future__ import annotations
 
-import gzip
 import shlex
 import subprocess
 import sys
@@ -18,13 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from zipfile import ZipFile
 
-import numpy as np
-import pandas as pd
 import typer
-from PIL import Image
-from timing import RESULTS, environment
+from sources import KEPT_DIGITS, digits, heart, mnist, nothing, pacs
+from timing import RESULTS, environment, write_sections
 
 from domaingrad.bench.reports import Summary, missing_lines, summarise
 from domaingrad.bench.reports.inspection import inspect_run
@@ -43,10 +37,6 @@ from domaingrad.bench.runs import RunDirectory, SweepDirectory
 
 COMPARED = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad", "gsnr-dropout")
 
-KEPT_OF_MNIST = (8000, 2000)
-"""Of the training and of the test digits: a seventh, so that two cores can evaluate them."""
-KEPT_DIGITS = 2000
-"""Of each of MNIST, MNIST-M and USPS."""
 OUT = Path("runs/comparison")
 
 
@@ -67,65 +57,6 @@ class Study:
         """With the places filled in."""
         text = self.command.replace("DATA", data).replace("SHARED", shared)
         return ["sweep", *shlex.split(text), "--methods", ",".join(COMPARED)]
-
-
-def nothing(_: Path, __: Path) -> None:
-    """Built-in data."""
-
-
-def idx(path: Path) -> np.ndarray:
-    """What an idx file holds."""
-    raw = gzip.decompress(path.read_bytes())
-    dimensions = raw[3]
-    shape = np.frombuffer(raw, ">i4", dimensions, 4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-
-
-def mnist(shared: Path, data: Path) -> None:
-    """The first digits of both parts of MNIST, as idx files."""
-    for part, kept in zip(("train", "t10k"), KEPT_OF_MNIST, strict=True):
-        for kind in ("images-idx3", "labels-idx1"):
-            name = f"{part}-{kind}-ubyte.gz"
-            array = idx(shared / "mnist" / name)[:kept]
-            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (data / name).write_bytes(gzip.compress(head + array.tobytes(), mtime=0))
-
-
-def heart(shared: Path, data: Path) -> None:
-    """Disease if the table's ``num`` is above 0."""
-    rows = pd.read_csv(shared / "heart_disease_4sites.csv.gz")
-    rows["disease"] = rows.pop("num").gt(0).map({True: "yes", False: "no"})
-    rows.to_csv(data / "heart.csv", index=False)
-
-
-def pacs(shared: Path, data: Path) -> None:
-    """The archive."""
-    with ZipFile(shared / "pacs64.zip") as archive:
-        for name in archive.namelist():
-            if name.startswith("PACS/") and not name.startswith("PACS/splits"):
-                archive.extract(name, data)
-
-
-def digits(shared: Path, data: Path) -> None:
-    """MNIST, MNIST-M and USPS as a folder; MNIST's are none that MNIST-M's are made of."""
-    images, labels = (
-        idx(shared / "mnist" / f"train-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")
-    )
-    _save(data / "mnist", images[-KEPT_DIGITS:], labels[-KEPT_DIGITS:])
-    sheet = np.asarray(Image.open(shared / "mnist_m" / "mnist_m_test.jpg").convert("RGB"))
-    tiles = sheet.reshape(-1, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
-    labels = np.load(shared / "mnist_m" / "mnist_m_test_labels.npy")
-    _save(data / "mnist-m", tiles[:KEPT_DIGITS], labels[:KEPT_DIGITS])
-    rows = np.loadtxt(shared / "usps" / "zip.train.gz")[:KEPT_DIGITS]
-    images = ((rows[:, 1:] + 1) * 127.5).round().astype(np.uint8).reshape(-1, 16, 16)
-    _save(data / "usps", images, rows[:, 0].astype(int))
-
-
-def _save(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        place = folder / str(label)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / f"{number:05}.png")
 
 
 STUDIES = (
@@ -240,19 +171,12 @@ def conflict(summary: Summary, directory: SweepDirectory) -> Iterator[tuple[str,
 
 def write_page(jobs: int) -> None:
     """From the sweeps that are there; other sections stay as they are."""
-    path = RESULTS / "comparison.md"
-    _, *before = path.read_text(encoding="utf-8").split("\n## ") if path.exists() else [""]
-    written = {text.partition("\n")[0]: text.partition("\n")[2].strip() for text in before}
+    sections = {}
     for study in STUDIES:
         directory = SweepDirectory.at(OUT / study.name)
-        if directory is None:
-            continue
-        summary = summarise(directory)
-        if summary.finished:
-            written[study.title] = "\n\n".join(section(study, summary, directory))
-    studied = [study.title for study in STUDIES]
-    order = [*studied, *(title for title in written if title not in studied)]
-    parts = [
+        if directory is not None and (summary := summarise(directory)).finished:
+            sections[study.title] = "\n\n".join(section(study, summary, directory))
+    head = [
         "# Seven methods on six data sets",
         f"`python benchmarks/comparison.py --shared DIR --jobs {jobs}`",
         environment(),
@@ -263,9 +187,9 @@ def write_page(jobs: int) -> None:
         "checkpoint), 64 samples of each source: mean cosine between the sources' gradients, share "
         "of components on whose sign all agree, and cosines between batches of one class from the "
         "same and from other domains (95 % by bootstrap).",
-        *(f"## {title}\n\n{written[title]}" for title in order if title in written),
     ]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    titles = [study.title for study in STUDIES]
+    write_sections(RESULTS / "comparison.md", head, sections, titles)
 
 
 def main(

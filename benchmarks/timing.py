@@ -170,3 +170,22 @@ def write(name: str | None, title: str, command: str, paragraphs: Sequence[str])
     if name is not None:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def write_sections(
+    path: Path, head: Sequence[str], sections: Mapping[str, str], order: Sequence[str]
+) -> None:
+    """Write a page of sections; those that were there before and are not made anew stay.
+
+    Args:
+        path: of the page.
+        head: what stands above them.
+        sections: texts by title.
+        order: titles in their order; others stand at the end.
+    """
+    before = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
+    parted = (text.partition("\n") for text in before)
+    known = {title: text.strip() for title, _, text in parted} | dict(sections)
+    titles = [*(title for title in order if title in known), *(t for t in known if t not in order)]
+    parts = [*head, *(f"## {title}\n\n{known[title]}" for title in titles)]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

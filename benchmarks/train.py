@@ -1,33 +1,32 @@
 """Real runs of `domaingrad train`: four methods on photographs, digits and patients.
 
-    python benchmarks/train.py --pacs DIR --weights FILE --mnist DIR --heart FILE [--jobs 2]
+    python benchmarks/train.py --shared DIR [--jobs 2] [--only NAME]
 
-DIR of PACS holds its four domains; FILE of weights is SqueezeNet 1.0's, with torchvision's names;
-DIR of MNIST the idx files; FILE of heart the UCI heart disease table of four hospitals with a
-header (``site`` first, ``num`` last). Each run is what the command beside its table does, with the
-domains held out in turn and trials 0, 1, …; finished runs are not done again.
+DIR holds what benchmarks/sources.py names. Each run is what the command beside its table does, with
+the domains held out in turn and trials 0, 1, …; finished runs are not done again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Annotated
 
-import pandas as pd
+import sources
 import torch
 import typer
 from joblib import Parallel, delayed
-from timing import RESULTS, environment
+from timing import RESULTS, environment, write_sections
 
 from domaingrad.bench.domains import DataOptions
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.training import train
 
+ORDER = ("Heart disease, four hospitals", "PACS at 64²", "ColoredMNIST", "RotatedMNIST")
 COMPARED = ("erm", "and-mask", "sand-mask", "agr-sum")
 
 
@@ -56,14 +55,16 @@ class Done:
     seconds: float
 
 
-def pacs(folder: Path, weights: Path) -> Study:
+def of_pacs(shared: Path, data: Path) -> Study:
     """Photographs, from pretrained weights."""
+    prepared(sources.pacs, shared, data)
+    weights = shared / "weights" / "squeezenet1_0_imagenet.npz"
     return Study(
         title="PACS at 64²",
         command="domaingrad train --data pacs:DIR --size 64 --backbone torchvision:squeezenet1_0 "
         "--weights FILE --steps 100 --batch 16 --learning-rate 1e-4 --checkpoints 2",
         config=TrainConfig(
-            f"pacs:{folder}", None, data_options=DataOptions(size=64),
+            f"pacs:{data / 'PACS'}", None, data_options=DataOptions(size=64),
             backbone="torchvision:squeezenet1_0", weights=str(weights), steps=100, batch=16,
             learning_rate=1e-4, checkpoints=2, accelerator="cpu",
         ),
@@ -74,19 +75,15 @@ def pacs(folder: Path, weights: Path) -> Study:
     )  # fmt: skip
 
 
-def heart(table: Path, folder: Path) -> Study:
+def of_heart(shared: Path, data: Path) -> Study:
     """Patients of four hospitals."""
-    rows = pd.read_csv(table)
-    rows["disease"] = rows.pop("num").gt(0).map({True: "yes", False: "no"})
-    prepared = folder / "heart.csv"
-    prepared.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(prepared, index=False)
+    prepared(sources.heart, shared, data)
     return Study(
         title="Heart disease, four hospitals",
         command="domaingrad train --data heart.csv --target disease --domain site --missing '?' "
         "--categorical cp,restecg,slope --drop ca,thal",
         config=TrainConfig(
-            f"csv:{prepared}", None, accelerator="cpu",
+            f"csv:{data / 'heart.csv'}", None, accelerator="cpu",
             data_options=DataOptions(
                 target="disease", domain="site", missing=("?",), drop=("ca", "thal"),
                 categorical=("cp", "restecg", "slope"),
@@ -99,14 +96,23 @@ def heart(table: Path, folder: Path) -> Study:
     )  # fmt: skip
 
 
-def colored(folder: Path) -> Study:
+def colored(shared: Path, data: Path) -> Study:
     """Colour against shape."""
-    return _digits("ColoredMNIST", "colored-mnist", folder, ("+90%", "+80%", "-90%"))
+    prepared(sources.mnist, shared, data)
+    return _digits("ColoredMNIST", "colored-mnist", data, ("+90%", "+80%", "-90%"))
 
 
-def rotated(folder: Path) -> Study:
+def rotated(shared: Path, data: Path) -> Study:
     """The last of the angles."""
-    return _digits("RotatedMNIST", "rotated-mnist", folder, ("75°",))
+    prepared(sources.mnist, shared, data)
+    return _digits("RotatedMNIST", "rotated-mnist", data, ("75°",))
+
+
+def prepared(prepare: Callable[[Path, Path], None], shared: Path, data: Path) -> None:
+    """Once."""
+    if not data.exists():
+        data.mkdir(parents=True)
+        prepare(shared, data)
 
 
 def _digits(title: str, kind: str, folder: Path, held_out: tuple[str, ...]) -> Study:
@@ -118,8 +124,8 @@ def _digits(title: str, kind: str, folder: Path, held_out: tuple[str, ...]) -> S
         ),
         held_out=held_out,
         trials=1,
-        words="MNIST CNN; 100 steps of 32 per domain where DomainBed takes 5000 of 64, because of "
-        "two cores.",
+        words="MNIST CNN; 10,000 of 70,000 digits, 100 steps of 32 per domain where DomainBed "
+        "takes 5000 of 64, because of two cores.",
     )
 
 
@@ -167,9 +173,8 @@ def cell(values: Sequence[float]) -> str:
 
 
 def section(study: Study, done: Sequence[Done]) -> str:
-    """A table of Markdown with its command."""
+    """A table of Markdown with its command, without its title."""
     lines = [
-        f"## {study.title}",
         f"`{study.command} --method METHOD --hold-out DOMAIN --trial 0 … {study.trials - 1}`"
         if study.trials > 1
         else f"`{study.command} --method METHOD --hold-out DOMAIN`",
@@ -203,41 +208,38 @@ def section(study: Study, done: Sequence[Done]) -> str:
     return "\n\n".join(lines)
 
 
+STUDIES: dict[str, Callable[[Path, Path], Study]] = {
+    "heart": of_heart, "pacs": of_pacs, "colored": colored, "rotated": rotated
+}  # fmt: skip
+
+
 def main(
-    pacs_folder: Annotated[Path, typer.Option("--pacs")],
-    weights: Annotated[Path, typer.Option()],
-    mnist: Annotated[Path, typer.Option()],
-    heart_table: Annotated[Path, typer.Option("--heart")],
+    shared: Annotated[Path, typer.Option(help="Where the sources are.")],
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
+    only: Annotated[str, typer.Option(help=f"One of {', '.join(STUDIES)}.")] = "",
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/benchmark-train"),
 ) -> None:
     """Run what is not there yet, and write benchmarks/results/train.md."""
-    studies = [
-        heart(heart_table, out), pacs(pacs_folder, weights), colored(mnist), rotated(mnist),
-    ]  # fmt: skip
-    sections: list[str] = []
-    for study in studies:
-        sections.append(section(study, carried_out(study, out / study.title, jobs)))
-        write(sections, jobs)
+    for name, make in STUDIES.items():
+        if name.startswith(only):
+            study = make(shared.absolute(), out / "data" / name)
+            text = section(study, carried_out(study, out / study.title, jobs))
+            typer.echo(text)
+            write({study.title: text})
 
 
-def write(sections: Sequence[str], jobs: int) -> None:
-    """The page, with the tables that there are so far."""
-    text = "\n\n".join(
-        [
-            "# Training with one domain held out",
-            f"`python benchmarks/train.py --pacs DIR --weights FILE --mnist DIR --heart FILE "
-            f"--jobs {jobs}`",
-            environment(),
-            "Accuracy in %, mean ± standard error over trials (ddof 0), at the checkpoint with the "
-            "best source validation, which is what *sources* shows; then on 80 % of each domain "
-            "while it is held out. One thread a run; minutes are those of all runs of a row. "
-            "Default hyper-parameters, one seed, nothing tuned.",
-            *sections,
-        ]
-    )
-    typer.echo(text)
-    (RESULTS / "train.md").write_text(text + "\n", encoding="utf-8")
+def write(sections: Mapping[str, str]) -> None:
+    """The page; sections that were there and are not made anew stay."""
+    head = [
+        "# Training with one domain held out",
+        "`python benchmarks/train.py --shared DIR`",
+        environment(),
+        "Accuracy in %, mean ± standard error over trials (ddof 0), at the checkpoint with the "
+        "best source validation, which is what *sources* shows; then on 80 % of each domain "
+        "while it is held out. One thread a run; minutes are those of all runs of a row. "
+        "Default hyper-parameters, one seed, nothing tuned.",
+    ]
+    write_sections(RESULTS / "train.md", head, sections, ORDER)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.domains.faces import UNNAMED
+from domaingrad.bench.protocol.video_scores import VideoScores, joined, video_scores
 from domaingrad.bench.reports.liveness import Threshold, liveness_metrics
 from domaingrad.bench.reports.liveness_plot import (
     LivenessCurve,
@@ -31,7 +32,6 @@ from domaingrad.bench.reports.liveness_rates import (
     hter,
     tpr_at_fpr,
 )
-from domaingrad.bench.reports.video_scores import VideoScores, joined, video_scores
 
 
 def scores(lives, attacks, kinds=None):

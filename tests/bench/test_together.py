@@ -17,7 +17,8 @@ from torch import nn
 
 from domaingrad.bench.domains import DataError, DataOptions
 from domaingrad.bench.runs import fitting, training
-from domaingrad.bench.runs.directory import FullDiskError, RunDirectory
+from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.files import FullDiskError
 from domaingrad.bench.runs.ranks import shares
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.training import Listener, train, train_together

@@ -21,7 +21,8 @@ from domaingrad import bench
 from domaingrad.bench.domains import DataError, from_datasets
 from domaingrad.bench.models import build
 from domaingrad.bench.names import UnknownNameError
-from domaingrad.bench.runs.directory import RunDirectory, RunDirectoryError
+from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.files import RunDirectoryError
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.trained import Trained
 from domaingrad.bench.runs.training import Listener, train

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from domaingrad.bench.methods import ABLATIONS
-from domaingrad.bench.runs import SweepDirectory
+from domaingrad.bench.runs import RunDirectory, SweepDirectory
 from domaingrad.cli.app import app
 
 TINY = ["ablate", "gsnr", "--data", "colored-digits", "--trials", "2", "--steps", "2"]
@@ -41,7 +41,7 @@ def test_all_selections_are_compared_with_fixed_and_learned_ratios(ablated):
 def test_learned_ratios_are_in_the_records_and_fixed_ones_are_not(ablated):
     directory = SweepDirectory.existing(ablated[0])
     for planned in directory.plan().runs:
-        told = directory.run(planned.key).checkpoints()[-1].numbers
+        told = RunDirectory(directory.place(planned.key)).checkpoints()[-1].numbers
         learned = planned.config.method in {
             "gsnr-dropout", "drop-low-gsnr", "drop-high-gradient", "drop-random",
         }  # fmt: skip

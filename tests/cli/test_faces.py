@@ -129,3 +129,34 @@ def test_bad_input_is_told(faces, tmp_path):
     missing = run("train", "--data", f"faces:{tmp_path / 'no'}", "--protocol", "O&C&I-M")
     assert missing.exit_code == 2
     assert "OULU-NPU" in missing.stderr
+
+
+def test_a_sweep_tells_rates_by_video_and_draws_their_curves(faces, tmp_path):
+    out = tmp_path / "sweep"
+    swept = run(
+        "sweep", "--data", f"faces:{faces}", "--protocol", "O&C&I-M", "--size", 32, "--methods",
+        "erm,and-mask", "--trials", 2, "--draws", 1, "--steps", 6, "--checkpoints", 3, "--batch", 6,
+        "--backbone", "mnist-cnn", "--no-augment", "--learning-rate", 1e-3, "--jobs", 1,
+        "--accelerator", "cpu", "--keep-models", "--out", out, "--json",
+    )  # fmt: skip
+    assert swept.exit_code == 0, swept.output
+    summary = json.loads(swept.stdout)
+    told = {row["method"]: row["trials"] for row in summary["liveness"]}
+    assert set(told) == {"erm", "and-mask"}
+    # Each run's selected model, evaluated by itself, has the same rates.
+    for place in sorted((out / "runs").iterdir()):
+        config = RunDirectory(place).config()
+        alone = json.loads(run("evaluate", place, "--json").stdout)["liveness"]["M"]
+        found = told[config["method"]]
+        trial = config["trial"]
+        assert found["HTER"][trial] == pytest.approx(alone["at_source"]["hter"])
+        assert found["ACER"][trial] == pytest.approx(alone["at_source"]["acer"])
+        assert found["AUC"][trial] == pytest.approx(alone["auc"])
+        assert found["HTER, oracle"][trial] == pytest.approx(alone["at_target"]["hter"])
+    mean = np.mean([100 * each["value"] for each in told["erm"]["HTER"]])
+    markdown = (out / "results.md").read_text()
+    assert "| method | held out | HTER |" in markdown
+    assert f"| ERM | M | {mean:.1f}±" in markdown
+    page = (out / "report.html").read_text()
+    assert "Live faces and attacks, M held out" in page
+    assert page.count("HTER, oracle") == 1

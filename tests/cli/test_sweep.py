@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from domaingrad.bench.methods import ALL_METHODS
 from domaingrad.bench.methods.erm import ERM
-from domaingrad.bench.runs import RunDirectory, SweepDirectory, execution
+from domaingrad.bench.runs import RunDirectory, SweepDirectory, one_run
 from domaingrad.cli import sweep
 from domaingrad.cli.app import app
 
@@ -194,7 +194,7 @@ def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(tmp_p
         check=False,
     )  # fmt: skip
     assert child.returncode == 1, child.stderr
-    assert "its process died 3 times" in child.stderr
+    assert "it lost its process 3 times" in child.stderr
     assert child.stderr.count("Lost its process") == 2
     assert set(pd.read_csv(tmp_path / "out" / "results.csv")["method"]) == {"and-mask"}
 
@@ -355,7 +355,7 @@ def test_damaged_records_are_missing_in_the_report_and_done_again(swept, tmp_pat
 def test_data_that_change_under_a_sweep_fail_its_runs(tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
     data = table(path, lambda number: "yes" if number % 2 else "no")
-    execution._data.cache_clear()
+    one_run._data.cache_clear()
 
     def changed_meanwhile(*_):
         path.write_text(path.read_text().replace("6,", "5,", 1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from domaingrad.bench.domains import DataError
 from domaingrad.bench.reports.inspection import Inspection, inspect_run
+from domaingrad.bench.reports.plot_files import written_to
+from domaingrad.bench.reports.tables import json_of
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.inspect import Interval, plot_conflict
 
@@ -43,9 +42,10 @@ def inspect(
     with bad_input(errors), TrainingView(errors) as view:
         found = inspect_run(RunDirectory.existing(run), samples, seed, view.listener.news)
         if plot is not None:
-            _draw(found, plot)
+            with written_to(plot):
+                plot_conflict(found.conflict, plot, found.domains, found.gsnr)
     if as_json:
-        typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(json_of(_as_json(found)))
         return
     console = Console()
     console.print(_cosines(found))
@@ -56,21 +56,6 @@ def inspect(
             f"{_interval(found.similarity.inter)} between domains (95 % by bootstrap).",
             highlight=False,
         )
-
-
-def _draw(found: Inspection, path: Path) -> None:
-    """Draw it.
-
-    Raises:
-        DataError: it cannot be written there.
-    """
-    try:
-        plot_conflict(found.conflict, path, found.domains, found.gsnr)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the plot cannot be written to {path} ({error}); name a .png, .svg or .pdf in a "
-            f"folder that is there."
-        ) from error
 
 
 def _cosines(found: Inspection) -> Table:
@@ -110,12 +95,12 @@ def _as_json(found: Inspection) -> dict[str, Any]:
     return {
         "domains": list(found.domains),
         "samples": found.samples,
-        "cosines": [[_number(value) for value in row] for row in conflict.cosines.tolist()],
+        "cosines": conflict.cosines.tolist(),
         "layers": {
             name: {
-                "mean_cosine": _number(relation.mean_cosine),
+                "mean_cosine": relation.mean_cosine,
                 "agreement": relation.agreement,
-                "gsnr": _number(found.gsnr[name]) if name in found.gsnr else None,
+                "gsnr": found.gsnr.get(name),
                 "components": relation.components,
             }
             for name, relation in {"model": conflict, **conflict.layers}.items()
@@ -124,8 +109,3 @@ def _as_json(found: Inspection) -> dict[str, Any]:
         "similarity": found.similarity
         and {"intra": vars(found.similarity.intra), "inter": vars(found.similarity.inter)},
     }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None

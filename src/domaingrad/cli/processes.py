@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ from rich.markup import escape
 from domaingrad.bench.runs.ranks import FailedElsewhereError, LostProcessError
 
 from .session import INTERRUPTED
+
+MOMENT = 0.5
+"""Seconds in which a process that is killed is gone for good."""
 
 
 def is_first() -> bool:
@@ -50,9 +54,17 @@ def ended_together(errors: Console) -> Iterator[None]:
         raise typer.Exit(2 if speaks else 0) from None
     except LostProcessError as error:
         # The one that would speak for this node may be the one that is lost.
-        if speaks or os.getppid() != started_by:
+        if speaks or _is_gone(started_by):
             _say(errors, str(error))
         raise typer.Exit(1) from None
+
+
+def _is_gone(parent: int) -> bool:
+    """Whether this process has lost its parent; its connections end a moment before that shows."""
+    deadline = time.monotonic() + MOMENT
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(MOMENT / 50)
+    return os.getppid() != parent
 
 
 def _say(errors: Console, text: str) -> None:

@@ -30,6 +30,7 @@ from domaingrad.bench.reports import (
 )
 from domaingrad.bench.reports.published import COLUMNS, SOURCE
 from domaingrad.bench.runs import (
+    AnyCrew,
     Crew,
     Event,
     Failed,
@@ -37,6 +38,7 @@ from domaingrad.bench.runs import (
     FullDiskError,
     Plan,
     PlannedRun,
+    RayCrew,
     SweepDirectory,
     execute,
     uninterrupted,
@@ -75,17 +77,42 @@ def crew_of(
     Raises:
         DataError: fewer than one.
     """
-    for count, what in ((jobs, "jobs"), (per_gpu, "per-gpu")):
-        if count is not None and count < 1:
-            raise DataError(f"--{what} must be at least 1; found {count}.")
+    _require_some(jobs=jobs, per_gpu=per_gpu)
     gpus = torch.cuda.device_count() if accelerator in (None, "auto", "cuda", "gpu") else 0
     devices = tuple(str(number) for number in range(gpus))
     usual = gpus * per_gpu if gpus else cpu_count()
     return Crew(max(1, min(jobs or usual, runs)), keep_models, devices)
 
 
+def ray_crew_of(
+    address: str | None,
+    jobs: int | None,
+    keep_models: bool,
+    accelerator: str | None,
+    per_gpu: int,
+) -> RayCrew:
+    """One run a core of a Ray cluster, or so many a GPU.
+
+    Raises:
+        DataError: fewer than one, or there is no Ray, or no such cluster.
+    """
+    _require_some(jobs=jobs, per_gpu=per_gpu)
+    return RayCrew.connected(address, jobs, keep_models, None if accelerator == "cpu" else per_gpu)
+
+
+def _require_some(**counts: int | None) -> None:
+    for option, count in counts.items():
+        if count is not None and count < 1:
+            name = option.replace("_", "-")
+            raise DataError(f"--{name} must be at least 1; found {count}.")
+
+
 def carry_out(
-    directory: SweepDirectory, plan: Plan, todo: Sequence[PlannedRun], crew: Crew, errors: Console
+    directory: SweepDirectory,
+    plan: Plan,
+    todo: Sequence[PlannedRun],
+    crew: AnyCrew,
+    errors: Console,
 ) -> tuple[dict[str, str], bool]:
     """Carry out what is to be done.
 
@@ -131,7 +158,7 @@ def carry_out_and_report(
     directory: SweepDirectory,
     plan: Plan,
     todo: Sequence[PlannedRun],
-    crew: Crew,
+    crew: AnyCrew,
     as_json: bool,
     errors: Console,
 ) -> None:

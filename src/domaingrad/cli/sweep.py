@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from domaingrad.bench.domains import DATA_SETS, READERS, DataOptions
+from domaingrad.bench.domains import DATA_SETS, READERS, DataError, DataOptions
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.protocol import SELECTIONS
-from domaingrad.bench.runs import Crew, Plan, PlannedRun, Request, SweepDirectory, make_plan
+from domaingrad.bench.runs import (
+    AnyCrew,
+    Plan,
+    PlannedRun,
+    RayCrew,
+    Request,
+    SweepDirectory,
+    make_plan,
+)
 from domaingrad.bench.runs.cost import Cost, measure
 
 from . import options
 from .errors import bad_input
 from .live import duration
-from .session import AsJson, Seed, Trials, carry_out_and_report, crew_of, names
+from .session import AsJson, Seed, Trials, carry_out_and_report, crew_of, names, ray_crew_of
 from .training_view import TrainingView
 
 
@@ -73,6 +81,14 @@ def sweep(
         typer.Option(help="Runs at a time.  [default: one per core, or --per-gpu of each GPU]"),
     ] = None,
     per_gpu: Annotated[int, typer.Option(help="Runs at a time on each GPU.")] = 1,
+    launcher: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Processes of this machine, or the nodes of a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray: of the cluster.  [default: one of this machine is started]"),
+    ] = None,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the selected model of every run.")
     ] = False,
@@ -137,13 +153,19 @@ def sweep(
             settings=settings,
             data_options=DataOptions(**reading),
         )
+        if address is not None and launcher != "ray":
+            raise DataError("--address is that of a Ray cluster; add --launcher ray.")
         with TrainingView(errors) as view:
             plan, read = make_plan(request, view.listener.news)
             directory = SweepDirectory.at(out)
             if directory is not None:
                 directory.require(plan, extend)
             todo, failed = _todo(directory, plan, retry_failed)
-            crew = crew_of(jobs, keep_models, accelerator, per_gpu, max(1, len(todo)))
+            crew: AnyCrew
+            if launcher == "ray":
+                crew = ray_crew_of(address, jobs, keep_models, accelerator, per_gpu)
+            else:
+                crew = crew_of(jobs, keep_models, accelerator, per_gpu, max(1, len(todo)))
             cost = measure(todo, read, keep_models, view.listener.news)
         _tell_plan(errors, plan, todo, failed, crew, cost)
         if dry_run:
@@ -174,7 +196,7 @@ def _todo(
 
 
 def _tell_plan(
-    console: Console, plan: Plan, todo: list[PlannedRun], failed: int, crew: Crew, cost: Cost
+    console: Console, plan: Plan, todo: list[PlannedRun], failed: int, crew: AnyCrew, cost: Cost
 ) -> None:
     request = plan.request
     for data in plan.data:
@@ -189,10 +211,11 @@ def _tell_plan(
             markup=False,
             soft_wrap=True,
         )
+    where = " on the Ray cluster" if isinstance(crew, RayCrew) else ""
     if failed:
         console.print(f"{failed} runs have failed before; --retry-failed runs them again.")
     console.print(
-        f"To be done: {len(todo)} runs, {crew.jobs} at a time, about "
+        f"To be done: {len(todo)} runs, {crew.jobs} at a time{where}, about "
         f"{duration(cost.seconds / crew.jobs)} by the speed of a few steps; "
         f"{_bytes(cost.kept)} on disk at the end, {_bytes(cost.meanwhile * crew.jobs)} more "
         f"meanwhile.",

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
-from .distributed.placement import require_alike, require_same
+from .distributed.placement import Likeness, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
 from .distributed.shards import Shards
@@ -149,7 +149,7 @@ class GradientAgreement:
         self._removed = False
         self._step: Step | None = None
         self._processes: Processes | None = None
-        self._shards_known = False
+        self._likeness = Likeness()
         if isinstance(model, DistributedDataParallel):
             self._processes = Processes(model, half, self._weights)
         elif not alone:
@@ -184,7 +184,7 @@ class GradientAgreement:
         if not torch.is_grad_enabled():
             return SeparatePasses(batch).forward(self._inner, inputs, options)
         if self._processes is not None:
-            self._processes.begin(self.rule, self._trained)
+            self._processes.begin(self.rule, self._trained, samples=True)
         else:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         if self.engine == "streaming":
@@ -296,7 +296,7 @@ class GradientAgreement:
                 "agree.idle() is for a process without samples among others; this model is not in "
                 "DistributedDataParallel. Leave the step out."
             )
-        self._processes.begin(self.rule, self._trained)
+        self._processes.begin(self.rule, self._trained, samples=False)
         self._agree_among_processes({}, [])
 
     def _among_processes(self, held: Mapping[int, int]) -> DistributedAgreement:
@@ -525,10 +525,9 @@ class GradientAgreement:
             self._processes.require_alike(self.rule, self._trained)
         elif shards is not None:
             group = shards.group
-            if not self._shards_known:
-                options = {"weights": dict(self._weights)}
-                require_alike(self.rule, self._trained, group, options)
-                self._shards_known = True
+            self._likeness.require(
+                self.rule, self._trained, group, {"weights": dict(self._weights)}
+            )
         else:
             return
         require_same(

@@ -29,6 +29,11 @@ def in_processes(function, world: int, directory: Path, *arguments) -> list:
     """What ``function(rank, world, *arguments)`` returns, by rank."""
     directory.mkdir(parents=True, exist_ok=True)
     torch.multiprocessing.spawn(_run, (world, str(directory), function, arguments), nprocs=world)
+    return results_in(directory, world)
+
+
+def results_in(directory: Path, world: int) -> list:
+    """What was returned there, by rank."""
     results = []
     for rank in range(world):
         with Path(directory, f"result-{rank}").open("rb") as file:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import nn
+from torch.distributed.checkpoint import load, save
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -20,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 import domaingrad as dg
 from domaingrad.bench.models import mlp
 
-from .processes import in_processes
+from .processes import in_processes, results_in
 
 STEPS = 3
 RULES = {
@@ -186,15 +189,24 @@ def even(step: int):
 
 
 def sharded(rank, world, kind, rule):
+    model, optimizer, agree = in_shards(world, kind, rule)
+    sharded_steps(rank, world, model, optimizer, agree, range(STEPS))
+    return flat(model)
+
+
+def in_shards(world, kind, rule):
     model = build(kind)
     mesh = init_device_mesh("cpu", (world,))
     for layer in model.children():
         if any(parameter.numel() for parameter in layer.parameters()):
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    agree = dg.GradientAgreement(model, RULES[rule]())
     optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
-    for step in range(STEPS):
+    return model, optimizer, dg.GradientAgreement(model, RULES[rule]())
+
+
+def sharded_steps(rank, world, model, optimizer, agree, steps):
+    for step in steps:
         x, y, domain = even(step)
         for e in domain.unique():
             rows = (domain == e).nonzero().flatten()[rank::world]
@@ -203,7 +215,37 @@ def sharded(rank, world, kind, rule):
         agree.combine()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def saved_and_loaded(rank, world, directory):
+    """Sharded, with a checkpoint after the first step, from which new objects go on."""
+    model, optimizer, agree = in_shards(world, "mlp", "agr-rand")
+    sharded_steps(rank, world, model, optimizer, agree, range(1))
+    save(state_of(model, optimizer, agree), checkpoint_id=directory)
+
+    model, optimizer, agree = in_shards(world, "mlp", "agr-rand")
+    sharded_steps(rank, world, model, optimizer, agree, range(5, 7))  # to be forgotten
+    state = state_of(model, optimizer, agree)
+    load(state, checkpoint_id=directory)
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
+    agree.load_state_dict(state["agreement"])
+    sharded_steps(rank, world, model, optimizer, agree, range(1, STEPS))
     return flat(model)
+
+
+def state_of(model, optimizer, agree):
+    of_model, of_optimizer = get_state_dict(model, optimizer)
+    return {"model": of_model, "optimizer": of_optimizer, "agreement": agree.state_dict()}
+
+
+def running_statistics(rank, world):
+    """Of batch norm, where one process has no samples."""
+    model = build("cnn with batch norm")
+    agree = dg.GradientAgreement(DistributedDataParallel(model), dg.ANDMask())
+    trained(agree, model, lambda domain: PLACES[LAST](rank, world, domain))
+    return model[2].running_mean
 
 
 def message_of(function) -> str:
@@ -224,8 +266,8 @@ def refusals(rank, world) -> dict[str, str]:
     own = domain % world == rank
     found = {}
 
-    def mixed_with(rule, model=None):
-        agree = dg.GradientAgreement(DistributedDataParallel(model or build("mlp")), rule)
+    def mixed_with(rule):
+        agree = dg.GradientAgreement(DistributedDataParallel(build("mlp")), rule)
         return message_of(lambda: step_of(agree, x[own], y[own], domain[own]))
 
     found["rule"] = mixed_with(dg.ANDMask(tau=1 - 0.5 * rank))
@@ -271,6 +313,11 @@ def refusals(rank, world) -> dict[str, str]:
     order = (0, 1) if rank == 0 else (1, 0)
     found["other order"] = message_of(lambda: with_domains(spread, order))
     unlike = dg.GradientAgreement(sharded_model, dg.ANDMask(tau=1 - 0.5 * rank))
+    hooked_model = DistributedDataParallel(build("mlp"))
+    dg.DDPAgreement(hooked_model, dg.Mean(), domain=rank)
+    both = dg.GradientAgreement(hooked_model, dg.Mean())
+    found["hook and mixed"] = message_of(lambda: step_of(both, x[own], y[own], domain[own]))
+    found["hook and domains"] = message_of(lambda: with_domains(both, (0, 1)))
     found["rule on shards"] = message_of(lambda: with_domains(unlike, (0, 1)))
     return found
 
@@ -323,7 +370,7 @@ def traffic(rank, world):
     return found
 
 
-def all_of_it(rank, world):
+def all_of_it(rank, world, directory):
     """Everything that the tests below look at, in one start of the processes."""
     found = {("mixed", *case[:3], *case[3]): mixed(rank, world, *case) for case in MIXED}
     found |= {("hooked", *case): hooked(rank, world, *case) for case in HOOKED}
@@ -335,14 +382,23 @@ def all_of_it(rank, world):
         )
         found |= {("sharded", *case): sharded(rank, world, *case) for case in SHARDED}
         found |= {("not finite", way): not_finite(rank, world, way) for way in ("mixed", "hook")}
+        found["saved and loaded"] = saved_and_loaded(rank, world, directory)
+        found["running statistics"] = running_statistics(rank, world)
         found["refusals"] = refusals(rank, world)
     return found
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
 def results(request, tmp_path_factory):
-    """By rank."""
-    return in_processes(all_of_it, request.param, tmp_path_factory.mktemp("processes"))
+    """By rank; of several processes that test, the first makes them for all."""
+    world, own = request.param, tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    place = shared / f"{world} processes"
+    with FileLock(shared / f"{world}.lock"):
+        if not (place / "done").exists():
+            in_processes(all_of_it, world, place, str(place / "checkpoint"))
+            (place / "done").touch()
+    return results_in(place, world)
 
 
 def assert_equal(results, key, expected, tolerance=1e-6):
@@ -379,6 +435,18 @@ def test_the_hook_with_batch_norm_has_the_statistics_of_each_domain(results):
 @pytest.mark.parametrize("case", SHARDED, ids=str)
 def test_sharded_parameters_get_the_update_of_one_process(results, case):
     assert_equal(of_two(results), ("sharded", *case), one_process(*case, even))
+
+
+def test_sharded_training_goes_on_from_a_distributed_checkpoint(results):
+    for result in of_two(results):
+        assert torch.equal(result["saved and loaded"], result["sharded", "mlp", "agr-rand"])
+
+
+def test_a_process_without_samples_has_no_say_in_running_statistics(results):
+    model = build("cnn with batch norm")
+    trained(dg.GradientAgreement(model, dg.ANDMask()), model, everything)
+    found = of_two(results)[-1]["running statistics"]
+    torch.testing.assert_close(found, model[2].running_mean, rtol=1e-5, atol=1e-7)
 
 
 def test_bfloat16_on_the_way_costs_its_rounding_and_no_more(results):
@@ -421,6 +489,8 @@ def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
         ("other order", "domains: 0, 1 on rank 0, 1, 0 on rank 1."),
         ("rule on shards", "rule: ANDMask(tau=1.0"),
         ("weights", "weights: {0: 1.0} on rank 0, {0: 2.0} on rank 1"),
+        ("hook and mixed", "agree in its communication already, by DDPAgreement"),
+        ("hook and domains", "agree in its communication already, by DDPAgreement"),
         ("sharded", "Use `with agree.domain(name)`: every process goes through the same domains"),
     ],
 )

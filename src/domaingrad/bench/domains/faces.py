@@ -31,7 +31,8 @@ LISTS = "ROOT/SET/{all,train,valid,test,real,fake}_label.json"
 READ = (("all",), ("train", "valid", "test"), ("real", "fake"))
 """Lists that together are a set: the first of these that are there are read."""
 
-CLASSES = ("spoof", "live")
+LIVE = "live"
+CLASSES = ("spoof", LIVE)
 """By label in the lists; sorted, as everywhere, live is class 0."""
 
 UNNAMED = "unnamed"
@@ -290,7 +291,7 @@ def _check_videos(images: Sequence[LabelledImage], root: Path) -> None:
 def _counted(folder: FaceFolder, images: Sequence[LabelledImage]) -> list[str]:
     """Compare numbers of videos with the published ones."""
     videos = {image.video: image for image in images}
-    live = sum(image.label == "live" for image in videos.values())
+    live = sum(image.label == LIVE for image in videos.values())
     count = (live, len(videos) - live)
     notes = []
     if folder.known and count not in folder.known.videos:

@@ -12,22 +12,20 @@ import torch
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError, DomainData, News, Videos, load
+from domaingrad.bench.domains.faces import LIVE
 from domaingrad.bench.protocol import generator_of
+from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored, joined
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.fitting import Parts
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import Trained
 
-from .liveness import liveness_metrics
-from .liveness_plot import LivenessCurve
+from .liveness import LivenessCurve, liveness_metrics
 from .run_parts import parts_of_run
-from .video_scores import VideoScores, joined, video_scores
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
 
-LIVE = "live"
-"""Name of the class of live faces."""
 BOOTSTRAP_SEED = 0
 
 Role = Literal["source, validation", "held out", "new data"]
@@ -172,9 +170,7 @@ def _on(
     scores = None
     if videos is not None and LIVE in trained.classes:
         live = trained.classes.index(LIVE)
-        shows_live = torch.zeros(len(videos.names), dtype=torch.bool)
-        shows_live[videos.of_sample[labels == live]] = True
-        scores = video_scores(outputs[:, live], videos.of_sample[rows], shows_live, videos.attacks)
+        scores = frames_scored(videos, labels == live, rows, outputs[:, live])
     return DomainEvaluation(domain, role, len(truth), metrics, confusion, scores)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from domaingrad.bench.domains import DataError
-
 from .evaluation import Evaluation
+from .plot_files import RESOLUTION, written_to
 
 NUMBERS_UP_TO = 12
 """Classes up to which the cells carry their numbers."""
@@ -48,10 +47,5 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
                         fontsize=7,
                     )  # fmt: skip
     figure.suptitle("Share of each true class that is predicted as each class, in %", fontsize=11)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the plot cannot be written to {path} ({error}); name a .png, .svg or .pdf in a "
-            f"folder that is there."
-        ) from error
+    with written_to(path):
+        figure.savefig(path, dpi=RESOLUTION)

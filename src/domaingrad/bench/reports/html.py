@@ -13,6 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from domaingrad.bench.protocol import SELECTIONS
 
+from .liveness_of_sweep import CAPTION as LIVENESS
+from .liveness_of_sweep import COLUMNS as LIVENESS_COLUMNS
+from .liveness_plot import liveness_plots
 from .plots import (
     Plot,
     accuracy_plot,
@@ -82,6 +85,8 @@ def write_html(
         caption=CAPTION,
         side_by_side_caption=SIDE_BY_SIDE,
         paired=PAIRED,
+        liveness_columns=LIVENESS_COLUMNS,
+        liveness_caption=LIVENESS,
     )
     path.write_text(page, encoding="utf-8")
 
@@ -96,6 +101,7 @@ def _plots(data: DataSummary) -> list[Plot]:
         training_plot(data),
         *([draws_plot(data)] if searched(data) else []),
         *([] if data.numbers.empty else [numbers_plot(data)]),
+        *liveness_plots(data),
     ]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.protocol.video_scores import Numbers, VideoScores, require_both
 
 from .liveness_rates import LOW_FPR, Accepted, Counts, eer, once
-from .video_scores import Numbers, VideoScores, require_both
 
 LEVEL = 0.95
 """Of the confidence intervals."""
@@ -84,6 +84,15 @@ class LivenessMetrics:
     """At the target's own equal error rate: what no one has who meets a new domain."""
 
 
+@dataclass(frozen=True)
+class LivenessCurve:
+    """What one curve is drawn from."""
+
+    scores: VideoScores
+    """Of the target, with live faces and attacks."""
+    metrics: LivenessMetrics
+
+
 def liveness_metrics(
     target: VideoScores,
     source_validation: VideoScores,
@@ -109,7 +118,7 @@ def liveness_metrics(
     Raises:
         DataError: no target videos at all, or source validation without live faces or attacks.
 
-    >>> from domaingrad.bench.reports.video_scores import video_scores
+    >>> from domaingrad.bench.protocol.video_scores import video_scores
     >>> source = video_scores([0.9, 0.6, 0.5, 0.1], range(4), [1, 1, 0, 0], ["", "", "p", "p"])
     >>> faces = video_scores([0.9, 0.4], range(2), [1, 1], ["", ""])
     >>> found = liveness_metrics(faces, source, np.random.default_rng(0))
@@ -123,7 +132,7 @@ def liveness_metrics(
     whole, drawn = once(target), _replicates(target, generator, replicates)
     told = dict[str, Estimate]()
     at_target = None
-    if target.live.any() and not target.live.all():
+    if target.both:
         value, replicate = _curve(target, whole), _in_parts(_curve, target, drawn)
         told = {name: _estimate(value[name], replicate[name]) for name in ("auc", "eer", "tpr")}
         own = Threshold(float(value["threshold"][0]), "target")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from scipy.special import ndtri
 from sklearn.metrics import roc_curve
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.protocol.video_scores import Numbers
 
-from .liveness import LivenessMetrics
+from .liveness import LivenessCurve
 from .liveness_rates import bpcer, far
+from .plot_files import RESOLUTION, written_to
 from .plots import COLOURS, Plot, themed
-from .video_scores import Numbers, VideoScores
+from .summary import DataSummary
 
 TITLE = "Live faces and attacks"
 CAPTION = (
@@ -32,23 +34,39 @@ LEAST = 0.001
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 
 
-@dataclass(frozen=True)
-class LivenessCurve:
-    """What one curve is drawn from."""
-
-    scores: VideoScores
-    """Of the target, with live faces and attacks."""
-    metrics: LivenessMetrics
-
-
-def liveness_plot(curves: Mapping[str, LivenessCurve]) -> Plot:
+def liveness_plot(
+    curves: Mapping[str, LivenessCurve], colours: Sequence[str] = COLOURS[1:]
+) -> Plot:
     """ROC and DET curves by name of domain or method, with operating points, in both themes.
+
+    Args:
+        curves: by name.
+        colours: of the curves, in their order.
 
     Raises:
         DataError: a curve without live faces or attacks.
     """
     _check(curves)
-    return themed(TITLE, CAPTION, lambda: _draw(curves))
+    return themed(TITLE, CAPTION, lambda: _draw(curves, colours))
+
+
+def liveness_plots(data: DataSummary) -> list[Plot]:
+    """The curves of a sweep's methods, a plot a held-out domain, from the first trial there is."""
+    titles = (row.method.title for row in data.methods)
+    colour_of = {title: COLOURS[index % len(COLOURS)] for index, title in enumerate(titles)}
+    plots = []
+    for domain in data.data.held_out:
+        curves = {
+            row.method.title: row.curves[0]
+            for row in data.liveness
+            if row.held_out == domain and row.curves[0].scores.both
+        }
+        if curves:
+            own = [colour_of[title] for title in curves]
+            plot = liveness_plot(curves, own)
+            title = f"{TITLE}, {domain} held out"
+            plots.append(replace(plot, title=title, caption=f"First trial. {CAPTION}"))
+    return plots
 
 
 def plot_liveness(curves: Mapping[str, LivenessCurve], path: Path) -> None:
@@ -58,13 +76,8 @@ def plot_liveness(curves: Mapping[str, LivenessCurve], path: Path) -> None:
         DataError: a curve without live faces or attacks, or a file that cannot be written.
     """
     _check(curves)
-    try:
-        _draw(curves).savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the plot cannot be written to {path} ({error}); name a .png, .svg or .pdf in a "
-            f"folder that is there."
-        ) from error
+    with written_to(path):
+        _draw(curves, COLOURS[1:]).savefig(path, dpi=RESOLUTION)
 
 
 def operating_points(curve: LivenessCurve) -> dict[str, tuple[float, float]]:
@@ -84,19 +97,19 @@ def _check(curves: Mapping[str, LivenessCurve]) -> None:
     if not curves:
         raise DataError("expected at least one curve to draw, found none.")
     for name, curve in curves.items():
-        if curve.scores.live.all() or not curve.scores.live.any():
+        if not curve.scores.both:
             raise DataError(
                 f"a curve needs videos of live faces and of attacks; {name} has one of them alone. "
                 f"Leave it out of the plot."
             )
 
 
-def _draw(curves: Mapping[str, LivenessCurve]) -> Figure:
+def _draw(curves: Mapping[str, LivenessCurve], colours: Sequence[str]) -> Figure:
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     roc, det = figure.subplots(1, 2)
     roc.plot([0, 100], [0, 100], color=COLOURS[0], linestyle=":")
     for index, (name, curve) in enumerate(curves.items()):
-        style: dict[str, Any] = {"color": COLOURS[(1 + index) % len(COLOURS)]}
+        style: dict[str, Any] = {"color": colours[index % len(colours)]}
         accepted, live, _ = roc_curve(curve.scores.live, curve.scores.score)
         area = curve.metrics.auc
         label = name if area is None else f"{name} (AUC {100 * area.value:.1f} %)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from domaingrad.bench.domains.labelled import DEFAULT_SIZE
 from domaingrad.bench.domains.presets import PUBLISHED as PUBLISHED_SETS
 from domaingrad.bench.protocol import SELECTIONS
 
@@ -134,7 +135,7 @@ def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None
             f"the published numbers are of {known.backbone}, these of {_model(data)}: not "
             f"comparable."
         )
-    size = summary.plan.request.data_options.size or 224
+    size = summary.plan.request.data_options.size or DEFAULT_SIZE
     if known.size not in (None, size):
         return f"the published numbers are of images at {known.size}², these at {size}²."
     settings = summary.plan.request.settings

@@ -22,13 +22,20 @@ from domaingrad.bench.runs import (
     Plan,
     PlannedRun,
     RunDirectory,
-    RunDirectoryError,
     SweepDirectory,
 )
+from domaingrad.bench.runs.directory import Condition
+from domaingrad.bench.runs.fitting import SealedVideos
 from domaingrad.bench.runs.settings import OPTIMISATION
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
+
+CONDITIONS: Mapping[Condition, str] = {
+    "not begun": "not run",
+    "not finished": "not finished",
+    "damaged": "its records are damaged",
+}
 
 PLACE = ["data", "method", "held_out", "trial", "draw"]
 """Columns that say which run with one domain held out."""
@@ -46,6 +53,8 @@ class Course:
     """By checkpoint."""
     others: tuple[float | None, ...]
     """By checkpoint: mean score on the other domains, each held out beside it by another run."""
+    videos: Mapping[int, SealedVideos]
+    """By step; empty where the data are no faces."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -160,6 +169,16 @@ class Collected:
         columns = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
         return pd.DataFrame(rows, columns=columns)
 
+    def videos(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], SealedVideos]:
+        """Scores of the videos at the checkpoints that were selected, by :data:`PLACE`.
+
+        Args:
+            selected: one row a data set, method, held-out domain and trial.
+        """
+        steps = {tuple(row[name] for name in PLACE): row["step"] for _, row in selected.iterrows()}
+        found = {tuple(course.place.values()): course.videos for course in self.courses}
+        return {place: found[place][step] for place, step in steps.items() if step in found[place]}
+
 
 def _selected(selection: Selection, courses: Iterable[Course]) -> dict[str, Any] | None:
     """The candidate that counts among the draws of one trial."""
@@ -188,6 +207,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         causes: why runs have not finished, by key, where it is not written down.
     """
     singles: list[tuple[PlannedRun, tuple[Checkpoint, ...], dict[int, Sealed]]] = []
+    videos: dict[str, dict[int, SealedVideos]] = {}
     pairs: dict[tuple[Any, ...], dict[int, Sealed]] = {}
     planned: dict[tuple[str, str, str], int] = defaultdict(int)
     missing: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -197,19 +217,20 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         config = run.config
         cell = (run.data, config.method, " and ".join(config.held_out))
         planned[cell] += 1
-        there = directory.run(run.key)
-        ended = there.finished() if there is not None and directory.finished(run.key) else None
-        if there is None or ended is None:
+        condition = directory.condition(run.key)
+        if condition != "finished":
             told = causes.get(run.key) or directory.failure(run.key)
-            state = "not run" if there is None else _state(there)
-            missing[cell].append(state if told is None else cause_of(told))
+            missing[cell].append(CONDITIONS[condition] if told is None else cause_of(told))
             continue
+        there = RunDirectory(directory.place(run.key))
+        ended = there.finished() or {}
         finished += 1
         seconds += ended["seconds"]
         for text in ended["warnings"]:
             warned[f"{run.data}, {config.method}: {text}"] += 1
         if config.also_hold_out is None:
             singles.append((run, tuple(there.checkpoints()), there.unseal()))
+            videos[run.key] = there.videos()
         else:
             pairs[_kind(run, frozenset(config.held_out))] = there.unseal()
     beside = {each.name: each.others for each in plan.data}
@@ -227,6 +248,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
                 checkpoints,
                 tuple(sealed[checkpoint.step][one] for checkpoint in checkpoints),
                 tuple(_others(pairs_of_run, checkpoint.step) for checkpoint in checkpoints),
+                videos[run.key],
             )
         )
     return Collected(
@@ -236,14 +258,6 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         missing={cell: (planned[cell], tuple(found)) for cell, found in missing.items()},
         warnings=dict(sorted(warned.items(), key=lambda item: -item[1])),
     )
-
-
-def _state(run: RunDirectory) -> str:
-    """Of a run that counts as not finished."""
-    try:
-        return "not finished" if run.finished() is None else "its records are damaged"
-    except RunDirectoryError:
-        return "its records are damaged"
 
 
 def cause_of(text: str) -> str:

@@ -14,6 +14,7 @@ from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import SELECTIONS, Selection
 from domaingrad.bench.runs import Plan, PlannedData, SweepDirectory
 
+from .liveness_of_sweep import LivenessRow, liveness_rows
 from .records import PLACE, collect
 from .significance import Difference, paired_differences
 
@@ -69,6 +70,8 @@ class DataSummary:
     """What the methods of these runs told: one row a run, checkpoint and name of a number."""
     draws: pd.DataFrame
     """One row a run and hyper-parameter."""
+    liveness: tuple[LivenessRow, ...]
+    """Of faces, by the first selection method: rates by video."""
 
     @property
     def headline(self) -> Selection:
@@ -138,7 +141,8 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
     selected = collected.selected(plan.request.selections)
     checkpoints = collected.checkpoints()
     numbers, draws = collected.numbers(), collected.draws()
-    first = selected[selected["selection"] == plan.request.selections[0]][PLACE]
+    chosen = selected[selected["selection"] == plan.request.selections[0]]
+    first, videos = chosen[PLACE], collected.videos(chosen)
     methods = [look_up("method", name, ALL_METHODS) for name in plan.request.methods]
     summaries = []
     for data in plan.data:
@@ -157,6 +161,7 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
                 curves=_of(checkpoints, data).merge(first, on=PLACE),
                 numbers=_of(numbers, data).merge(first, on=PLACE),
                 draws=_of(draws, data),
+                liveness=tuple(liveness_rows(videos, data.name, methods, data.held_out)),
             )
         )
     return Summary(

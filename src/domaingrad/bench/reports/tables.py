@@ -18,6 +18,8 @@ from domaingrad.bench.domains import Task
 from domaingrad.bench.methods import Method
 from domaingrad.bench.protocol import SELECTIONS
 
+from .liveness_of_sweep import CAPTION as LIVENESS
+from .liveness_of_sweep import COLUMNS as LIVENESS_COLUMNS
 from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
@@ -152,6 +154,12 @@ def print_tables(summary: Summary, console: Console) -> None:
             for texts in paired_texts(data):
                 paired.add_row(*map(escape, texts))
             _print(paired, console)
+        if data.liveness:
+            faces = _table("live faces and attacks", LIVENESS_COLUMNS)
+            faces.columns[1].justify = "left"
+            for found in data.liveness:
+                faces.add_row(*map(escape, found.texts()))
+            _print(faces, console)
     for caption in captions(summary):
         console.print(caption, soft_wrap=True, highlight=False)
 
@@ -165,6 +173,8 @@ def captions(summary: Summary) -> list[str]:
         found.append(SIDE_BY_SIDE)
     if any(data.differences[data.headline.name] for data in summary.data):
         found.append(PAIRED)
+    if any(data.liveness for data in summary.data):
+        found.append(LIVENESS)
     return found
 
 
@@ -244,15 +254,29 @@ def to_json(summary: Summary) -> str:
             }
             for data in summary.data
         },
+        "liveness": [
+            {
+                "data": data.data.name,
+                "method": row.method.name,
+                "held_out": row.held_out,
+                "trials": {name: [asdict(v) for v in each] for name, each in row.values().items()},
+            }
+            for data in summary.data
+            for row in data.liveness
+        ],
         "selected": summary.selected.to_dict("records"),
         "missing": missing_lines(summary),
         "warnings": dict(summary.warnings),
     }
+    return json_of(document)
+
+
+def json_of(document: Any) -> str:
+    """For people and programs; JSON has no infinity and no NaN, which become null."""
     return json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

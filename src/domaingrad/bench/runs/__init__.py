@@ -1,21 +1,17 @@
 """Runs: train one model, keep its record, run many side by side."""
 
-from .directory import FullDiskError, RunDirectory, RunDirectoryError
-from .execution import (
-    Crew,
-    Event,
-    Failed,
-    Finished,
-    Lost,
-    Progress,
-    execute,
-    uninterrupted,
-)
+from .directory import RunDirectory
+from .events import Event, Failed, Finished, Lost, Progress
+from .execution import AnyCrew, execute
+from .files import FullDiskError, RunDirectoryError
 from .fitting import Checkpoint, HeldOutScores
 from .plan import Plan, PlannedData, PlannedRun, Request, make_plan
+from .processes import Crew, uninterrupted
+from .ray_cluster import RayCrew
 from .sweep_directory import SweepDirectory
 
 __all__ = [
+    "AnyCrew",
     "Checkpoint",
     "Crew",
     "Event",
@@ -28,6 +24,7 @@ __all__ = [
     "PlannedData",
     "PlannedRun",
     "Progress",
+    "RayCrew",
     "Request",
     "RunDirectory",
     "RunDirectoryError",

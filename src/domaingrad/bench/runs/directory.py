@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
-from .fitting import Checkpoint, HeldOutScores, Sealed
+from domaingrad.bench.protocol.video_scores import VideoScores
+
+from .files import LOCK, PART, RunDirectoryError, alone_in, make, replace, room
+from .fitting import Checkpoint, HeldOutScores, Sealed, SealedVideos
 
 CONFIG = "config.yaml"
 RECORDS = "run.jsonl"
 SEALED = "held_out.jsonl"
+VIDEOS = "videos.jsonl"
 STATE = "checkpoint.pt"
 MODEL = "model.safetensors"
-LOCK = "lock"
-PART = ".part"
-"""End of the name of a file that is being written."""
 
-
-class RunDirectoryError(ValueError):
-    """A directory that cannot be used: what is there, and what to do."""
-
-
-class FullDiskError(RunDirectoryError):
-    """There is no room to go on; what was written before is whole."""
+Condition = Literal["not begun", "not finished", "finished", "damaged"]
+"""Of a run; damaged is one whose records say that it has ended, and are not whole."""
 
 
 class RunDirectory:
     """Everything that a training leaves.
 
     ``config.yaml`` says what is run and with what; ``run.jsonl`` has a line a checkpoint, and one
-    at the end; ``held_out.jsonl`` is the sealed side of these; ``checkpoint.pt`` is the state to go
-    on from; ``model.safetensors`` the model with the best source validation so far. Lines are
-    appended whole, and files replaced whole, so that a kill at any moment leaves the last of each.
+    at the end; ``held_out.jsonl`` is the sealed side of these, ``videos.jsonl`` that of faces,
+    where videos count; ``checkpoint.pt`` is the state to go on from; ``model.safetensors`` the
+    model with the best source validation so far. Lines are appended whole, and files replaced
+    whole, so that a kill at any moment leaves the last of each.
 
     Args:
         path: made if missing.
@@ -53,14 +48,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.is_file():
-            raise RunDirectoryError(f"--out {path} is a file; name a directory.")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write to --out {path}: {error.strerror}. Choose a directory of your own."
-            ) from error
+        make(path)
 
     @classmethod
     def existing(cls, path: Path) -> RunDirectory:
@@ -76,8 +64,7 @@ class RunDirectory:
             )
         return cls(path)
 
-    @contextmanager
-    def alone(self, patience: float = 0.0) -> Iterator[None]:
+    def alone(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Keep other processes out; the lock ends with the process, however that ends.
 
         Args:
@@ -86,17 +73,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: another process is at work here.
         """
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            raise RunDirectoryError(
-                f"another process is training in {self.path}. Wait for it, or choose another --out."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return alone_in(self.path, "another process is training", patience)
 
     @property
     def begun(self) -> bool:
@@ -117,7 +94,7 @@ class RunDirectory:
                 )
             text = "# domaingrad train --config THIS_FILE runs it again\n"
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            self._replace(CONFIG, text.encode())
+            replace(self.path / CONFIG, text.encode())
             return
         there, config = flat(self.config()), flat(config)
         differing = [
@@ -139,8 +116,11 @@ class RunDirectory:
         """
         return read_config(self.path / CONFIG)
 
-    def append(self, seen: Checkpoint, sealed: Sealed) -> None:
+    def append(self, seen: Checkpoint, sealed: Sealed, videos: SealedVideos | None = None) -> None:
         """Add a checkpoint; its sealed side first."""
+        if videos:
+            scores = {name: found.described() for name, found in videos.items()}
+            self._append(VIDEOS, {"step": seen.step, "videos": scores})
         if sealed:
             scores = {name: asdict(found) for name, found in sealed.items()}
             self._append(SEALED, {"step": seen.step, "scores": scores})
@@ -162,14 +142,18 @@ class RunDirectory:
         ends = [line["finished"] for line in self._lines(RECORDS) if "finished" in line]
         return ends[-1] if ends else None
 
-    def is_whole(self) -> bool:
-        """Whether each checkpoint has its sealed side, and there is one at least.
-
-        Raises:
-            RunDirectoryError: lines that are no records.
-        """
-        known = self.checkpoints()
-        return bool(known) and {checkpoint.step for checkpoint in known} <= set(self.unseal())
+    @property
+    def condition(self) -> Condition:
+        """What has become of the run."""
+        if not self.begun:
+            return "not begun"
+        try:
+            if self.finished() is None:
+                return "not finished"
+            known = {checkpoint.step for checkpoint in self.checkpoints()}
+            return "finished" if known and known <= set(self.unseal()) else "damaged"
+        except RunDirectoryError:
+            return "damaged"
 
     def unseal(self) -> dict[int, Sealed]:
         """Scores on the held-out domains by step; for reports, once training has ended."""
@@ -181,11 +165,21 @@ class RunDirectory:
                 for line in self._lines(SEALED)
             }
 
+    def videos(self) -> dict[int, SealedVideos]:
+        """Scores of videos by step and domain, where the data are faces; likewise for reports."""
+        with self._read(VIDEOS):
+            return {
+                line["step"]: {
+                    name: VideoScores.read(found) for name, found in line["videos"].items()
+                }
+                for line in self._lines(VIDEOS)
+            }
+
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state to go on from."""
         content = BytesIO()
         torch.save(dict(state), content)
-        self._replace(STATE, content.getvalue())
+        replace(self.path / STATE, content.getvalue())
 
     def state(self) -> dict[str, Any] | None:
         """The state to go on from, if there is one.
@@ -207,7 +201,7 @@ class RunDirectory:
 
     def save_model(self, content: bytes) -> None:
         """Replace the model that was chosen."""
-        self._replace(MODEL, content)
+        replace(self.model, content)
 
     def forget_model(self) -> None:
         """Remove what is large, once the run has ended: the model and the state to go on from."""
@@ -259,35 +253,6 @@ class RunDirectory:
                 f"{self.path / name} is no record of this version ({error}); restore it, or choose "
                 f"another --out."
             ) from error
-
-    def _replace(self, name: str, content: bytes) -> None:
-        path, part = self.path / name, self.path / f"{name}{PART}"
-        try:
-            with room(name, self.path), part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
-def room(name: str, directory: Path) -> Iterator[None]:
-    """Say what a full disk means; what was written before stays as it was.
-
-    Raises:
-        FullDiskError: the disk is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise FullDiskError(
-            f"the disk is full: {name} could not be written to {directory}. What was written there "
-            f"before is whole; make room and give the same command again."
-        ) from error
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

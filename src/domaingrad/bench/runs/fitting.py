@@ -25,8 +25,10 @@ from domaingrad.bench.domains import (
     losses,
     score,
 )
+from domaingrad.bench.domains.faces import LIVE
 from domaingrad.bench.methods import Batches, Method
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
+from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored
 from domaingrad.inspect import sign_agreement
 
 from .ranks import Ranks
@@ -73,6 +75,10 @@ class HeldOutScores:
 
 Sealed = Mapping[str, HeldOutScores]
 """Scores by domain held out."""
+
+SealedVideos = Mapping[str, VideoScores]
+"""By domain, where samples are frames of faces, live or not: of the sources' validation splits, and
+of all there is of those held out."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,7 @@ class Fit:
         self.step += 1
         return self.step in self._marks
 
-    def checkpoint(self) -> tuple[Checkpoint, Sealed]:
+    def checkpoint(self) -> tuple[Checkpoint, Sealed, SealedVideos]:
         """Evaluate; what may be looked at, and what stays sealed. A collective call."""
         ranks = self._place.ranks
         loss = ranks.mean(self._last_loss.item(), self._samples)
@@ -245,21 +251,42 @@ class Fit:
             warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
         self.model.eval()
         try:
-            splits = self._parts.sources.values()
+            splits, others = self._parts.sources, self._parts.held_out
+            validation = {name: self._outputs(each, each.val) for name, each in splits.items()}
+            training = {name: self._outputs(each, each.train) for name, each in others.items()}
+            rest = {name: self._outputs(each, each.val) for name, each in others.items()}
+            of_sources = [
+                self._score(each, each.val, validation[name]) for name, each in splits.items()
+            ]
             seen = Checkpoint(
                 step=self.step,
                 loss=loss if math.isfinite(loss) else None,
-                val_score=sum(self._score(split, split.val) for split in splits) / len(splits),
+                val_score=sum(of_sources) / len(of_sources),
                 agreement=self._agreement(),
                 numbers=self._bound.numbers(),
             )
-            sealed = {
-                name: HeldOutScores(self._score(split, split.train), self._score(split, split.val))
-                for name, split in self._parts.held_out.items()
-            }
         finally:
             self.model.train()
-        return seen, sealed
+        sealed = {
+            name: HeldOutScores(
+                self._score(each, each.train, training[name]),
+                self._score(each, each.val, rest[name]),
+            )
+            for name, each in others.items()
+        }
+        videos = {
+            **{
+                name: self._videos(name, each.val, validation[name])
+                for name, each in splits.items()
+            },
+            **{
+                name: self._videos(
+                    name, torch.cat([each.train, each.val]), torch.cat([training[name], rest[name]])
+                )
+                for name, each in others.items()
+            },
+        }
+        return seen, sealed, {name: found for name, found in videos.items() if found is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on with the same numbers; a collective call."""
@@ -324,16 +351,26 @@ class Fit:
         probe = (self._loss(self.model(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.model, probe)
 
-    def _score(self, split: Split, rows: Tensor) -> float:
-        labels = split.data.tensors[1][rows]
+    def _outputs(self, split: Split, rows: Tensor) -> Tensor:
         stored = split.data.tensors[0]
-        outputs = self._place.ranks.shared(
+        return self._place.ranks.shared(
             rows,
             lambda own: outputs_on(
                 self.model, self._parts.preparation, stored, own, self._place.device
             ),
         )
+
+    def _score(self, split: Split, rows: Tensor, outputs: Tensor) -> float:
+        labels = split.data.tensors[1][rows]
         return score(self._data.task, outputs, self._parts.labels.scaled(labels))
+
+    def _videos(self, domain: str, rows: Tensor, outputs: Tensor) -> VideoScores | None:
+        """Of frames of faces; ``None`` for other data, and once training has diverged."""
+        videos, classes = self._data.videos.get(domain), self._data.classes
+        if videos is None or LIVE not in classes or not outputs.isfinite().all():
+            return None
+        labels, live = self._data.domains[domain].tensors[1], classes.index(LIVE)
+        return frames_scored(videos, labels == live, rows, outputs.softmax(1)[:, live])
 
 
 def require_sources(method: Method, sources: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from domaingrad.bench.models import default_backbone
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import Distribution, PowerOfTen, PowerOfTwo
 
-from .directory import RunDirectoryError
+from .files import RunDirectoryError
 from .isolation import code_fingerprint
 from .trained import OWN
 

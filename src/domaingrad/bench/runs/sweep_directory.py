@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from .directory import LOCK, PART, RunDirectory, RunDirectoryError, room
+from .directory import Condition, RunDirectory
+from .files import RunDirectoryError, alone_in, make, replace
 from .plan import Plan, differences, extends
 
 PLAN = "plan.json"
@@ -33,14 +30,7 @@ class SweepDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            for name in (RUNS, FAILURES):
-                (path / name).mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write to --out {path}: {error.strerror}. Choose a directory of your own."
-            ) from error
+        make(path, RUNS, FAILURES)
 
     @classmethod
     def at(cls, path: Path) -> SweepDirectory | None:
@@ -61,24 +51,13 @@ class SweepDirectory:
             )
         return cls(path)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Keep other sweeps out; the lock ends with the process, however that ends.
 
         Raises:
             RunDirectoryError: another sweep is at work here.
         """
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunDirectoryError(
-                f"another sweep is at work in {self.path}. Wait for it, or choose another --out."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return alone_in(self.path, "another sweep is at work")
 
     def begin(self, plan: Plan, extend: bool) -> None:
         """Write down the plan, or see that it is what is there.
@@ -92,7 +71,7 @@ class SweepDirectory:
         """
         self.require(plan, extend)
         if not (self.path / PLAN).exists() or plan != self.plan():
-            self._write(plan)
+            replace(self.path / PLAN, plan.to_json().encode())
 
     def require(self, plan: Plan, extend: bool) -> None:
         """See that a plan is what is there, or may take its place.
@@ -117,15 +96,7 @@ class SweepDirectory:
                 f"{self.path} holds a sweep, which compare would put another plan upon; choose "
                 f"another --out."
             )
-        self._write(plan)
-
-    def _write(self, plan: Plan) -> None:
-        path, part = self.path / PLAN, self.path / f"{PLAN}{PART}"
-        with room(PLAN, self.path), part.open("w", encoding="utf-8") as file:
-            file.write(plan.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        replace(self.path / PLAN, plan.to_json().encode())
 
     def _another(self, plan: Plan, there: Plan) -> str:
         """What differs, and what to do."""
@@ -165,44 +136,25 @@ class SweepDirectory:
         """Where a run is, or will be."""
         return self.path / RUNS / key
 
-    def run(self, key: str) -> RunDirectory | None:
-        """A run that has begun."""
-        directory = RunDirectory(self.place(key)) if self.place(key).is_dir() else None
-        return directory if directory is not None and directory.begun else None
+    def condition(self, key: str) -> Condition:
+        """What has become of a run."""
+        return RunDirectory(self.place(key)).condition if self.place(key).is_dir() else "not begun"
 
     def finished(self, key: str) -> bool:
         """Whether a run has ended well, and its records are whole."""
-        directory = self.run(key)
-        if directory is None:
-            return False
-        try:
-            return directory.finished() is not None and directory.is_whole()
-        except RunDirectoryError:
-            return False
+        return self.condition(key) == "finished"
 
     def put_aside(self, key: str) -> None:
         """Keep a run whose records are damaged under another name, so that it is done again."""
         place = self.place(key)
-        if not place.is_dir():
-            return
-        directory = self.run(key)
-        try:
-            damaged = directory is None or (
-                directory.finished() is not None and not directory.is_whole()
-            )
-        except RunDirectoryError:
-            damaged = True
-        if damaged and any(place.iterdir()):
+        unusable = self.condition(key) in ("damaged", "not begun")
+        if unusable and place.is_dir() and any(place.iterdir()):
             free = (place.with_name(f"{key}.damaged-{n}") for n in count(1))
             place.rename(next(path for path in free if not path.exists()))
 
     def fail(self, key: str, cause: str) -> None:
         """Write down what a run has died of."""
-        path = self._failure(key)
-        part = path.with_suffix(PART)
-        with room(FAILURES, self.path):
-            part.write_text(cause, encoding="utf-8")
-            part.replace(path)
+        replace(self._failure(key), cause.encode())
 
     def forgive(self, key: str) -> None:
         """Forget it."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from domaingrad.bench.domains import DATA_SETS, Preparation, Task, preparation_from
 from domaingrad.bench.models import build
 
-from .directory import RunDirectoryError
+from .files import RunDirectoryError
 from .fitting import Labels, outputs_on
 
 METADATA = "domaingrad"

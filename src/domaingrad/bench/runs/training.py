@@ -21,7 +21,8 @@ from domaingrad.bench.domains import DataError, DomainData, News, Task, load
 from domaingrad.bench.models import freeze_norms, load_weights
 from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
 
-from .directory import RECORDS, RunDirectory, RunDirectoryError, flat
+from .directory import RECORDS, RunDirectory, flat
+from .files import RunDirectoryError
 from .fitting import (
     DIVERGED,
     Checkpoint,
@@ -30,6 +31,7 @@ from .fitting import (
     Parts,
     Place,
     Sealed,
+    SealedVideos,
     require_sources,
 )
 from .isolation import isolated, noted_warnings
@@ -393,12 +395,13 @@ def _keep(
     directory: RunDirectory,
     checkpoint: Checkpoint,
     sealed: Sealed,
+    videos: SealedVideos,
     better: Callable[[], bytes] | None,
     state: Mapping[str, Any],
     loggers: Sequence[Any],
 ) -> None:
     """Write down a checkpoint, the model if it is a better one, and the state to go on from."""
-    directory.append(checkpoint, sealed)
+    directory.append(checkpoint, sealed, videos)
     if better is not None:
         directory.save_model(better())
     directory.save_state(state)

@@ -57,7 +57,8 @@ class Exchange:
 
     Args:
         rule: the rule.
-        placement: which rows there are.
+        rows: how many rows each rank has.
+        placement: which they are; asked for as late as that must be known.
         factor_of: what a domain's gradients are multiplied by, by its label.
         scale: on the update.
         group: the processes.
@@ -68,7 +69,8 @@ class Exchange:
     def __init__(
         self,
         rule: Rule,
-        placement: Placement,
+        rows: Sequence[int],
+        placement: Callable[[], Placement],
         factor_of: Callable[[int], float],
         scale: float,
         group: dist.ProcessGroup | None,
@@ -76,11 +78,8 @@ class Exchange:
         wire: torch.dtype | None,
     ) -> None:
         self._rule, self._placement, self._group = rule, placement, group
+        self._rows, self._world, self._factor_of = rows, len(rows), factor_of
         self._scale, self._wire, self._kernels = scale, wire, kernels
-        each = [factor_of(label) for label in placement.domains]
-        self._factors = None
-        if any(factor != 1.0 for factor in each):
-            self._factors = torch.tensor(each, dtype=torch.float64)
         self._rank = dist.get_rank(group)
         self._width = _tally_width(rule)
         self._flying: Bucket | None = None
@@ -117,23 +116,30 @@ class Exchange:
         return done
 
     def _shard(self, bucket: Bucket) -> int:
-        """Components of a shard; the last one is filled up."""
-        return max(1, math.ceil(sum(bucket.sizes) / self._placement.world))
+        """Components of a shard; the last ones may have fewer."""
+        return max(1, math.ceil(sum(bucket.sizes) / self._world))
+
+    def _filled(self, bucket: Bucket, rank: int) -> int:
+        """Components in a rank's shard."""
+        shard = self._shard(bucket)
+        return max(0, min(sum(bucket.sizes) - rank * shard, shard))
 
     def _send(self, bucket: Bucket) -> None:
-        world, shard = self._placement.world, self._shard(bucket)
-        own, total = bucket.rows.shape
-        padded = bucket.rows.new_zeros(own, world * shard)
-        padded[:, :total] = bucket.rows
-        dtype = self._wire or bucket.rows.dtype
-        outgoing = padded.view(own, world, shard).transpose(0, 1).to(dtype).contiguous()
-        rows = [self._placement.rows_of(rank) for rank in range(world)]
-        bucket.arrived = torch.empty(sum(rows) * shard, dtype=dtype, device=outgoing.device)
+        world = self._world
+        sizes = [self._filled(bucket, rank) for rank in range(world)]
+        rows = bucket.rows.to(self._wire or bucket.rows.dtype)
+        own = len(rows)
+        if own == 1:
+            outgoing = rows.view(-1)
+        else:
+            outgoing = torch.cat([part.reshape(-1) for part in torch.split(rows, sizes, 1)])
+        coming = [self._rows[rank] * sizes[self._rank] for rank in range(world)]
+        bucket.arrived = rows.new_empty(sum(coming))
         bucket.travelling = dist.all_to_all_single(
             bucket.arrived,
-            outgoing.view(-1),
-            [count * shard for count in rows],
-            [own * shard] * world,
+            outgoing,
+            coming,
+            [own * size for size in sizes],
             group=self._group,
             async_op=True,
         )
@@ -141,11 +147,12 @@ class Exchange:
     def _work_on(self, bucket: Bucket) -> None:
         assert bucket.travelling is not None
         bucket.travelling.wait()
-        shard = self._shard(bucket)
-        rows = bucket.arrived.view(-1, shard)
-        stack = self._placement.combined(rows.to(accumulation_dtype(bucket.rows.dtype)))
-        if self._factors is not None:
-            stack = stack * self._factors.to(stack).unsqueeze(1)
+        rows = bucket.arrived.view(sum(self._rows), self._filled(bucket, self._rank))
+        placement = self._placement()
+        stack = placement.combined(rows.to(accumulation_dtype(bucket.rows.dtype)))
+        factors = [self._factor_of(label) for label in placement.domains]
+        if any(factor != 1.0 for factor in factors):
+            stack = stack * stack.new_tensor(factors).unsqueeze(1)
         if isinstance(self._rule, GramianRule):
             self._note(stack)
             self._stacks.append((bucket, stack))
@@ -188,7 +195,7 @@ class Exchange:
 
     def _proposed(self, stack: Tensor, whole: Whole) -> Proposal:
         assert isinstance(self._rule, ElementwiseRule)
-        proposal, total = Reduction(self._rule, self._kernels).propose(stack.contiguous(), None)
+        proposal, total = Reduction(self._rule, self._kernels).propose(stack, None)
         proposal = Proposal(proposal.update, proposal.tally, proposal.mask, whole)
         # A sum of finite means may overflow, which is no sign of anything.
         suspicious = not math.isfinite(total.item())
@@ -198,6 +205,8 @@ class Exchange:
 
     def _note(self, stack: Tensor) -> bool:
         """Note whose gradients are not finite; whether any are."""
+        if stack.sum(1).isfinite().all():
+            return False  # A sum that is not finite may be an overflow.
         finite = stack.isfinite().all(1).tolist()
         self.non_finite.update(domain for domain, ok in enumerate(finite) if not ok)
         return not all(finite)
@@ -244,7 +253,7 @@ class Exchange:
         stacks, self._stacks = self._stacks, []
         updates = self._rule.updates([stack for _, stack in stacks], self._over_shards)
         for (bucket, _), update in zip(stacks, updates, strict=True):
-            self._give_back(bucket, [update[: self._filled(bucket)]])
+            self._give_back(bucket, [update])
 
     def _over_shards(self, tensor: Tensor, how: str) -> Tensor:
         operation = dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX
@@ -257,21 +266,25 @@ class Exchange:
         backend = dist.get_backend(self._group)
         return torch.device("cuda" if backend == "nccl" else "cpu")
 
-    def _filled(self, bucket: Bucket) -> int:
-        """Components in this rank's shard."""
-        shard = self._shard(bucket)
-        return max(0, min(sum(bucket.sizes) - self._rank * shard, shard))
-
     def _give_back(self, bucket: Bucket, parts: Sequence[Tensor]) -> None:
-        shard = self._shard(bucket)
+        shard, filled = self._shard(bucket), self._filled(bucket, self._rank)
         dtype = self._wire or accumulation_dtype(bucket.rows.dtype)
-        own = torch.zeros(shard, dtype=dtype, device=bucket.arrived.device)
+        own = torch.empty(shard, dtype=dtype, device=bucket.arrived.device)
+        own[filled:] = 0.0
+        if self._scale != 1.0:
+            parts = [part * self._scale for part in parts]
         if parts:
-            update = torch.cat([part.reshape(-1) for part in parts])
-            own[: len(update)] = update if self._scale == 1.0 else update * self._scale
-        bucket.update = torch.empty(self._placement.world * shard, dtype=dtype, device=own.device)
+            torch.cat([part.reshape(-1).to(dtype) for part in parts], out=own[:filled])
+        bucket.update = self._room_for(bucket, self._world * shard, own)
         work = all_gather(bucket.update, own, group=self._group, async_op=True)
         self._returning.append((bucket, work))
+
+    def _room_for(self, bucket: Bucket, size: int, like: Tensor) -> Tensor:
+        """Where the bucket's own gradients were, which have been sent, if the update fits there."""
+        rows = bucket.rows
+        if rows.dtype == like.dtype and rows.numel() == size and rows.is_contiguous():
+            return rows.view(-1)
+        return like.new_empty(size)
 
 
 def _tally_width(rule: Rule) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -13,7 +16,10 @@ from domaingrad.rules import Rule
 
 from ..step import warn_of_non_finite
 from .exchange import Bucket, Exchange
-from .placement import gather_placement, require_alike
+from .placement import Likeness, Placement, one_row_each
+
+HOOKED: WeakSet[DistributedDataParallel] = WeakSet()
+"""Models whose domains agree in their communication."""
 
 
 class DDPAgreement:
@@ -77,7 +83,7 @@ class DDPAgreement:
         self._labels: list[int] = []
         self._promised: dict[int, tuple[torch.futures.Future[Tensor], Tensor]] = {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        require_alike(rule, trained, self._group)
+        Likeness().require(rule, trained, self._group)
         self._number = {id(parameter): index for index, parameter in enumerate(trained)}
         # DDP looks at the types themselves, which a PyTorch without torch.distributed has not.
         _hook.__annotations__ = {
@@ -85,6 +91,7 @@ class DDPAgreement:
             "return": torch.futures.Future[Tensor],
         }
         model.register_comm_hook(self, _hook)
+        HOOKED.add(model)
 
     def take(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Send a bucket; the future is kept when its update is back, all at the last bucket."""
@@ -95,14 +102,17 @@ class DDPAgreement:
                     f"samples must be a whole number of at least 1; found {self.samples!r}. A rank "
                     f"without samples takes part by GradientAgreement's agree.idle()."
                 )
-            placement = gather_placement(
-                {self.domain: self.samples}, self._group, bucket.buffer().device
-            )
-            self._labels = placement.domains
-            self.rule.require_domains(len(self._labels), f" on all ranks (domain {self._labels})")
+            gathered = one_row_each(self.domain, self.samples, self._group, bucket.buffer().device)
             scale = 1.0 if self._scaler is None else self._scaler.get_scale()
             exchange = self._exchange = Exchange(
-                self.rule, placement, lambda _: 1.0 / scale, scale, self._group, "auto", self._wire
+                self.rule,
+                [1] * dist.get_world_size(self._group),
+                partial(self._agreeable, gathered),
+                lambda _: 1.0 / scale,
+                scale,
+                self._group,
+                "auto",
+                self._wire,
             )
         buffer = bucket.buffer()
         parameters = bucket.parameters()
@@ -117,6 +127,12 @@ class DDPAgreement:
         if bucket.is_last():
             self._keep(exchange)
         return future
+
+    def _agreeable(self, gathered: Callable[[], Placement]) -> Placement:
+        placement = gathered()
+        self._labels = placement.domains
+        self.rule.require_domains(len(self._labels), f" on all ranks (domain {self._labels})")
+        return placement
 
     def _keep(self, exchange: Exchange) -> None:
         self._exchange = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -86,6 +87,28 @@ def gather_placement(
     )
 
 
+def one_row_each(
+    label: int, samples: int, group: dist.ProcessGroup | None, device: torch.device
+) -> Callable[[], Placement]:
+    """Tell all processes of the one domain that this one holds, without waiting for them.
+
+    Returns:
+        What waits for them, to be called when it must be known.
+    """
+    world = dist.get_world_size(group)
+    table = torch.empty(world, 2, dtype=torch.int64, device=device)
+    own = torch.tensor([[label, samples]], device=device)
+    travelling = all_gather(table, own, group=group, async_op=True)
+
+    @cache
+    def arrived() -> Placement:
+        travelling.wait()
+        labels, counts = table.T.tolist()
+        return Placement(tuple(range(world)), tuple(labels), tuple(counts), world)
+
+    return arrived
+
+
 def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy: str) -> None:
     """See that something is the same on all processes; a collective call.
 
@@ -110,26 +133,35 @@ def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy
         )
 
 
-def require_alike(
-    rule: rules.Rule,
-    parameters: Sequence[nn.Parameter],
-    group: dist.ProcessGroup | None,
-    options: Mapping[str, object] | None = None,
-) -> None:
-    """See that all processes have the same rule, random state, parameters, options and versions.
+class Likeness:
+    """Whether all processes were seen to be alike, which is asked once."""
 
-    Raises:
-        AgreementError: they have not; on every process, with what differs where.
-    """
-    shapes = repr([(tuple(p.shape), str(p.dtype)) for p in parameters])
-    random = b"" if rule.generator is None else rule.generator.get_state().numpy().tobytes()
-    own = {name: repr(value) for name, value in (options or {}).items()} | {
-        # Where functions lie in memory is each process's own.
-        "rule": re.sub(r" at 0x[0-9a-f]+", "", repr(rule)),
-        "state of the rule's generator": hashlib.sha256(random).hexdigest()[:12],
-        "shapes of the parameters": hashlib.sha256(shapes.encode()).hexdigest()[:12],
-        "version of PyTorch": torch.__version__,
-    }
-    require_same(
-        own, group, "Make model, rule and generator the same on every rank (the same seed, too)."
-    )
+    def __init__(self) -> None:
+        self._seen = False
+
+    def require(
+        self,
+        rule: rules.Rule,
+        parameters: Sequence[nn.Parameter],
+        group: dist.ProcessGroup | None,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        """See that all have the same rule, random state, parameters, options and versions.
+
+        Raises:
+            AgreementError: they have not; on every process, with what differs where.
+        """
+        if self._seen:
+            return
+        shapes = repr([(tuple(p.shape), str(p.dtype)) for p in parameters])
+        random = b"" if rule.generator is None else rule.generator.get_state().numpy().tobytes()
+        own = {name: repr(value) for name, value in (options or {}).items()} | {
+            # Where functions lie in memory is each process's own.
+            "rule": re.sub(r" at 0x[0-9a-f]+", "", repr(rule)),
+            "state of the rule's generator": hashlib.sha256(random).hexdigest()[:12],
+            "shapes of the parameters": hashlib.sha256(shapes.encode()).hexdigest()[:12],
+            "version of PyTorch": torch.__version__,
+        }
+        remedy = "Make model, rule and generator the same on every rank (the same seed, too)."
+        require_same(own, group, remedy)
+        self._seen = True

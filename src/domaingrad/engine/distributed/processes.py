@@ -16,7 +16,8 @@ from ..errors import AgreementError
 from ..reduction import Kernels
 from ..single_pass.gradients import Given
 from ..step import accumulate
-from .placement import require_alike
+from .hook import HOOKED
+from .placement import Likeness
 from .receiver import DistributedAgreement
 from .shards import Shards
 
@@ -33,9 +34,10 @@ class Processes:
     model: DistributedDataParallel
     half: bool = False
     weights: Mapping[Hashable, float] = field(default_factory=dict)
-    _known: bool = field(default=False, init=False)
+    _likeness: Likeness = field(default_factory=Likeness, init=False)
     _forwards: int = field(default=0, init=False)
     _taken: int = field(default=0, init=False)
+    _had_samples: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self._hook = self.model.register_forward_pre_hook(self._count)
@@ -58,6 +60,7 @@ class Processes:
                 f"domain {name!r} went back under no_sync(), so that each process has a gradient "
                 f"of its own; leave no_sync() out, or use agree.accumulate."
             )
+        self._require_unhooked()
         if not first and self._forwards == self._taken:
             raise AgreementError(
                 f"domain {name!r} went back through the forward pass of the domain before it; "
@@ -67,29 +70,48 @@ class Processes:
             )
         self._taken = self._forwards
 
+    def _require_unhooked(self) -> None:
+        if self.model in HOOKED:
+            raise AgreementError(
+                "this model's domains agree in its communication already, by DDPAgreement; go "
+                "back through the wrapped model as always, or wrap it anew for GradientAgreement."
+            )
+
     @property
     def group(self) -> dist.ProcessGroup:
         """Who takes part."""
         group: dist.ProcessGroup = self.model.process_group
         return group
 
-    def begin(self, rule: Rule, parameters: Sequence[nn.Parameter]) -> None:
+    def begin(self, rule: Rule, parameters: Sequence[nn.Parameter], samples: bool) -> None:
         """Before a forward pass: see once that all are alike, and average running statistics.
 
-        The average is ours: DistributedDataParallel takes those of rank 0, which may be of one
-        domain alone.
+        The average is ours, over the processes that had samples in the step before:
+        DistributedDataParallel takes those of rank 0, which may be of one domain alone.
+
+        Args:
+            rule: the rule.
+            parameters: what is trained.
+            samples: whether this process has any in this step.
 
         Raises:
             AgreementError: the processes differ.
         """
+        self._require_unhooked()
         self.require_alike(rule, parameters)
         buffers = [b for b in self.model.module.buffers() if b.is_floating_point()]
         if not self.model.broadcast_buffers or not buffers:
             return
         with torch.no_grad():
             flat = torch.cat([buffer.reshape(-1).to(torch.float64) for buffer in buffers])
-            dist.all_reduce(flat, group=self.group)
-            flat /= dist.get_world_size(self.group)
+            summed = torch.cat([flat, flat.new_ones(1)])
+            if not self._had_samples:
+                summed.zero_()
+            self._had_samples = samples
+            dist.all_reduce(summed, group=self.group)
+            if summed[-1] == 0:
+                return
+            flat = summed[:-1] / summed[-1]
             parts = torch.split_with_sizes(flat, [buffer.numel() for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.view(buffer.shape))
@@ -100,10 +122,8 @@ class Processes:
         Raises:
             AgreementError: they have not.
         """
-        if not self._known:
-            options = {"weights": dict(self.weights), "half": self.half}
-            require_alike(rule, parameters, self.group, options)
-            self._known = True
+        options = {"weights": dict(self.weights), "half": self.half}
+        self._likeness.require(rule, parameters, self.group, options)
 
     def agreement(
         self,

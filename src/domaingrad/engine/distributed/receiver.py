@@ -56,7 +56,10 @@ class DistributedAgreement:
         self.labels = placement.domains
         """All domains, on all processes."""
         rule.require_domains(len(self.labels), f" on all processes (domain {self.labels})")
-        self._exchange = Exchange(rule, placement, factor_of, scale, group, kernels, wire)
+        rows = [placement.rows_of(rank) for rank in range(placement.world)]
+        self._exchange = Exchange(
+            rule, rows, lambda: placement, factor_of, scale, group, kernels, wire
+        )
         self.non_finite: set[int] = set()
         self._parameters, self._group = parameters, group
         self._used = torch.zeros(len(parameters), device=device)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError
+from domaingrad.bench.domains import DataError, Videos
 from domaingrad.bench.domains.faces import UNNAMED
 from domaingrad.bench.domains.files import listed
 
@@ -45,6 +46,18 @@ class VideoScores:
                 f"{sum(wrong)} videos otherwise; name a kind that is not known {UNNAMED!r}."
             )
 
+    def described(self) -> dict[str, list[Any]]:
+        """Everything, for JSON; :meth:`read` takes it back."""
+        return {
+            "score": self.score.tolist(), "live": self.live.tolist(), "attack": list(self.attack)
+        }  # fmt: skip
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> VideoScores:
+        """What :meth:`described` gave."""
+        score, live = _array(described["score"], np.float64), _array(described["live"], np.bool_)
+        return cls(score, live, tuple(described["attack"]))
+
     @property
     def lives(self) -> Numbers:
         """Scores of live faces."""
@@ -54,6 +67,11 @@ class VideoScores:
     def attacks(self) -> Numbers:
         """Scores of attacks."""
         return self.score[~self.live]
+
+    @property
+    def both(self) -> bool:
+        """Whether there are live faces and attacks."""
+        return bool(self.live.any() and not self.live.all())
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -117,6 +135,20 @@ def video_scores(
         kind or ("" if is_live else UNNAMED) for kind, is_live in zip(attack, truth, strict=True)
     ]
     return VideoScores(sums[kept] / frames[kept], truth[kept], tuple(kinds[i] for i in kept))
+
+
+def frames_scored(videos: Videos, live: Tensor, rows: Tensor, probability: Tensor) -> VideoScores:
+    """The score of each video that some samples of a domain are frames of.
+
+    Args:
+        videos: of the domain.
+        live: whether each sample of it shows a live face, shape [n].
+        rows: the samples in question, shape [m].
+        probability: of "live", of each of these, shape [m].
+    """
+    shows_live = torch.zeros(len(videos.names), dtype=torch.bool)
+    shows_live[videos.of_sample[live]] = True
+    return video_scores(probability, videos.of_sample[rows], shows_live, videos.attacks)
 
 
 def joined(parts: Sequence[VideoScores]) -> VideoScores:

@@ -1,0 +1,71 @@
+"""One run of a sweep, carried out here."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, load
+from domaingrad.bench.protocol import generator_of
+
+from .events import Failed, Finished, Progress
+from .files import FullDiskError
+from .isolation import isolated
+from .plan import PlannedRun, key_of
+from .settings import TrainConfig, written
+from .training import Listener, Status, drawing_names, train
+
+NEWS_EVERY = 0.2
+"""Seconds between two pieces of news of a run."""
+PATIENCE = 30.0
+"""Seconds to wait for a process that is left over from a sweep that was killed."""
+
+
+def attempt(
+    run: PlannedRun, place: Path, keep_model: bool, on_progress: Callable[[Progress], None]
+) -> Finished | Failed:
+    """Carry out one run here, on one thread, and tell of it every now and then.
+
+    Raises:
+        FullDiskError: what else a run may die of is in what is returned.
+    """
+    last = time.perf_counter()
+
+    def report(status: Status) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last >= NEWS_EVERY:
+            last = now
+            on_progress(Progress(run, status.step, status.here, status.seconds, status.checkpoint))
+
+    try:
+        with isolated(0, threads=1):
+            listener = Listener(step=report)
+            data = _data_of(run.config)
+            if key_of(written(run.config, data), run.draw) != run.key:
+                raise DataError(
+                    "the data, the weights or the code have changed since the sweep was planned; "
+                    "put them back, or begin another sweep."
+                )
+            result = train(run.config, place, listener, data=data, patience=PATIENCE)
+    except FullDiskError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever a run dies of, the others go on
+        return Failed(run, traceback.format_exc())
+    if not keep_model:
+        result.directory.forget_model()
+    return Finished(run, result.seconds, result.selected)
+
+
+def _data_of(config: TrainConfig) -> DomainData:
+    """The data of a run; those on disk are read once, since no trial draws them anew."""
+    names = drawing_names(config) if config.data in DATA_SETS else ()
+    return _data(config.data, config.data_options, names)
+
+
+@lru_cache(maxsize=2)
+def _data(data: str, options: DataOptions, names: tuple[object, ...]) -> DomainData:
+    return load(data, options, News(), generator_of(*names))
