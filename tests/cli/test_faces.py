@@ -160,3 +160,8 @@ def test_a_sweep_tells_rates_by_video_and_draws_their_curves(faces, tmp_path):
     page = (out / "report.html").read_text()
     assert "Live faces and attacks, M held out" in page
     assert page.count("HTER, oracle") == 1
+    # A run whose scores of videos are damaged is done again.
+    place = next((out / "runs").iterdir())
+    with (place / "videos.jsonl").open("a") as file:
+        file.write("no record\n")
+    assert RunDirectory(place).condition == "damaged"

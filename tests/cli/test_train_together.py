@@ -17,7 +17,7 @@ TRAIN = ["train", "--data", "colored-digits", "--hold-out=-90%", "--accelerator"
 @pytest.mark.parametrize(
     ("ended", "local_rank", "status", "said"),
     [
-        (FailedElsewhereError("the disk is full"), 0, 2, "Error: on another node: the disk is"),
+        (FailedElsewhereError("the disk is full"), 0, 2, "Error: on another process: the disk is"),
         (FailedElsewhereError("the disk is full"), 1, 0, ""),
         (LostProcessError("one has ended"), 0, 1, "Error: one has ended"),
         (LostProcessError("one has ended"), 1, 1, ""),

@@ -124,10 +124,10 @@ class LiveView:
                 self._console.print(
                     f"[red]Failed:[/] {escape(run.title)}\n{escape(cause)}", highlight=False
                 )
-            case Lost(run):
+            case Lost(run, cause):
                 self._console.print(
-                    f"[yellow]Lost its process:[/] {escape(run.title)}; it goes on from its last "
-                    f"checkpoint.",
+                    f"[yellow]Lost its process:[/] {escape(run.title)} ({escape(cause)}); it goes "
+                    f"on from its last checkpoint.",
                     highlight=False,
                     soft_wrap=True,
                 )

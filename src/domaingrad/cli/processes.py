@@ -50,7 +50,7 @@ def ended_together(errors: Console) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except FailedElsewhereError as error:
         if speaks:
-            _say(errors, f"on another node: {error}")
+            _say(errors, f"on another process: {error}")
         raise typer.Exit(2 if speaks else 0) from None
     except LostProcessError as error:
         # The one that would speak for this node may be the one that is lost.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,9 @@ def crew_of(
     """
     _require_some(jobs=jobs, per_gpu=per_gpu)
     gpus = torch.cuda.device_count() if accelerator in (None, "auto", "cuda", "gpu") else 0
-    devices = tuple(str(number) for number in range(gpus))
+    # Those that this process sees may have been picked by the variable that workers are given.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    devices = tuple(name.strip() for name in visible.split(","))[:gpus]
     usual = gpus * per_gpu if gpus else cpu_count()
     return Crew(max(1, min(jobs or usual, runs)), keep_models, devices)
 

@@ -51,7 +51,7 @@ class Reduction:
 
     def propose(self, stack: Tensor, factors: Tensor | None) -> Reduced:
         """The proposal from gradients of shape [K, n], each times its factor; overwrites them."""
-        if self._compiles(stack):
+        if self.compiles(stack):
             try:
                 update, tally, mask, total = _compiled(self._rule, len(stack))(stack, factors)
             except Exception as error:
@@ -68,7 +68,8 @@ class Reduction:
                 return Proposal(update, tally, mask), total
         return self._eager(stack, factors)
 
-    def _compiles(self, stack: Tensor) -> bool:
+    def compiles(self, stack: Tensor) -> bool:
+        """Whether gradients like these go through one compiled loop, which leaves them alone."""
         if self._kernels == "eager" or len(stack) > MOST_UNROLLED:
             return False
         if self._kernels == "compiled":

@@ -22,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import domaingrad as dg
 from domaingrad.bench.models import mlp
+from domaingrad.engine.distributed.exchange import Bucket, Exchange
+from domaingrad.engine.distributed.placement import Placement
 
 from .processes import in_processes, results_in
 
@@ -497,6 +499,23 @@ def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
 def test_silent_mistakes_are_refused_on_every_process(results, case, message):
     for result in of_two(results):
         assert message in result["refusals"][case]
+
+
+@pytest.mark.parametrize("size", [1000, 70_000])  # small and large ones are summed differently
+@pytest.mark.parametrize("rule", [dg.ANDMask(), dg.SANDMask(), dg.PCGrad()], ids=repr)
+def test_the_domain_that_is_not_finite_is_named_and_no_other(rule, size, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        rows = torch.randn(3, size)
+        rows[0, 5:7] = 3e38  # whose sum is too large for float32
+        rows[1, 5] = torch.nan
+        placement = Placement((0, 0, 0), (0, 1, 2), (1, 1, 1), 1)
+        exchange = Exchange(rule, [3], lambda: placement, lambda _: 1.0, 1.0, None, "eager", None)
+        exchange.take(Bucket([0], [size], rows))
+        exchange.finish()
+    finally:
+        dist.destroy_process_group()
+    assert exchange.non_finite == {1}
 
 
 def test_idle_is_for_several_processes():

@@ -87,7 +87,7 @@ class RunDirectory:
             RunDirectoryError: the directory holds another run, or other files.
         """
         if not self.begun:
-            if left := sorted(self._others()):
+            if left := sorted(self.others()):
                 raise RunDirectoryError(
                     f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
                     f"another --out."
@@ -150,6 +150,7 @@ class RunDirectory:
         try:
             if self.finished() is None:
                 return "not finished"
+            self.videos()
             known = {checkpoint.step for checkpoint in self.checkpoints()}
             return "finished" if known and known <= set(self.unseal()) else "damaged"
         except RunDirectoryError:
@@ -213,8 +214,8 @@ class RunDirectory:
         """Where the chosen model is."""
         return self.path / MODEL
 
-    def _others(self) -> Iterator[str]:
-        """Files that are no run's."""
+    def others(self) -> Iterator[str]:
+        """What is there that no run has written before it has begun."""
         for file in self.path.iterdir():
             if file.name != LOCK and file.suffix != PART:
                 yield file.name

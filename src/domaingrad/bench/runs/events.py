@@ -50,6 +50,7 @@ class Lost:
     """A run has lost its process, and will go on from its last checkpoint in another one."""
 
     run: PlannedRun
+    cause: str = "killed, or out of memory?"
 
 
 Event = Progress | Finished | Failed | Lost
@@ -76,7 +77,7 @@ class Undone:
             return ended
         self._lost[ended.run.key] += 1
         if self._lost[ended.run.key] == ATTEMPTS:
-            cause = f"it lost its process {ATTEMPTS} times (killed, out of memory, its node lost?)"
+            cause = f"it lost its process {ATTEMPTS} times ({ended.cause})"
             return Failed(ended.run, cause)
         self._waiting.appendleft(ended.run)
         return ended

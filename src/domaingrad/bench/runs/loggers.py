@@ -75,3 +75,10 @@ def logged(checkpoint: Checkpoint) -> dict[str, float]:
         **checkpoint.numbers,
     }
     return {name: value for name, value in known.items() if value is not None}
+
+
+def end(logger: Any) -> None:
+    """Once a training has ended; else the next one of this process would go on in wandb's run."""
+    logger.finalize("success")
+    if type(logger).__name__ == "WandbLogger":
+        logger.experiment.finish()

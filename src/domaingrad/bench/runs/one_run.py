@@ -25,9 +25,20 @@ PATIENCE = 30.0
 
 
 def attempt(
-    run: PlannedRun, place: Path, keep_model: bool, on_progress: Callable[[Progress], None]
+    run: PlannedRun,
+    place: Path,
+    keep_model: bool,
+    on_progress: Callable[[Progress], None],
+    patience: float = PATIENCE,
 ) -> Finished | Failed:
     """Carry out one run here, on one thread, and tell of it every now and then.
+
+    Args:
+        run: the run.
+        place: its directory.
+        keep_model: whether the selected model stays.
+        on_progress: who hears of it.
+        patience: seconds to wait for another process that is at work there.
 
     Raises:
         FullDiskError: what else a run may die of is in what is returned.
@@ -50,7 +61,7 @@ def attempt(
                     "the data, the weights or the code have changed since the sweep was planned; "
                     "put them back, or begin another sweep."
                 )
-            result = train(run.config, place, listener, data=data, patience=PATIENCE)
+            result = train(run.config, place, listener, data=data, patience=patience)
     except FullDiskError:
         raise
     except Exception:  # noqa: BLE001 - whatever a run dies of, the others go on

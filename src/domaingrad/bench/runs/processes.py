@@ -14,6 +14,7 @@ from ctypes import c_bool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from .events import Failed, Finished, Lost, OnEvent, Progress, Undone
@@ -52,16 +53,21 @@ def _begin_worker(news: Connection, stop: Any, environment: Mapping[str, str]) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
     _news, _stop = news, stop
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Who goes on with a sweep that was killed must not wait for its runs, nor pay for its idle."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _work(run: PlannedRun, place: Path, keep_model: bool) -> Finished | Failed:
     def tell(progress: Progress) -> None:
         if _stop.value:
             raise KeyboardInterrupt
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            # The sweep was killed; who goes on with it must not wait for this run.
-            os._exit(1)
         _news.send(progress)
 
     tell(Progress(run, 0, 0, 0.0, None))
@@ -84,6 +90,13 @@ class _Worker:
 
     def begin(self, run: PlannedRun, place: Path, keep_model: bool) -> None:
         """Start a run."""
+        try:
+            self._begin(run, place, keep_model)
+        except BrokenProcessPool:  # its process has died since the run before
+            self.close()
+            self._begin(run, place, keep_model)
+
+    def _begin(self, run: PlannedRun, place: Path, keep_model: bool) -> None:
         told = None
         if self._pool is None:
             self.news, told = CONTEXT.Pipe(duplex=False)
@@ -158,7 +171,7 @@ def _pass_on(workers: Sequence[_Worker], on_event: OnEvent) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits outside."""
+    """Ctrl-C has no effect."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -20,6 +20,8 @@ from .plan import PlannedRun
 
 WAIT = 0.2
 """Seconds between two looks at the cluster."""
+PATIENCE = 180.0
+"""Seconds to wait for the lock of a node that is gone: file systems keep it for a lease's time."""
 KNOCKING = 5.0
 """Seconds to wait for the head of a cluster to answer."""
 AHEAD = 2
@@ -158,7 +160,7 @@ def _work(
         return Failed(run, f"{found}; a sweep needs a file system that all nodes share.")
     os.chdir(directory)  # names of files are relative to where the sweep was begun
     board.tell.remote(Progress(run, 0, 0, 0.0, None))
-    return attempt(run, place, keep_model, board.tell.remote)
+    return attempt(run, place, keep_model, board.tell.remote, PATIENCE)
 
 
 def _ended(reference: Any, run: PlannedRun) -> Finished | Failed | Lost:
@@ -169,6 +171,7 @@ def _ended(reference: Any, run: PlannedRun) -> Finished | Failed | Lost:
         if isinstance(error.cause, FullDiskError):
             raise error.cause from error
         return Failed(run, "".join(traceback.format_exception(error)))
-    except ray.exceptions.RayError:
-        return Lost(run)
+    except ray.exceptions.RayError as error:
+        told = next(iter(str(error).splitlines()), "")
+        return Lost(run, f"{type(error).__name__}: {told}")
     return ended

@@ -147,8 +147,9 @@ class SweepDirectory:
     def put_aside(self, key: str) -> None:
         """Keep a run whose records are damaged under another name, so that it is done again."""
         place = self.place(key)
-        unusable = self.condition(key) in ("damaged", "not begun")
-        if unusable and place.is_dir() and any(place.iterdir()):
+        condition = self.condition(key)
+        spoiled = condition == "not begun" and place.is_dir() and any(RunDirectory(place).others())
+        if condition == "damaged" or spoiled:
             free = (place.with_name(f"{key}.damaged-{n}") for n in count(1))
             place.rename(next(path for path in free if not path.exists()))
 

@@ -36,7 +36,7 @@ from .fitting import (
 )
 from .isolation import isolated, noted_warnings
 from .launching import fabric_of, is_first, joined, require_among_processes
-from .loggers import log_again, logged, logger_class, logger_in
+from .loggers import end, log_again, logged, logger_class, logger_in
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
 from .trained import Trained, make_model
@@ -385,7 +385,7 @@ def _run(config: TrainConfig, data: DomainData, directory: RunDirectory, carried
             listener.step(Status(fit.step, training.steps, fit.step - first, now, fit.waited, last))
         seconds = before + time.perf_counter() - began
     for logger in loggers:
-        logger.finalize("success")
+        end(logger)
     ranks.first(
         lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
     )

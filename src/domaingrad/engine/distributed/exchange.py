@@ -154,7 +154,7 @@ class Exchange:
         if any(factor != 1.0 for factor in factors):
             stack = stack * stack.new_tensor(factors).unsqueeze(1)
         if isinstance(self._rule, GramianRule):
-            self._note(stack)
+            self._note(_sums(stack))
             self._stacks.append((bucket, stack))
             return
         assert isinstance(self._rule, ElementwiseRule)
@@ -195,19 +195,24 @@ class Exchange:
 
     def _proposed(self, stack: Tensor, whole: Whole) -> Proposal:
         assert isinstance(self._rule, ElementwiseRule)
-        proposal, total = Reduction(self._rule, self._kernels).propose(stack, None)
+        reduction = Reduction(self._rule, self._kernels)
+        # Taken before, since eager reductions overwrite what they are given.
+        sums = None if reduction.compiles(stack) else _sums(stack)
+        proposal, total = reduction.propose(stack, None)
         proposal = Proposal(proposal.update, proposal.tally, proposal.mask, whole)
         # A sum of finite means may overflow, which is no sign of anything.
         suspicious = not math.isfinite(total.item())
-        if suspicious and self._note(stack) and proposal.update.isfinite().all():
+        if (
+            suspicious
+            and self._note(_sums(stack) if sums is None else sums)
+            and proposal.update.isfinite().all()
+        ):
             proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
         return proposal
 
-    def _note(self, stack: Tensor) -> bool:
-        """Note whose gradients are not finite; whether any are."""
-        if stack.sum(1).isfinite().all():
-            return False  # A sum that is not finite may be an overflow.
-        finite = stack.isfinite().all(1).tolist()
+    def _note(self, sums: Tensor) -> bool:
+        """Note whose gradients are not finite, by their sums; whether any are."""
+        finite = sums.isfinite().tolist()
         self.non_finite.update(domain for domain, ok in enumerate(finite) if not ok)
         return not all(finite)
 
@@ -285,6 +290,11 @@ class Exchange:
         if rows.dtype == like.dtype and rows.numel() == size and rows.is_contiguous():
             return rows.view(-1)
         return like.new_empty(size)
+
+
+def _sums(stack: Tensor) -> Tensor:
+    """Of each row; where its numbers are finite, and in float32, so is this."""
+    return stack.sum(1, dtype=torch.float64)
 
 
 def _tally_width(rule: Rule) -> int:

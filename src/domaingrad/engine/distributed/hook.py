@@ -39,6 +39,9 @@ class DDPAgreement:
     DDP: the rule sees their sum. After an error from here, wrap the model anew. A hooked model
     cannot be copied or pickled; copy ``model.module``.
 
+    Where parameters are used by no rank, Agr-Rand's noise differs from that of one process, which
+    draws none for them.
+
     A rank whose domain changes sets :attr:`domain` before the step; one with fewer samples than
     others of its domain sets :attr:`samples`. BatchNorm is DDP's business: running statistics are
     those of rank 0, so of its domain; use ``SyncBatchNorm``, other norms, or
@@ -83,7 +86,8 @@ class DDPAgreement:
         self._labels: list[int] = []
         self._promised: dict[int, tuple[torch.futures.Future[Tensor], Tensor]] = {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        Likeness().require(rule, trained, self._group)
+        options = {"half": half, "scaler": scaler is not None and scaler.is_enabled()}
+        Likeness().require(rule, trained, self._group, options)
         self._number = {id(parameter): index for index, parameter in enumerate(trained)}
         # DDP looks at the types themselves, which a PyTorch without torch.distributed has not.
         _hook.__annotations__ = {
