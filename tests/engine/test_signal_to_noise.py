@@ -160,3 +160,17 @@ def test_losses_that_are_no_losses_of_samples() -> None:
         dg.signal_to_noise(
             model.requires_grad_(False), torch.randn(5, 3), lambda outputs: outputs.sum(1)
         )
+
+
+def test_positions_that_cancel_leave_no_negative_mean_square():
+    torch.manual_seed(0)
+    layer, weights = nn.Linear(6, 5), torch.randn(5)
+    first = torch.randn(16, 1, 6)
+    second = -first * (1 + 1e-6 * torch.randn(16, 1, 6))
+    x = torch.cat([first, second, torch.zeros(16, 1, 6)], 1)
+    found = dg.signal_to_noise(layer, x, lambda out: (out * weights).sum((1, 2)))["weight"]
+    assert (found.mean_square >= found.mean.square() * (1 - 1e-6)).all()
+    per_sample = weights[:, None] * x.double().sum(1)[:, None]  # d loss_s / d weight
+    torch.testing.assert_close(
+        found.mean_square.double(), per_sample.square().mean(0), rtol=0, atol=1e-6
+    )

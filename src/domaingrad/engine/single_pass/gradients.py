@@ -159,4 +159,6 @@ class Products(UnitGradients):
         pairs_of_g = g[:, first] * g[:, second] * twice.view(1, -1, 1)
         pairs_of_x = x[:, first] * x[:, second]
         squares = torch.mm(pairs_of_g.flatten(0, 1).t(), pairs_of_x.flatten(0, 1))
-        return total, squares.view(self.shape)
+        # Where positions cancel, rounding may leave less than squares can be, or less than nothing.
+        least = total.square().div_(self.count)
+        return total, torch.maximum(squares.view(self.shape), least, out=least)
