@@ -1,9 +1,8 @@
-"""Lets torchvision be imported where its extension is of another build than PyTorch; slow tests."""
+"""Lets torchvision be imported where its extension is of another build than PyTorch."""
 
 import importlib.util
 from pathlib import Path
 
-import pytest
 import torch
 
 OPERATORS = (
@@ -35,12 +34,3 @@ def _operators_for_torchvision() -> torch.library.Library | None:
 
 # Kept, since the operators go with it.
 OPERATORS_FOR_TORCHVISION = _operators_for_torchvision()
-
-
-SLOW = ("/cli/", "/integrations/", "/distributed/", "test_ray", "test_together")
-"""Parts of the names of tests that take many seconds each."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests come first, so that no process is left with one while the others have ended."""
-    items.sort(key=lambda item: not any(part in item.nodeid for part in SLOW))
