@@ -58,6 +58,9 @@ def test_a_worker_that_died_between_two_runs_is_replaced(tmp_path):
             (process,) = worker._pool._processes.values()
             os.kill(process.pid, signal.SIGKILL)
             process.join()
+            until(
+                lambda: worker._pool._broken
+            )  # else the run would be lost, and its turn come again
     finally:
         worker.close()
 
