@@ -58,3 +58,15 @@ def expected(at_once: int = 1, clip: float | None = None) -> torch.Tensor:
 
 def assert_close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-9) -> None:
     assert ((found - wanted).norm() / wanted.norm()).item() < tolerance
+
+
+def assert_takes_the_steps(found: torch.Tensor, case: str, wanted: dict) -> None:
+    """Those of separate passes; in bfloat16, to its rounding."""
+    assert_close(found, expected(**wanted), 3e-2 if case == "bf16" else 1e-9)
+
+
+def assert_all_take_the_steps(results: list, case: str, wanted: dict) -> None:
+    """On every process, and the same bits."""
+    for result in results:
+        assert_takes_the_steps(result[case], case, wanted)
+        assert torch.equal(result[case], results[0][case])

@@ -11,7 +11,18 @@ import domaingrad as dg
 from domaingrad.integrations.accelerate import AcceleratedAgreement
 
 from ..engine.distributed.processes import in_processes
-from .loops import BATCHES, MOMENTUM, RATE, TAU, assert_close, expected, flat, network, share
+from .loops import (
+    BATCHES,
+    MOMENTUM,
+    RATE,
+    TAU,
+    assert_all_take_the_steps,
+    assert_close,
+    assert_takes_the_steps,
+    flat,
+    network,
+    share,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,15 +81,13 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_one_process_takes_the_steps_of_separate_passes(case):
     options, wanted = CASES[case]
-    assert_close(trained(**options), expected(**wanted), 3e-2 if case == "bf16" else 1e-9)
+    assert_takes_the_steps(trained(**options), case, wanted)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_take_the_steps_of_separate_passes(results, case):
     _, wanted = CASES[case]
-    for result in results:
-        assert_close(result[case], expected(**wanted), 3e-2 if case == "bf16" else 1e-9)
-        assert torch.equal(result[case], results[0][case])
+    assert_all_take_the_steps(results, case, wanted)
 
 
 def test_a_saved_state_holds_the_random_state_of_the_rule(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError, Videos
-from domaingrad.bench.domains.faces import UNNAMED
+from domaingrad.bench.domains.faces import LIVE, UNNAMED
 from domaingrad.bench.domains.files import listed
 
 Numbers = npt.NDArray[np.float64]
@@ -137,18 +137,31 @@ def video_scores(
     return VideoScores(sums[kept] / frames[kept], truth[kept], tuple(kinds[i] for i in kept))
 
 
-def frames_scored(videos: Videos, live: Tensor, rows: Tensor, probability: Tensor) -> VideoScores:
+def frames_scored(
+    videos: Videos | None,
+    classes: Sequence[str],
+    labels: Tensor,
+    rows: Tensor,
+    probabilities: Tensor,
+) -> VideoScores | None:
     """The score of each video that some samples of a domain are frames of.
 
     Args:
-        videos: of the domain.
-        live: whether each sample of it shows a live face, shape [n].
+        videos: of the domain, if it has any.
+        classes: names of the classes.
+        labels: of all its samples, shape [n].
         rows: the samples in question, shape [m].
-        probability: of "live", of each of these, shape [m].
+        probabilities: of the classes, for each of these, shape [m, classes].
+
+    Returns:
+        ``None`` where samples are no frames of live faces and attacks.
     """
+    if videos is None or LIVE not in classes:
+        return None
+    live = classes.index(LIVE)
     shows_live = torch.zeros(len(videos.names), dtype=torch.bool)
-    shows_live[videos.of_sample[live]] = True
-    return video_scores(probability, videos.of_sample[rows], shows_live, videos.attacks)
+    shows_live[videos.of_sample[labels == live]] = True
+    return video_scores(probabilities[:, live], videos.of_sample[rows], shows_live, videos.attacks)
 
 
 def joined(parts: Sequence[VideoScores]) -> VideoScores:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError, DomainData, News, Videos, load
-from domaingrad.bench.domains.faces import LIVE
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored, joined
 from domaingrad.bench.runs.directory import RunDirectory
@@ -20,13 +18,12 @@ from domaingrad.bench.runs.fitting import Parts
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import Trained
 
-from .liveness import LivenessCurve, liveness_metrics
+from .liveness import LivenessCurve, liveness_curve
 from .run_parts import parts_of_run
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
 
-BOOTSTRAP_SEED = 0
 
 Role = Literal["source, validation", "held out", "new data"]
 """What the samples of a domain were to the model."""
@@ -112,10 +109,7 @@ def _liveness(
         return {}
     source = joined(validation)
     return {
-        target.domain: LivenessCurve(
-            target.videos,
-            liveness_metrics(target.videos, source, np.random.default_rng(BOOTSTRAP_SEED)),
-        )
+        target.domain: liveness_curve(target.videos, source)
         for target in targets
         if target.videos is not None
     }
@@ -167,10 +161,7 @@ def _on(
     else:
         right = (outputs.sign() == truth).double().mean().item()
         metrics, confusion = {"accuracy": right}, None
-    scores = None
-    if videos is not None and LIVE in trained.classes:
-        live = trained.classes.index(LIVE)
-        scores = frames_scored(videos, labels == live, rows, outputs[:, live])
+    scores = frames_scored(videos, trained.classes, labels, rows, outputs)
     return DomainEvaluation(domain, role, len(truth), metrics, confusion, scores)
 
 

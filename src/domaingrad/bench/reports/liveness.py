@@ -17,6 +17,7 @@ from .liveness_rates import LOW_FPR, Accepted, Counts, eer, once
 LEVEL = 0.95
 """Of the confidence intervals."""
 REPLICATES = 1000
+BOOTSTRAP_SEED = 0
 AT_ONCE = 1 << 20
 """Weights of videos in replicates that are worked on at a time; bounds the memory they take."""
 
@@ -146,6 +147,12 @@ def liveness_metrics(
         at_source=_at(target, fixed, whole, drawn, np.full(len(drawn), fixed.value)),
         at_target=at_target,
     )
+
+
+def liveness_curve(target: VideoScores, source_validation: VideoScores) -> LivenessCurve:
+    """The target's videos and all metrics of them; intervals are the same each time."""
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    return LivenessCurve(target, liveness_metrics(target, source_validation, generator))
 
 
 def _at(

@@ -12,9 +12,7 @@ from domaingrad.bench.methods import Method
 from domaingrad.bench.protocol.video_scores import joined
 from domaingrad.bench.runs.fitting import SealedVideos
 
-from .liveness import Estimate, LivenessCurve, LivenessMetrics, liveness_metrics
-
-BOOTSTRAP_SEED = 0
+from .liveness import Estimate, LivenessCurve, LivenessMetrics, liveness_curve
 
 COLUMNS = (
     "method", "held out", "HTER", "ACER", "AUC", "EER", "TPR at FPR = 1 %", "HTER, oracle", "trials"
@@ -82,8 +80,7 @@ def _curve(videos: SealedVideos, held_out: str) -> LivenessCurve | None:
     sources = [found for name, found in videos.items() if name != held_out]
     if held_out not in videos or not sources or not joined(sources).both:
         return None
-    generator, target = np.random.default_rng(BOOTSTRAP_SEED), videos[held_out]
-    return LivenessCurve(target, liveness_metrics(target, joined(sources), generator))
+    return liveness_curve(videos[held_out], joined(sources))
 
 
 def _named(metrics: LivenessMetrics) -> dict[str, Estimate | None]:

@@ -21,10 +21,9 @@ from domaingrad.bench.runs import (
     HeldOutScores,
     Plan,
     PlannedRun,
-    RunDirectory,
     SweepDirectory,
 )
-from domaingrad.bench.runs.directory import Condition
+from domaingrad.bench.runs.directory import Condition, Records
 from domaingrad.bench.runs.fitting import SealedVideos
 from domaingrad.bench.runs.settings import OPTIMISATION
 
@@ -206,9 +205,8 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         plan: its plan.
         causes: why runs have not finished, by key, where it is not written down.
     """
-    singles: list[tuple[PlannedRun, tuple[Checkpoint, ...], dict[int, Sealed]]] = []
-    videos: dict[str, dict[int, SealedVideos]] = {}
-    pairs: dict[tuple[Any, ...], dict[int, Sealed]] = {}
+    singles: list[tuple[PlannedRun, Records]] = []
+    pairs: dict[tuple[Any, ...], Mapping[int, Sealed]] = {}
     planned: dict[tuple[str, str, str], int] = defaultdict(int)
     missing: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     warned: dict[str, int] = defaultdict(int)
@@ -217,25 +215,22 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         config = run.config
         cell = (run.data, config.method, " and ".join(config.held_out))
         planned[cell] += 1
-        condition = directory.condition(run.key)
-        if condition != "finished":
+        records = directory.records(run.key)
+        if records.condition != "finished":
             told = causes.get(run.key) or directory.failure(run.key)
-            missing[cell].append(CONDITIONS[condition] if told is None else cause_of(told))
+            missing[cell].append(CONDITIONS[records.condition] if told is None else cause_of(told))
             continue
-        there = RunDirectory(directory.place(run.key))
-        ended = there.finished() or {}
         finished += 1
-        seconds += ended["seconds"]
-        for text in ended["warnings"]:
+        seconds += records.ended["seconds"]
+        for text in records.ended["warnings"]:
             warned[f"{run.data}, {config.method}: {text}"] += 1
         if config.also_hold_out is None:
-            singles.append((run, tuple(there.checkpoints()), there.unseal()))
-            videos[run.key] = there.videos()
+            singles.append((run, records))
         else:
-            pairs[_kind(run, frozenset(config.held_out))] = there.unseal()
+            pairs[_kind(run, frozenset(config.held_out))] = records.sealed
     beside = {each.name: each.others for each in plan.data}
     courses = []
-    for run, checkpoints, sealed in singles:
+    for run, records in singles:
         one = run.config.hold_out
         assert one is not None
         pairs_of_run = {
@@ -245,10 +240,10 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
         courses.append(
             Course(
                 run,
-                checkpoints,
-                tuple(sealed[checkpoint.step][one] for checkpoint in checkpoints),
-                tuple(_others(pairs_of_run, checkpoint.step) for checkpoint in checkpoints),
-                videos[run.key],
+                records.checkpoints,
+                tuple(records.sealed[each.step][one] for each in records.checkpoints),
+                tuple(_others(pairs_of_run, each.step) for each in records.checkpoints),
+                records.videos,
             )
         )
     return Collected(

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,20 @@ MODEL = "model.safetensors"
 
 Condition = Literal["not begun", "not finished", "finished", "damaged"]
 """Of a run; damaged is one whose records say that it has ended, and are not whole."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a run has left, for reports, once it has ended."""
+
+    condition: Condition
+    ended: Mapping[str, Any] = field(default_factory=dict)
+    """What its last line says."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    sealed: Mapping[int, Sealed] = field(default_factory=dict)
+    """By step."""
+    videos: Mapping[int, SealedVideos] = field(default_factory=dict)
+    """By step; empty where the data are no faces."""
 
 
 class RunDirectory:
@@ -145,16 +159,22 @@ class RunDirectory:
     @property
     def condition(self) -> Condition:
         """What has become of the run."""
+        return self.records().condition
+
+    def records(self) -> Records:
+        """All that is written of the run; nothing but its condition where it has not ended well."""
         if not self.begun:
-            return "not begun"
+            return Records("not begun")
         try:
-            if self.finished() is None:
-                return "not finished"
-            self.videos()
-            known = {checkpoint.step for checkpoint in self.checkpoints()}
-            return "finished" if known and known <= set(self.unseal()) else "damaged"
+            ended = self.finished()
+            if ended is None:
+                return Records("not finished")
+            checkpoints, sealed, videos = self.checkpoints(), self.unseal(), self.videos()
         except RunDirectoryError:
-            return "damaged"
+            return Records("damaged")
+        if not checkpoints or not {each.step for each in checkpoints} <= set(sealed):
+            return Records("damaged")
+        return Records("finished", ended, tuple(checkpoints), sealed, videos)
 
     def unseal(self) -> dict[int, Sealed]:
         """Scores on the held-out domains by step; for reports, once training has ended."""

@@ -25,7 +25,6 @@ from domaingrad.bench.domains import (
     losses,
     score,
 )
-from domaingrad.bench.domains.faces import LIVE
 from domaingrad.bench.methods import Batches, Method
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
 from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored
@@ -249,42 +248,36 @@ class Fit:
         ranks.average_statistics(self.model)
         if not math.isfinite(loss):
             warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
+        sources, held_out = self._parts.sources, self._parts.held_out
+        splits = {**sources, **held_out}
+        rows = {name: [each.val] for name, each in sources.items()}
+        rows |= {name: [each.train, each.val] for name, each in held_out.items()}
         self.model.eval()
         try:
-            splits, others = self._parts.sources, self._parts.held_out
-            validation = {name: self._outputs(each, each.val) for name, each in splits.items()}
-            training = {name: self._outputs(each, each.train) for name, each in others.items()}
-            rest = {name: self._outputs(each, each.val) for name, each in others.items()}
-            of_sources = [
-                self._score(each, each.val, validation[name]) for name, each in splits.items()
-            ]
+            outputs = {
+                name: [self._outputs(splits[name], own) for own in each]
+                for name, each in rows.items()
+            }
+            scores = {
+                name: [
+                    self._score(splits[name], own, found)
+                    for own, found in zip(each, outputs[name], strict=True)
+                ]
+                for name, each in rows.items()
+            }
             seen = Checkpoint(
                 step=self.step,
                 loss=loss if math.isfinite(loss) else None,
-                val_score=sum(of_sources) / len(of_sources),
+                val_score=sum(scores[name][0] for name in sources) / len(sources),
                 agreement=self._agreement(),
                 numbers=self._bound.numbers(),
             )
         finally:
             self.model.train()
-        sealed = {
-            name: HeldOutScores(
-                self._score(each, each.train, training[name]),
-                self._score(each, each.val, rest[name]),
-            )
-            for name, each in others.items()
-        }
+        sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
         videos = {
-            **{
-                name: self._videos(name, each.val, validation[name])
-                for name, each in splits.items()
-            },
-            **{
-                name: self._videos(
-                    name, torch.cat([each.train, each.val]), torch.cat([training[name], rest[name]])
-                )
-                for name, each in others.items()
-            },
+            name: self._videos(name, torch.cat(each), torch.cat(outputs[name]))
+            for name, each in rows.items()
         }
         return seen, sealed, {name: found for name, found in videos.items() if found is not None}
 
@@ -366,11 +359,10 @@ class Fit:
 
     def _videos(self, domain: str, rows: Tensor, outputs: Tensor) -> VideoScores | None:
         """Of frames of faces; ``None`` for other data, and once training has diverged."""
-        videos, classes = self._data.videos.get(domain), self._data.classes
-        if videos is None or LIVE not in classes or not outputs.isfinite().all():
+        if domain not in self._data.videos or not outputs.isfinite().all():
             return None
-        labels, live = self._data.domains[domain].tensors[1], classes.index(LIVE)
-        return frames_scored(videos, labels == live, rows, outputs.softmax(1)[:, live])
+        labels, videos = self._data.domains[domain].tensors[1], self._data.videos[domain]
+        return frames_scored(videos, self._data.classes, labels, rows, outputs.softmax(1))
 
 
 def require_sources(method: Method, sources: Sequence[str]) -> None:

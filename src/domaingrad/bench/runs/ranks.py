@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from domaingrad.bench.methods import Dealt
+from domaingrad.engine.distributed.placement import unlike
 
 T = TypeVar("T")
 
@@ -117,16 +118,12 @@ class Ranks:
             FailedElsewhereError, ValueError: they have not; the first process has the latter.
         """
         found = self.gathered(dict(own))
-        differing = [
-            f"{name} is "
-            + ", ".join(f"{each.get(name)!r} on rank {rank}" for rank, each in enumerate(found))
-            for name in own
-            if any(each.get(name) != own[name] for each in found)
-        ]
+        shown = [{name: repr(each.get(name)) for name in own} for each in found]
         failed = None
-        if differing:
+        if differing := unlike(shown):
+            told = "; ".join(f"{name} is {ranks}" for name, ranks in differing.items())
             failed = ValueError(
-                f"the processes differ, so they cannot train one model: {'; '.join(differing)}. "
+                f"the processes differ, so they cannot train one model: {told}. "
                 f"Give each the same command, data and version of the code."
             )
         self.require_none_failed(failed)

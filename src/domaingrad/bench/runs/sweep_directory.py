@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
-from .directory import Condition, RunDirectory
+from .directory import Condition, Records, RunDirectory
 from .files import RunDirectoryError, alone_in, make, replace
 from .plan import Plan, differences, extends
 
@@ -136,9 +136,14 @@ class SweepDirectory:
         """Where a run is, or will be."""
         return self.path / RUNS / key
 
+    def records(self, key: str) -> Records:
+        """All that is written of a run."""
+        there = self.place(key).is_dir()
+        return RunDirectory(self.place(key)).records() if there else Records("not begun")
+
     def condition(self, key: str) -> Condition:
         """What has become of a run."""
-        return RunDirectory(self.place(key)).condition if self.place(key).is_dir() else "not begun"
+        return self.records(key).condition
 
     def finished(self, key: str) -> bool:
         """Whether a run has ended well, and its records are whole."""

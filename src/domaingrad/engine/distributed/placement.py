@@ -122,15 +122,25 @@ def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy
     """
     found: list[Mapping[str, str]] = [{}] * dist.get_world_size(group)
     dist.all_gather_object(found, dict(own), group=group)
-    differing = [
-        f"{name}: " + ", ".join(f"{each[name]} on rank {rank}" for rank, each in enumerate(found))
-        for name in own
+    if differing := unlike(found):
+        told = "; ".join(f"{name}: {ranks}" for name, ranks in differing.items())
+        raise AgreementError(f"the processes differ, so they cannot agree: {told}. {remedy}")
+
+
+def unlike(found: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What processes do not have in common: who has what, by name.
+
+    Args:
+        found: what each has, by rank.
+
+    >>> unlike([{"rule": "a", "seed": "1"}, {"rule": "b", "seed": "1"}])
+    {'rule': 'a on rank 0, b on rank 1'}
+    """
+    return {
+        name: ", ".join(f"{each[name]} on rank {rank}" for rank, each in enumerate(found))
+        for name in found[0]
         if len({each[name] for each in found}) > 1
-    ]
-    if differing:
-        raise AgreementError(
-            f"the processes differ, so they cannot agree: {'; '.join(differing)}. {remedy}"
-        )
+    }
 
 
 class Likeness:
