@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import domaingrad as dg
+from domaingrad.engine.single_pass import gradients as unit_gradients
 
 from .problems import PROBLEMS, RANDOM, UNFIT
 from .separate_passes import model_of, separate_gradients
@@ -174,3 +175,13 @@ def test_positions_that_cancel_leave_no_negative_mean_square():
     torch.testing.assert_close(
         found.mean_square.double(), per_sample.square().mean(0), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("size", [1000, 50_000])  # the second in a compiled loop
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own.
+def test_moments_of_a_stack(size: int) -> None:
+    stack = torch.randn(8, size, generator=torch.Generator().manual_seed(0)) + 0.3
+    rows = stack.double().numpy()
+    mean, square = unit_gradients.moments_of(stack)
+    np.testing.assert_allclose(mean.numpy(), rows.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(square.numpy(), (rows**2).mean(0), rtol=1e-6)

@@ -25,7 +25,8 @@ from .reduction import Kernels
 from .separate_passes import SeparatePasses
 from .single_pass.engine import MIXED_LOSSES, MixedPass, SinglePass
 from .single_pass.inventory import Inventory
-from .single_pass.receivers import Agreement, Scratch, agreement_of
+from .single_pass.receivers import Agreement, agreement_of, waiting_for
+from .single_pass.scratch import Scratch
 from .single_pass.verification import InconclusiveError, UnfitError
 from .step import Step, warn_of_non_finite
 
@@ -196,7 +197,8 @@ class GradientAgreement:
         try:
             if reason is not None:
                 raise UnfitError(reason)
-            passed, outputs = self._single_pass.forward(inventory, batch, inputs, options)
+            waits = waiting_for(self.rule if self._processes is None else None)
+            passed, outputs = self._single_pass.forward(inventory, batch, inputs, options, waits)
         except UnfitError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:

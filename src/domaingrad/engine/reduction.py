@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
-from types import FunctionType
-from typing import Any, Literal
-from warnings import warn
+from collections.abc import Callable, Sequence
+from typing import Literal
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, Proposal
+from domaingrad.rules import ElementwiseRule, Proposal, Statistic, Statistics, Tallied
 from domaingrad.rules.statistics import accumulation_dtype, statistics_of
 
+from .loops import MOST_UNROLLED, Loop
 from .running import RunningStatistics
 
 Kernels = Literal["auto", "eager", "compiled"]
 
-Reduced = tuple[Proposal, Tensor]
-"""The proposal for some components, and the sum of their means: finite if all gradients are."""
-
-COMPILE_FROM = 300_000
-"""Components times domains from which ``"auto"`` compiles: below, a step is shorter than what a
-compiled call saves (measured: benchmarks/reduction.py)."""
+Reduced = tuple[Tallied, Tensor]
+"""The proposal for some components, and a witness: a number that is finite only if all gradients
+are."""
 
 FOLDED_FROM = 2**16
 """Components from which folding one gradient after the other is faster than whole-stack sums."""
 
-MOST_UNROLLED = 64
-"""Domains up to which the fused loop is unrolled over them."""
+SMALL = 2**13
+"""Components up to which tensors are best reduced together: a call of PyTorch takes longer than its
+work on so few."""
+
+
+def is_small(components: int) -> bool:
+    """Whether a tensor of so many components is best reduced together with others."""
+    return components <= SMALL
 
 
 class Reduction:
@@ -48,90 +46,82 @@ class Reduction:
     def __init__(self, rule: ElementwiseRule, kernels: Kernels) -> None:
         self._rule = rule
         self._kernels = kernels
+        self._loop = _loops.get(rule) or _loops.setdefault(rule, Loop(_reduction(rule), str(rule)))
 
     def propose(self, stack: Tensor, factors: Tensor | None) -> Reduced:
         """The proposal from gradients of shape [K, n], each times its factor; overwrites them."""
         if self.compiles(stack):
-            try:
-                update, tally, mask, total = _compiled(self._rule, len(stack))(stack, factors)
-            except Exception as error:
-                if self._kernels == "compiled":
-                    raise
-                warn(
-                    f"torch.compile failed for {self._rule} ({type(error).__name__}: "
-                    f"{str(error).splitlines()[0]}); going on with kernels='eager'.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                self._kernels = "eager"
-            else:
-                return Proposal(update, tally, mask), total
-        return self._eager(stack, factors)
+            reduced = self._loop(stack, factors, required=self._kernels == "compiled")
+            if reduced is not None:
+                summed, witness = reduced
+                return Tallied(*summed), witness
+        proposal, witness = self._eager(stack, factors)
+        return proposal.tallied(), witness
+
+    def propose_each(
+        self, stack: Tensor, sizes: Sequence[int], factors: Tensor | None
+    ) -> tuple[list[Tallied], Tensor]:
+        """The proposals of several small tensors that lie one after the other in [K, n].
+
+        Args:
+            stack: the gradients of all.
+            sizes: components of each, n together.
+            factors: on the gradients of each domain.
+        """
+        together, witness = self._from(statistics_of(_weighted(stack, factors), self._names))
+        updates = together.update.split_with_sizes(list(sizes))
+        terms = [term.split_with_sizes(list(sizes)) for term in together.terms]
+        masks = [] if together.mask is None else together.mask.split_with_sizes(list(sizes))
+        return [
+            Proposal(
+                update,
+                tuple(term[place] for term in terms),
+                masks[place] if masks else None,
+            ).tallied()
+            for place, update in enumerate(updates)
+        ], witness
 
     def compiles(self, stack: Tensor) -> bool:
         """Whether gradients like these go through one compiled loop, which leaves them alone."""
-        if self._kernels == "eager" or len(stack) > MOST_UNROLLED:
-            return False
         if self._kernels == "compiled":
-            return True
-        return stack.numel() >= COMPILE_FROM and compiler_found(stack.device)
+            return stack.numel() > 0 and len(stack) <= MOST_UNROLLED
+        return self._kernels == "auto" and self._loop.is_worth_it(stack)
 
-    def _eager(self, stack: Tensor, factors: Tensor | None) -> Reduced:
-        g = stack.to(accumulation_dtype(stack.dtype))
-        if factors is not None:
-            g = g * factors.to(g).unsqueeze(1)
+    @property
+    def _names(self) -> frozenset[Statistic]:
+        return self._rule.statistics | {"mean"}
+
+    def _eager(self, stack: Tensor, factors: Tensor | None) -> tuple[Proposal, Tensor]:
+        g = _weighted(stack, factors)
         if g.shape[1] < FOLDED_FROM:
-            statistics = statistics_of(g, self._rule.statistics | {"mean"})
-        else:
-            running = RunningStatistics(self._rule.statistics)
-            for gradient in g.unbind(0):
-                running.fold(gradient)
-            statistics = running.statistics()
-        total = statistics.mean.sum()
-        return self._rule.propose(statistics), total
+            return self._from(statistics_of(g, self._names))
+        running = RunningStatistics(self._names)
+        for gradient in g.unbind(0):
+            running.fold(gradient)
+        return self._from(running.statistics())
+
+    def _from(self, statistics: Statistics) -> tuple[Proposal, Tensor]:
+        witness = statistics.mean.sum()
+        return self._rule.propose(statistics), witness
 
 
-def compiler_found(device: torch.device) -> bool:
-    """Whether ``torch.compile`` can be expected to work for a device."""
-    return _compiler_found(device.type)
+def _weighted(stack: Tensor, factors: Tensor | None) -> Tensor:
+    g = stack.to(accumulation_dtype(stack.dtype))
+    return g if factors is None else g * factors.to(g).unsqueeze(1)
 
 
-@cache
-def _compiler_found(device_type: str) -> bool:
-    if device_type == "cpu":
-        return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    return find_spec("triton") is not None
+Summed = tuple[Tensor, Tensor | None, Tensor | None]
+_loops: WeakKeyDictionary[ElementwiseRule, Loop] = WeakKeyDictionary()
 
 
-Compiled = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None, Tensor | None, Tensor]]
-_cache: WeakKeyDictionary[ElementwiseRule, dict[int, Compiled]] = WeakKeyDictionary()
-
-
-def _compiled(rule: ElementwiseRule, count: int) -> Compiled:
-    """The compiled reduction of a rule for a number of domains."""
-    by_count = _cache.setdefault(rule, {})
-    if count not in by_count:
-        by_count[count] = torch.compile(
-            _reduction(rule),
-            dynamic=True,
-            fullgraph=True,
-            options={"unroll_reductions_threshold": MOST_UNROLLED},
-        )
-    return by_count[count]
-
-
-def _reduction(rule: ElementwiseRule) -> Any:
-    def reduce(
-        stack: Tensor, factors: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+def _reduction(rule: ElementwiseRule) -> Callable[[Tensor, Tensor | None], tuple[Summed, Tensor]]:
+    def reduce(stack: Tensor, factors: Tensor | None) -> tuple[Summed, Tensor]:
         stack.unbind(0)  # So the compiler learns K as a number, and unrolls it.
-        g = stack.to(accumulation_dtype(stack.dtype))
-        if factors is not None:
-            g = g * factors.to(g).unsqueeze(1)
-        statistics = statistics_of(g, rule.statistics | {"mean"})
+        g = _weighted(stack, factors)
+        # In a compiled loop, small integers cost more than they save, and sums more than maxima.
+        statistics = statistics_of(g, rule.statistics | {"mean"}, counting=g.dtype)
         proposal = rule.propose(statistics)
-        return proposal.update, proposal.tally, proposal.mask, statistics.mean.sum()
+        witness = statistics.mean.abs().amax()
+        return (proposal.update, proposal.tally(), proposal.mask), witness
 
-    # The compiler counts its versions by code object, and gives up after a few of them.
-    code = reduce.__code__.replace(co_name=f"reduce_{type(rule).__name__}")
-    return FunctionType(code, reduce.__globals__, "reduce", None, reduce.__closure__)
+    return reduce

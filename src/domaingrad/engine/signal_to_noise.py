@@ -14,6 +14,7 @@ from domaingrad.rules.statistics import accumulation_dtype
 
 from .single_pass.gradients import UnitGradients
 from .single_pass.inventory import Inventory
+from .single_pass.scratch import Scratch
 from .visiting import visit_units
 
 
@@ -120,13 +121,13 @@ class _Moments:
         self.found: dict[int, SignalToNoise] = {}
         self._size = size
         self._ignored = ignored
+        self._scratch = Scratch()
 
     def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
         """All units' gradients; nothing goes to ``.grad``."""
         if index in self._ignored:
             return None
-        total, squares = gradients.moments()
-        self.found[index] = SignalToNoise(total.div_(self._size), squares.div_(self._size))
+        self.found[index] = SignalToNoise(*gradients.moments(self._scratch))
         return None
 
     def add(self, index: int, unit: int, gradient: Tensor) -> None:

@@ -100,7 +100,7 @@ def _in_one_pass(
         raise UnfitError(reason)
     passes = _passes[of_samples].setdefault(inventory.model, SinglePass(of_samples=of_samples))
     with torch.enable_grad():
-        passed, outputs = passes.forward(inventory, batch, inputs, options)
+        passed, outputs = passes.forward(inventory, batch, inputs, options, lambda _: True)
         values = losses(outputs)
         check_losses(values, batch.size)
         passed.backward(values, visitor)

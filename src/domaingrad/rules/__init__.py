@@ -2,7 +2,7 @@
 
 from .agr import AgrRand, AgrSum
 from .and_mask import ANDMask
-from .base import ElementwiseRule, GramianRule, Proposal, Rule, Whole
+from .base import ElementwiseRule, GramianRule, Proposal, Rule, Tallied, Whole
 from .mean import Mean
 from .pcgrad import PCGrad
 from .sand_mask import SANDMask
@@ -22,6 +22,7 @@ __all__ = [
     "SANDMask",
     "Statistic",
     "Statistics",
+    "Tallied",
     "Whole",
     "from_torchjd",
     "statistics_of",

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 FLOOR = 1e-10
 """Added to the kept share, as in DomainBed, so that a mask of zeros gives an update of zeros."""
 
 
-def tally_kept(mask: Tensor) -> Tensor:
-    """[Σ mask, number of components], which add up over the shards of a tensor."""
-    kept = mask.sum()
-    return torch.stack([kept, kept.new_tensor(mask.numel())])
-
-
 def kept_share(tally: Tensor) -> Tensor:
-    """1e-10 + mean of the mask."""
+    """1e-10 + mean of the mask, from its sum and the number of components."""
     kept, components = tally.unbind()
     return kept / components + FLOOR

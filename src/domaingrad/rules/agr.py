@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._sign import at_least
-from .base import ElementwiseRule, Proposal
+from .base import ElementwiseRule, Proposal, Tallied
 from .statistics import Statistic, Statistics
 
 
@@ -79,7 +79,7 @@ class AgrRand(ElementwiseRule):
         self.noise_where_silent = noise_where_silent
 
     def propose(self, statistics: Statistics) -> Proposal:
-        """The sum where the domains agree, its total size and their number, and where they do not.
+        """The sum where the domains agree, its size and their number to be summed, and the rest.
 
         The mask of the rest leaves out what is zero in every domain, unless asked for.
         """
@@ -88,14 +88,13 @@ class AgrRand(ElementwiseRule):
         noisy = 1 - agree
         if not self.noise_where_silent:
             noisy = noisy * statistics.active.clamp(max=1)
-        tally = torch.stack([update.abs().sum(), agree.sum()])
-        return Proposal(update, tally, noisy.to(torch.int8))
+        return Proposal(update, (update.abs(), agree), noisy.to(torch.int8))
 
-    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
         """Add the noise where the domains disagree."""
         if proposal.mask is None:
             raise ValueError("AgrRand.finish expects the mask of its own proposal; found none.")
-        size, agreeing = tally.unbind()
+        size, agreeing, _ = tally.unbind()
         scale = size / agreeing.clamp(min=1)
         update = proposal.update
         generator = self._generator_on(update.device)

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ._scale import kept_share, tally_kept
+from ._scale import kept_share
 from ._sign import at_least
-from .base import ElementwiseRule, Proposal
+from .base import ElementwiseRule, Proposal, Tallied
 from .statistics import Statistics
 
 Average = Literal["arithmetic", "geometric"]
@@ -62,13 +62,12 @@ class ANDMask(ElementwiseRule):
         )
 
     def propose(self, statistics: Statistics) -> Proposal:
-        """Mask · mean, and how many components the mask keeps."""
+        """Mask · mean, and the mask, whose sum is what it keeps."""
         mask = at_least(self.tau, statistics)
-        tally = tally_kept(mask) if self.rescale else None
         # A product, not a selection: a non-finite mean must stay visible where the mask is 0.
-        return Proposal(mask.mul_(self._average(statistics)), tally)
+        return Proposal(mask * self._average(statistics), (mask,) if self.rescale else ())
 
-    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
         """Divide by the share of components kept."""
         return proposal.update.div_(kept_share(tally))
 

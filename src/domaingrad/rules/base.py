@@ -111,13 +111,36 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
+    """An update before its scale, and what the scale needs, component by component."""
+
+    update: Tensor
+    terms: tuple[Tensor, ...] = ()
+    """Of the update's shape: the scale needs their sums over the rule's scope."""
+    mask: Tensor | None = None
+    """Of the update's shape: where ``finish`` has more to do than to scale."""
+
+    def tallied(self) -> Tallied:
+        """With the sums of the terms over all components."""
+        return Tallied(self.update, self.tally(), self.mask)
+
+    def tally(self) -> Tensor | None:
+        """The sum of each term and the number of components; ``None`` without terms."""
+        if not self.terms:
+            return None
+        sums = [term.sum() for term in self.terms]
+        return torch.stack([*sums, sums[0].new_tensor(self.update.numel())])
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
     """An update before its scale, and the sums over its components that the scale needs."""
 
     update: Tensor
     tally: Tensor | None = None
-    """1-D; adds up over the tensors of the rule's scope, and over parts of one tensor."""
+    """1-D: the sums of the proposal's terms, then the number of components. It adds up over the
+    tensors of the rule's scope, and over parts of one tensor."""
     mask: Tensor | None = None
-    """Of the update's shape: where ``finish`` has more to do than to scale."""
+    """As the proposal's."""
     whole: Whole | None = None
     """What the update, then a vector, is a part of; ``None`` where it is all of a tensor."""
 
@@ -130,8 +153,8 @@ class ElementwiseRule(Rule):
     """A rule whose update at a component depends on that component's statistics, up to a scale.
 
     A subclass names its ``statistics`` and writes :meth:`propose`. A rule with a scale also sets
-    its ``scope``, returns a tally with its proposal and writes :meth:`finish`. With one stacked
-    tensor, that tensor is the scope; inside a model it is each parameter or all of them.
+    its ``scope``, names the terms of its sums in its proposal and writes :meth:`finish`. With one
+    stacked tensor, that tensor is the scope; inside a model it is each parameter or all of them.
     """
 
     statistics: frozenset[Statistic]
@@ -143,7 +166,7 @@ class ElementwiseRule(Rule):
     def propose(self, statistics: Statistics) -> Proposal:
         """The update of one tensor, before the scale."""
 
-    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
         """Apply the scale, given the tally summed over the rule's scope; may overwrite."""
         return proposal.update
 
@@ -166,14 +189,17 @@ class ElementwiseRule(Rule):
         if over_shards is not None:
             return self._updates_of_shards(parameters, over_shards, wholes)
         if self.scope == "model":
-            return self.finish_together([self.propose(statistics) for statistics in parameters])
-        return [self.finish_alone(self.propose(statistics)) for statistics in parameters]
+            return self.finish_together([self._tallied(statistics) for statistics in parameters])
+        return [self.finish_alone(self._tallied(statistics)) for statistics in parameters]
+
+    def _tallied(self, statistics: Statistics) -> Tallied:
+        return self.propose(statistics).tallied()
 
     def _updates_of_shards(
         self, parameters: Iterable[Statistics], over_shards: OverShards, wholes: Iterable[Whole]
     ) -> list[Tensor]:
         proposals = [
-            replace(self.propose(statistics), whole=whole)
+            replace(self._tallied(statistics), whole=whole)
             for statistics, whole in zip(parameters, wholes, strict=True)
         ]
         tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
@@ -187,13 +213,13 @@ class ElementwiseRule(Rule):
             for proposal, total in zip(proposals, totals, strict=True)
         ]
 
-    def finish_alone(self, proposal: Proposal) -> Tensor:
+    def finish_alone(self, proposal: Tallied) -> Tensor:
         """The update of one tensor, where its scale needs no other tensor."""
         if proposal.tally is None:
             return proposal.update
         return self.finish(proposal, proposal.tally)
 
-    def finish_together(self, proposals: Sequence[Proposal]) -> list[Tensor]:
+    def finish_together(self, proposals: Sequence[Tallied]) -> list[Tensor]:
         """The updates of all tensors of a model, under one scale."""
         tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
         total = torch.stack([tally.to(tallies[0]) for tally in tallies]).sum(0)

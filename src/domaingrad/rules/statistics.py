@@ -82,8 +82,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
+def statistics_of(
+    gradients: Tensor, names: Iterable[Statistic], counting: torch.dtype | None = None
+) -> Statistics:
     """Collect statistics from stacked gradients of shape [K, *shape] (two passes for ``m2``).
+
+    Args:
+        gradients: the stack.
+        names: what to collect.
+        counting: dtype of whole numbers; the smallest integer one, unless told.
 
     >>> s = statistics_of(torch.tensor([[1.0, -2.0], [3.0, 2.0]]), ["mean", "sign_sum"])
     >>> s.mean.tolist(), s.sign_sum.tolist()
@@ -91,7 +98,8 @@ def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
     """
     count = gradients.shape[0]
     g = gradients.to(accumulation_dtype(gradients.dtype))
-    integer = counting_dtype(count)
+    whole = counting or counting_dtype(count)
+    sign = torch.int8 if counting is None else counting
     mean = g.mean(0)
     values: dict[Statistic, Tensor] = {}
     for name in names:
@@ -101,13 +109,13 @@ def statistics_of(gradients: Tensor, names: Iterable[Statistic]) -> Statistics:
             case "m2":
                 # The second term takes back the rounding of the mean.
                 deviation = g - mean
-                rounding = deviation.sum(0).square() / count
+                rounding = deviation.sum(0).square() * (1 / count)
                 values[name] = (deviation.square().sum(0) - rounding).clamp(min=0)
             case "sign_sum":
-                values[name] = g.sign().to(torch.int8).sum(0, dtype=integer)
+                values[name] = g.sign().to(sign).sum(0, dtype=whole)
             case "active":
                 # By way of signs: comparisons are several times slower on a CPU.
-                values[name] = g.sign().to(torch.int8).abs().sum(0, dtype=integer)
+                values[name] = g.sign().to(sign).abs().sum(0, dtype=whole)
             case "log_sum":
                 values[name] = (g.abs() + LOG_FLOOR).log().sum(0)
     return Statistics(count, values)

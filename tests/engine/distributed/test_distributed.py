@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import domaingrad as dg
 from domaingrad.bench.models import mlp
+from domaingrad.engine import reduction
 from domaingrad.engine.distributed.exchange import Bucket, Exchange
 from domaingrad.engine.distributed.placement import Placement
 
@@ -374,6 +375,7 @@ def traffic(rank, world):
 
 def all_of_it(rank, world, directory):
     """Everything that the tests below look at, in one start of the processes."""
+    reduction.SMALL = 20  # So that some parameters are reduced together, and others alone.
     found = {("mixed", *case[:3], *case[3]): mixed(rank, world, *case) for case in MIXED}
     found |= {("hooked", *case): hooked(rank, world, *case) for case in HOOKED}
     found["half"] = hooked(rank, world, "mlp", "mean", half=True)
@@ -501,21 +503,24 @@ def test_silent_mistakes_are_refused_on_every_process(results, case, message):
         assert message in result["refusals"][case]
 
 
-@pytest.mark.parametrize("size", [1000, 70_000])  # small and large ones are summed differently
+# Small and large ones are summed differently, and small ones together.
+@pytest.mark.parametrize("sizes", [[1000], [70_000], [1000, 500]])
 @pytest.mark.parametrize("rule", [dg.ANDMask(), dg.SANDMask(), dg.PCGrad()], ids=repr)
-def test_the_domain_that_is_not_finite_is_named_and_no_other(rule, size, tmp_path):
+def test_the_domain_that_is_not_finite_is_named_and_no_other(rule, sizes, tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        rows = torch.randn(3, size)
+        rows = torch.randn(3, sum(sizes))
         rows[0, 5:7] = 3e38  # whose sum is too large for float32
         rows[1, 5] = torch.nan
         placement = Placement((0, 0, 0), (0, 1, 2), (1, 1, 1), 1)
         exchange = Exchange(rule, [3], lambda: placement, lambda _: 1.0, 1.0, None, "eager", None)
-        exchange.take(Bucket([0], [size], rows))
-        exchange.finish()
+        exchange.take(Bucket(range(len(sizes)), sizes, rows))
+        (bucket,) = exchange.finish()
     finally:
         dist.destroy_process_group()
     assert exchange.non_finite == {1}
+    is_finite = [part.isfinite().all() for part in bucket.update.split(sizes)]
+    assert is_finite == [False] + [True] * (len(sizes) - 1)
 
 
 def test_idle_is_for_several_processes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -13,14 +13,14 @@ from torch import Tensor
 from domaingrad.rules import (
     ElementwiseRule,
     GramianRule,
-    Proposal,
     Rule,
+    Tallied,
     Whole,
     statistics_of,
 )
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..reduction import Kernels, Reduction
+from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small
 from .collectives import all_gather
 from .placement import Placement
 
@@ -45,6 +45,18 @@ class Bucket:
     def starts(self) -> list[int]:
         """Where each parameter begins."""
         return [sum(self.sizes[:place]) for place in range(len(self.sizes))]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a parameter lies in this process's shard of a bucket."""
+
+    place: int
+    """Of the parameter in the bucket."""
+    begin: int
+    end: int
+    """Where it lies in the shard."""
+    whole: Whole
 
 
 class Exchange:
@@ -83,7 +95,7 @@ class Exchange:
         self._rank = dist.get_rank(group)
         self._width = _tally_width(rule)
         self._flying: Bucket | None = None
-        self._waiting: list[tuple[Bucket, list[tuple[int, Proposal]]]] = []
+        self._waiting: list[tuple[Bucket, list[tuple[int, Tallied]]]] = []
         self._stacks: list[tuple[Bucket, Tensor]] = []
         self._returning: list[tuple[Bucket, dist.Work]] = []
         self.non_finite: set[int] = set()
@@ -159,8 +171,9 @@ class Exchange:
             return
         assert isinstance(self._rule, ElementwiseRule)
         proposals = [
-            (place, self._proposed(stack[:, begin:end], Whole(size, slice(first, last))))
-            for place, size, begin, end, first, last in self._parts(bucket)
+            (part.place, proposal)
+            for run in _runs(self._parts(bucket))
+            for part, proposal in zip(run, self._proposed(stack, run), strict=True)
         ]
         if self._rule.scope == "model":
             self._waiting.append((bucket, proposals))
@@ -176,39 +189,47 @@ class Exchange:
             parts = [proposal.update for _, proposal in proposals]
         self._give_back(bucket, parts)
 
-    def _parts(self, bucket: Bucket) -> list[tuple[int, int, int, int, int, int]]:
+    def _parts(self, bucket: Bucket) -> list[Part]:
         """Parameters and where they lie in this rank's shard, and the shard in them.
 
         Of a rule with one scale for the model, those that do not lie in it, too: empty, so that
         every process draws the same random numbers.
         """
+        assert isinstance(self._rule, ElementwiseRule)
         shard = self._shard(bucket)
         low, high = self._rank * shard, (self._rank + 1) * shard
         parts = []
         for place, (start, size) in enumerate(zip(bucket.starts, bucket.sizes, strict=True)):
-            begin, end = max(start, low), min(start + size, high)
-            if begin < end:
-                parts.append((place, size, begin - low, end - low, begin - start, end - start))
-            elif isinstance(self._rule, ElementwiseRule) and self._rule.scope == "model":
-                parts.append((place, size, 0, 0, 0, 0))
+            first, last = (min(max(edge - start, 0), size) for edge in (low, high))
+            begin, end = (min(max(edge, low), high) - low for edge in (start, start + size))
+            if begin < end or self._rule.scope == "model":
+                parts.append(Part(place, begin, end, Whole(size, slice(first, last))))
         return parts
 
-    def _proposed(self, stack: Tensor, whole: Whole) -> Proposal:
+    def _proposed(self, stack: Tensor, run: Sequence[Part]) -> list[Tallied]:
+        """The proposals of parts that lie side by side."""
         assert isinstance(self._rule, ElementwiseRule)
         reduction = Reduction(self._rule, self._kernels)
-        # Taken before, since eager reductions overwrite what they are given.
-        sums = None if reduction.compiles(stack) else _sums(stack)
-        proposal, total = reduction.propose(stack, None)
-        proposal = Proposal(proposal.update, proposal.tally, proposal.mask, whole)
+        columns, sums = stack[:, run[0].begin : run[-1].end], None
+        if len(run) > 1:
+            sizes = [part.end - part.begin for part in run]
+            proposals, witness = reduction.propose_each(columns, sizes, None)
+        else:
+            # Taken before, since eager reductions overwrite what they are given.
+            sums = None if reduction.compiles(columns) else _sums(columns)
+            proposal, witness = reduction.propose(columns, None)
+            proposals = [proposal]
         # A sum of finite means may overflow, which is no sign of anything.
-        suspicious = not math.isfinite(total.item())
-        if (
-            suspicious
-            and self._note(_sums(stack) if sums is None else sums)
-            and proposal.update.isfinite().all()
-        ):
-            proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
-        return proposal
+        suspicious = not math.isfinite(witness.item())
+        if suspicious and self._note(_sums(columns) if sums is None else sums):
+            for part, proposal in zip(run, proposals, strict=True):
+                is_hit = len(run) == 1 or not stack[:, part.begin : part.end].isfinite().all()
+                if is_hit and proposal.update.isfinite().all():
+                    proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
+        return [
+            replace(proposal, whole=part.whole)
+            for part, proposal in zip(run, proposals, strict=True)
+        ]
 
     def _note(self, sums: Tensor) -> bool:
         """Note whose gradients are not finite, by their sums; whether any are."""
@@ -216,7 +237,7 @@ class Exchange:
         self.non_finite.update(domain for domain, ok in enumerate(finite) if not ok)
         return not all(finite)
 
-    def _tallies(self, bucket: Bucket, proposals: Sequence[tuple[int, Proposal]]) -> Tensor:
+    def _tallies(self, bucket: Bucket, proposals: Sequence[tuple[int, Tallied]]) -> Tensor:
         """[parameters, sums of the rule]: zeros for what lies in other shards."""
         tallies = torch.zeros(
             len(bucket.sizes), self._width, dtype=torch.float64, device=bucket.arrived.device
@@ -292,6 +313,21 @@ class Exchange:
         return like.new_empty(size)
 
 
+def _runs(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts that are reduced together: small ones side by side, and each of the others alone."""
+    runs: list[list[Part]] = []
+    for part in parts:
+        if (
+            runs
+            and all(is_small(each.end - each.begin) for each in (runs[-1][-1], part))
+            and part.end - runs[-1][0].begin < FOLDED_FROM
+        ):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs
+
+
 def _sums(stack: Tensor) -> Tensor:
     """Of each row; where its numbers are finite, and in float32, so is this."""
     return stack.sum(1, dtype=torch.float64)
@@ -301,5 +337,5 @@ def _tally_width(rule: Rule) -> int:
     """How many numbers the rule sums over a tensor or the model."""
     if not isinstance(rule, ElementwiseRule):
         return 0
-    tally = rule.propose(statistics_of(torch.ones(2, 1), rule.statistics)).tally
+    tally = rule.propose(statistics_of(torch.ones(2, 1), rule.statistics)).tally()
     return 0 if tally is None else tally.numel()

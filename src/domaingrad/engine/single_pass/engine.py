@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -53,8 +53,16 @@ class SinglePass:
         batch: Batch,
         inputs: Any,
         options: Mapping[str, Any],
+        waits: Callable[[Tensor], bool],
     ) -> tuple[MixedPass, Any]:
         """Pass a batch through the model.
+
+        Args:
+            inventory: the model's parameters and modules.
+            batch: which sample belongs to which unit.
+            inputs: as the model takes them.
+            options: passed to the model as they are.
+            waits: of which parameters the receiver gives the update at the end alone.
 
         Raises:
             UnfitError: the single pass is not exact.
@@ -67,7 +75,9 @@ class SinglePass:
         for _ in range(MOST_TRIES):
             if family in self._plans:
                 try:
-                    return self._pass(batch, inventory, self._plans[family], in_order, options)
+                    return self._pass(
+                        batch, inventory, self._plans[family], in_order, options, waits
+                    )
                 except UnknownSiteError:
                     pass
                 except UnsupportedError as error:
@@ -109,8 +119,9 @@ class SinglePass:
         plan: Plan,
         inputs: Any,
         options: Mapping[str, Any],
+        waits: Callable[[Tensor], bool],
     ) -> tuple[MixedPass, Any]:
-        session = Session(Units(batch.sizes), inventory.trained)
+        session = Session(Units(batch.sizes), inventory.trained, waits)
         mode = MixedForward(inventory, session, plan, pools_statistics=self._of_samples)
         with _taken_back_on_error(inventory):
             with mode:

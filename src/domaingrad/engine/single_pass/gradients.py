@@ -11,6 +11,8 @@ from torch import Tensor
 
 from domaingrad.rules.statistics import accumulation_dtype
 
+from ..loops import Loop
+from .scratch import Scratch
 from .units import Units
 
 TILE = 2**22
@@ -52,20 +54,26 @@ class UnitGradients(ABC):
         self.fill(slice(None), out)
         return out
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Σ over units of the gradients and of their squares; half precision in float32."""
-        total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
-        squares = torch.zeros_like(total)
+    def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
+        """Means over units of the gradients and of their squares; half precision in float32.
+
+        Args:
+            scratch: memory for the tiles.
+        """
+        parts = []
         for rows in self.tiles():
-            size = (total[rows] if total.ndim > 0 else total).shape
-            stack = torch.empty((self.count, *size), dtype=self.dtype, device=self.device)
+            size = self.size_of(rows)
+            stack = scratch.take((self.count, *size), self.dtype, self.device)
             self.fill(rows, stack)
-            stack = stack.to(total.dtype)
-            if total.ndim > 0:
-                total[rows], squares[rows] = stack.sum(0), stack.square_().sum(0)
-            else:
-                total, squares = stack.sum(0), stack.square_().sum(0)
-        return total, squares
+            parts.append(moments_of(stack.view(self.count, math.prod(size))))
+        mean, square = (joined(part).view(self.shape) for part in zip(*parts, strict=True))
+        return mean, square
+
+    def size_of(self, rows: slice) -> tuple[int, ...]:
+        """Shape of some rows of one gradient."""
+        if not self.shape:
+            return ()
+        return len(range(*rows.indices(self.shape[0]))), *self.shape[1:]
 
     def tiles(self) -> list[slice]:
         """Rows to be computed together: all of them, or as many as stay in the cache."""
@@ -74,6 +82,30 @@ class UnitGradients(ABC):
         if self.tiled:
             step = max(1, TILE // (self.count * max(1, math.prod(self.shape[1:]))))
         return [slice(start, start + step) for start in range(0, max(rows, 1), step)]
+
+
+def moments_of(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of gradients [K, n] and of their squares, in one loop if worth it; overwrites them."""
+    if _moments.is_worth_it(stack):
+        found: tuple[Tensor, Tensor] | None = _moments(stack)
+        if found is not None:
+            return found
+    g = stack.to(accumulation_dtype(stack.dtype))
+    return g.mean(0), g.square_().mean(0)
+
+
+def _mean_and_square(stack: Tensor) -> tuple[Tensor, Tensor]:
+    stack.unbind(0)  # So the compiler learns K as a number, and unrolls it.
+    g = stack.to(accumulation_dtype(stack.dtype))
+    return g.mean(0), g.square().mean(0)
+
+
+_moments = Loop(_mean_and_square, "the moments of gradients")
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tiles of one tensor, one after the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class Given(UnitGradients):
@@ -140,25 +172,25 @@ class Products(UnitGradients):
         for x, own, target in zip(*parts, out.unbind(0), strict=True):
             torch.mm(own.t(), x, out=target)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """Without the gradients themselves where each unit has few positions.
 
         One position: Σ_s (g_s x_sᵀ)² = (g²)ᵀ (x²). Few: all pairs t ≤ t' of positions of a unit,
         (g_t ∘ g_t')ᵀ (x_t ∘ x_t'), twice for t < t'.
         """
         if not self._units.equal or len(self._x) > FEW_PAIRS * self.count:
-            return super().moments()
-        dtype = accumulation_dtype(self.dtype)
+            return super().moments(scratch)
+        dtype, share = accumulation_dtype(self.dtype), 1 / self.count
         x, g = self._x.to(dtype), self._g.to(dtype)
-        total = torch.mm(g.t(), x).view(self.shape)
+        mean = torch.mm((g * share).t(), x).view(self.shape)
         if len(x) == self.count:
-            return total, torch.mm(g.square().t(), x.square()).view(self.shape)
+            return mean, torch.mm(g.square().mul_(share).t(), x.square()).view(self.shape)
         x, g = (t.unflatten(0, (self.count, -1)) for t in (x, g))  # type: ignore[no-untyped-call]
         first, second = torch.triu_indices(x.shape[1], x.shape[1], device=x.device).unbind(0)
-        twice = torch.where(first == second, 1.0, 2.0).to(x)
-        pairs_of_g = g[:, first] * g[:, second] * twice.view(1, -1, 1)
+        weight = torch.where(first == second, share, 2.0 * share).to(x)
+        pairs_of_g = g[:, first] * g[:, second] * weight.view(1, -1, 1)
         pairs_of_x = x[:, first] * x[:, second]
         squares = torch.mm(pairs_of_g.flatten(0, 1).t(), pairs_of_x.flatten(0, 1))
         # Where positions cancel, rounding may leave less than squares can be, or less than nothing.
-        least = total.square().div_(self.count)
-        return total, torch.maximum(squares.view(self.shape), least, out=least)
+        least = mean.square()
+        return mean, torch.maximum(squares.view(self.shape), least, out=least)

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from domaingrad.rules import ElementwiseRule, GramianRule, Proposal, Rule
+from domaingrad.rules import ElementwiseRule, GramianRule, Rule, Tallied
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..reduction import Kernels, Reduction
-from .gradients import UnitGradients
-
-
-class Scratch:
-    """Memory for one tile at a time, used again from step to step."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-
-    def take(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor with any content; the next call may return the same memory."""
-        size = math.prod(shape)
-        buffer = self._buffers.get((device, dtype))
-        if buffer is None or buffer.numel() < size:
-            buffer = torch.empty(size, dtype=dtype, device=device)
-            self._buffers[device, dtype] = buffer
-        return buffer[:size].view(tuple(shape))
+from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small
+from .gradients import UnitGradients, joined
+from .scratch import Scratch
 
 
 class Agreement(Protocol):
@@ -43,6 +29,15 @@ class Agreement(Protocol):
 
     def finish(self) -> dict[int, Tensor]:
         """The updates that had to wait for the whole model."""
+
+
+@dataclass
+class Small:
+    """Gradients of small tensors of one kind, kept until there are enough of them."""
+
+    stacks: dict[int, Tensor] = field(default_factory=dict)
+    """[K, *shape], by the parameter's index."""
+    components: int = 0
 
 
 class ElementwiseAgreement:
@@ -70,50 +65,82 @@ class ElementwiseAgreement:
         self._factors = factors
         self._scale = scale
         self._scratch = scratch
-        self._waiting: dict[int, Proposal] = {}
+        self._waiting: dict[int, Tallied] = {}
+        self._small: dict[tuple[torch.device, torch.dtype], Small] = {}
+        self._updates: dict[int, Tensor] = {}
 
     def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
-        """Apply the rule at once, unless its scale is over the whole model."""
-        proposal = self._proposed(gradients)
+        """Apply the rule at once; later to small tensors, and if its scale is over the model."""
+        if is_small(math.prod(gradients.shape)):
+            self._keep(index, gradients)
+            return None
+        return self._update(index, self._proposed(gradients))
+
+    def finish(self) -> dict[int, Tensor]:
+        """The updates that were not returned at once."""
+        while self._small:
+            self._reduce_together(self._small.popitem()[1])
+        updates, self._updates = self._updates, {}
+        if not self._waiting:
+            return updates
+        # In the order of the parameters, so that random rules do not depend on the way back.
+        waiting = sorted(self._waiting.items())
+        finished = self._rule.finish_together([proposal for _, proposal in waiting])
+        self._waiting.clear()
+        return {
+            index: self._scaled(update)
+            for (index, _), update in zip(waiting, finished, strict=True)
+        }
+
+    def _update(self, index: int, proposal: Tallied) -> Tensor | None:
         if self._rule.scope == "model":
             self._waiting[index] = proposal
             return None
         return self._scaled(self._rule.finish_alone(proposal))
 
-    def finish(self) -> dict[int, Tensor]:
-        """The updates of a rule whose scale is over the whole model."""
-        if not self._waiting:
-            return {}
-        # In the order of the parameters, so that random rules do not depend on the way back.
-        waiting = sorted(self._waiting.items())
-        updates = self._rule.finish_together([proposal for _, proposal in waiting])
-        self._waiting.clear()
-        return {
-            index: self._scaled(update) for (index, _), update in zip(waiting, updates, strict=True)
-        }
-
     def _scaled(self, update: Tensor) -> Tensor:
         return update if self._scale == 1.0 else update.mul_(self._scale)
 
-    def _proposed(self, gradients: UnitGradients) -> Proposal:
-        shape, count = gradients.shape, gradients.count
-        parts = []
+    def _keep(self, index: int, gradients: UnitGradients) -> None:
+        """Keep the gradients of a small tensor until there are more of them."""
+        kind = gradients.device, gradients.dtype
+        small = self._small.setdefault(kind, Small())
+        small.stacks[index] = gradients.stack()
+        small.components += math.prod(gradients.shape)
+        if small.components >= FOLDED_FROM:
+            self._reduce_together(self._small.pop(kind))
+
+    def _reduce_together(self, small: Small) -> None:
+        stacks = small.stacks.values()
+        sizes = [math.prod(stack.shape[1:]) for stack in stacks]
+        vectors = [stack.view(len(stack), size) for stack, size in zip(stacks, sizes, strict=True)]
+        flat = torch.cat(vectors, 1)
+        proposals, witness = self._reduction.propose_each(flat, sizes, self._factors)
+        if _is_not_finite(witness):
+            self._note(flat)
+        for (index, stack), proposal in zip(small.stacks.items(), proposals, strict=True):
+            if self.non_finite and not stack.isfinite().all():
+                _make_visible(proposal)
+            own = replace(proposal, update=proposal.update.clone())  # Of memory of its own.
+            update = self._update(index, _shaped(own, stack.shape[1:]))
+            if update is not None:
+                self._updates[index] = update
+
+    def _proposed(self, gradients: UnitGradients) -> Tallied:
+        count, parts = gradients.count, []
         for tile in gradients.tiles():
-            size = (min(tile.stop, shape[0]) - tile.start, *shape[1:]) if shape else ()
+            size = gradients.size_of(tile)
             stack = self._scratch.take((count, *size), gradients.dtype, gradients.device)
             gradients.fill(tile, stack)
             flat = stack.view(count, math.prod(size))
-            part, total = self._reduction.propose(flat, self._factors)
-            if self._is_not_finite(total):
+            part, witness = self._reduction.propose(flat, self._factors)
+            if _is_not_finite(witness):
                 gradients.fill(tile, stack)
                 self._note(flat)
-                if self.non_finite and part.update.isfinite().all():
-                    part.update.fill_(math.nan)  # Visible whatever the rule masks.
+                if self.non_finite:
+                    _make_visible(part)
             parts.append(part)
-        return _joined(parts, shape)
-
-    def _is_not_finite(self, total: Tensor) -> bool:
-        return not math.isfinite(total.item())
+        return _shaped(_joined(parts), gradients.shape)
 
     def _note(self, flat: Tensor) -> None:
         """Note whose gradients are not finite."""
@@ -121,20 +148,33 @@ class ElementwiseAgreement:
         self.non_finite.update(unit for unit, ok in enumerate(finite) if not ok)
 
 
-def _joined(parts: Sequence[Proposal], shape: Sequence[int]) -> Proposal:
+def _is_not_finite(witness: Tensor) -> bool:
+    return not math.isfinite(witness.item())
+
+
+def _make_visible(proposal: Tallied) -> None:
+    """Make NaN of an update that hides non-finite gradients."""
+    if proposal.update.isfinite().all():
+        proposal.update.fill_(math.nan)
+
+
+def _shaped(proposal: Tallied, shape: Sequence[int]) -> Tallied:
+    """In the shape of the tensor, from vectors."""
+    mask = None if proposal.mask is None else proposal.mask.view(tuple(shape))
+    return replace(proposal, update=proposal.update.view(tuple(shape)), mask=mask)
+
+
+def _joined(parts: Sequence[Tallied]) -> Tallied:
     """One proposal for the whole tensor."""
-    updates = [part.update for part in parts]
+    if len(parts) == 1:
+        return parts[0]
     tallies = [part.tally for part in parts if part.tally is not None]
     masks = [part.mask for part in parts if part.mask is not None]
-    return Proposal(
-        _one(updates).view(tuple(shape)),
+    return Tallied(
+        joined([part.update for part in parts]),
         torch.stack(tallies).sum(0) if tallies else None,
-        _one(masks).view(tuple(shape)) if masks else None,
+        joined(masks) if masks else None,
     )
-
-
-def _one(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class GramianAgreement:
@@ -173,6 +213,17 @@ class GramianAgreement:
             finite = stack.flatten(1).isfinite().all(1).tolist()
             self.non_finite.update(unit for unit, ok in enumerate(finite) if not ok)
         return updates
+
+
+def waiting_for(rule: Rule | None) -> Callable[[Tensor], bool]:
+    """Of which parameters an agreement by a rule gives the update at the end of the pass alone.
+
+    Args:
+        rule: the rule; ``None`` for an agreement over processes, where that is each of them.
+    """
+    if isinstance(rule, ElementwiseRule) and rule.scope != "model":
+        return lambda parameter: is_small(parameter.numel())
+    return lambda _: True
 
 
 def agreement_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet
@@ -45,10 +45,18 @@ class Session:
     Args:
         units: the units in the batch.
         parameters: what is trained.
+        waits: of which parameters the update comes at the end of the pass; autograd does not see
+            them before. All, unless told.
     """
 
-    def __init__(self, units: Units, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        units: Units,
+        parameters: Sequence[nn.Parameter],
+        waits: Callable[[Tensor], bool] = lambda _: True,
+    ) -> None:
         self.units = units
+        self._waits = waits
         self.walking = False
         self.inside = False
         self.anchor = torch.empty(0, requires_grad=True)
@@ -60,6 +68,7 @@ class Session:
         self._late: set[int] = set()
         self._outside: dict[int, list[Tensor | None]] = {}
         self._derived: dict[int, Tensor] = {}
+        self._updates: dict[int, Tensor | None] = {}
 
     def index(self, tensor: Tensor) -> int | None:
         """The index of a parameter."""
@@ -79,7 +88,7 @@ class Session:
             return Use(id(tensor)), tensor.detach()
         use = Use(index)
         self._pending.setdefault(index, WeakSet()).add(use)
-        return use, tensor
+        return use, tensor.detach() if self._waits(tensor) else tensor
 
     def used_without_graph(self, origins: Iterable[int]) -> None:
         """Note a use whose graph is built on the way back (a re-entrant checkpoint)."""
@@ -98,7 +107,11 @@ class Session:
             if pending or target in self._late:
                 return None
             gradients = Stacked(self.parameters[target], self._stashed.pop(target))
-        return self._received(target, gradients)
+        update = self._received(target, gradients)
+        if not self._waits(self.parameters[target]):
+            return update
+        self._updates[target] = update
+        return None
 
     def behind(self, losses: Tensor) -> tuple[list[nn.Parameter], Hashable]:
         """The parameters that losses use directly (a penalty), and of what calls they are made.
@@ -166,15 +179,18 @@ class Session:
         for index, parts in self._outside.items():
             self._stash(index, Given(self.parameters[index], parts))
         self._outside.clear()
-        updates = {
-            index: self._received(index, Stacked(self.parameters[index], stack))
-            for index, stack in self._stashed.items()
-        }
+        updates, self._updates = self._updates, {}
+        for index, stack in self._stashed.items():
+            updates[index] = self._received(index, Stacked(self.parameters[index], stack))
         self._stashed.clear()
-        for index, update in (updates | receiver.finish()).items():
-            parameter = self.parameters[index]
-            if update is not None and parameter.requires_grad:
-                torch.autograd.backward(parameter, update.to(parameter.dtype))
+        updates |= receiver.finish()
+        late = [
+            (parameter, update.to(parameter.dtype))
+            for index, update in updates.items()
+            if (parameter := self.parameters[index]).requires_grad and update is not None
+        ]
+        if late:
+            torch.autograd.backward([p for p, _ in late], [update for _, update in late])
 
     def _received(self, index: int, gradients: UnitGradients) -> Tensor | None:
         assert self._receiver is not None

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..gradients import TILE, Products, Stacked, UnitGradients
+from ..gradients import TILE, Products, Stacked, UnitGradients, moments_of
+from ..scratch import Scratch
 from ..units import Axis, Units
 from .base import Layer
 
@@ -130,7 +131,7 @@ class Slices(UnitGradients):
             gradient = self._layer.library(g, x, self._weight, (False, True, False))[1]
             target.copy_(gradient[rows])
 
-    def moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """One unit's gradient at a time."""
         total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
         squares = torch.zeros_like(total)
@@ -140,17 +141,17 @@ class Slices(UnitGradients):
             gradient = self._layer.library(g, x, self._weight, (False, True, False))[1].to(total)
             total += gradient
             squares.addcmul_(gradient, gradient)
-        return total, squares
+        return total.div_(self.count), squares.div_(self.count)
 
 
 class Patches(Slices):
     """Each sample's weight gradient as a product over its patches, some samples at a time."""
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Sums over the products of some samples after the other."""
+    def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
+        """From the products of some samples after the other."""
         kernel, layer = self._weight.shape[2:], self._layer
-        total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
-        squares = torch.zeros_like(total)
+        mean = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
+        square = torch.zeros_like(mean)
         positions = prod(self._g.shape[2:])
         largest = max(prod(self.shape), prod(self.shape[1:]) * positions)
         step = max(1, TILE // largest)
@@ -158,7 +159,8 @@ class Patches(Slices):
             some = slice(start, start + step)
             columns = F.unfold(self._x[some], kernel, layer.dilation, layer.padding, layer.stride)
             g = self._g[some].flatten(2)
-            gradients = torch.bmm(g, columns.transpose(1, 2)).to(total)
-            total += gradients.sum(0).view(self.shape)
-            squares += gradients.square_().sum(0).view(self.shape)
-        return total, squares
+            stack = scratch.take((len(g), g.shape[1], columns.shape[1]), self.dtype, self.device)
+            torch.bmm(g, columns.transpose(1, 2), out=stack)
+            for whole, part in zip((mean, square), moments_of(stack.flatten(1)), strict=True):
+                whole.add_(part.view(self.shape), alpha=len(g) / self.count)
+        return mean, square

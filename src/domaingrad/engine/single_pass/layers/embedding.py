@@ -11,6 +11,7 @@ from torch import Tensor
 from domaingrad.rules.statistics import accumulation_dtype
 
 from ..gradients import UnitGradients
+from ..scratch import Scratch
 from ..units import Axis, Units
 from .base import Layer
 
@@ -56,10 +57,10 @@ class Scattered(UnitGradients):
             )
             target.copy_(cast(Tensor, gradient)[rows])
 
-    def moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """From the rows that each unit picked, without a table for each unit."""
         if self._layer.scale_grad_by_freq:
-            return super().moments()
+            return super().moments(scratch)
         dtype = accumulation_dtype(self.dtype)
         rows, width = self.shape
         units = torch.cat([torch.full_like(i.flatten(), e) for e, (i, _) in enumerate(self._parts)])
@@ -69,6 +70,8 @@ class Scattered(UnitGradients):
             g = g * (indices != self._layer.padding_idx).unsqueeze(1)
         picked, where = torch.unique(units * rows + indices, return_inverse=True)
         sums = g.new_zeros(len(picked), width).index_add_(0, where, g)
-        total = g.new_zeros(rows, width).index_add_(0, picked % rows, sums)
-        squares = g.new_zeros(rows, width).index_add_(0, picked % rows, sums.square())
-        return total, squares
+        mean, square = (
+            g.new_zeros(rows, width).index_add_(0, picked % rows, each, alpha=1 / self.count)
+            for each in (sums, sums.square())
+        )
+        return mean, square
