@@ -140,6 +140,11 @@ class Stacked(UnitGradients):
         """A copy: the stack may be a view of what autograd still needs."""
         return self._stack.clone()
 
+    def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
+        """Without a copy."""
+        g = self._stack.to(accumulation_dtype(self.dtype))
+        return g.mean(0), g.square().mean(0)
+
 
 class Products(UnitGradients):
     """Gradients g_eᵀ x_e, as those of a linear map y = x Wᵀ with respect to W.
