@@ -6,7 +6,6 @@ import math
 from functools import partial
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -25,6 +24,8 @@ _ROTATED_AT_ONCE = 2000
 
 def _digits(generator: Generator) -> tuple[Tensor, Tensor]:
     """All 1797 digits in random order: images [1797, 8, 8] in [0, 1] and labels 0 … 9."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes seconds to import
+
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=generator)
     return (

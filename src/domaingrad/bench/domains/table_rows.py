@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
 from .csv_file import open_csv
@@ -280,6 +278,9 @@ def _fitted_numbers(
 ) -> tuple[tuple[str, float, float, float], ...]:
     if not names:
         return ()
+    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - takes seconds to import
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     imputer = SimpleImputer(strategy="median")
     scaler = StandardScaler().fit(imputer.fit_transform(rows))
     estimates = (imputer.statistics_, scaler.mean_, scaler.scale_)
@@ -290,6 +291,9 @@ def _fitted_category(
     vocabulary: Sequence[str], rows: NDArray[np.float64]
 ) -> tuple[str, tuple[str, ...]]:
     """The most frequent text, the first of several, and those that are known."""
+    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - takes seconds to import
+    from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
+
     imputer = SimpleImputer(strategy="most_frequent")
     encoder = OneHotEncoder(handle_unknown="ignore").fit(imputer.fit_transform(rows))
     return (

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.special import ndtri
-from sklearn.metrics import roc_curve
 
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.protocol.video_scores import Numbers
@@ -105,6 +103,8 @@ def _check(curves: Mapping[str, LivenessCurve]) -> None:
 
 
 def _draw(curves: Mapping[str, LivenessCurve], colours: Sequence[str]) -> Figure:
+    from sklearn.metrics import roc_curve  # noqa: PLC0415 - takes seconds to import
+
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     roc, det = figure.subplots(1, 2)
     roc.plot([0, 100], [0, 100], color=COLOURS[0], linestyle=":")
@@ -140,4 +140,6 @@ def _draw(curves: Mapping[str, LivenessCurve], colours: Sequence[str]) -> Figure
 
 def _probit(rate: Any) -> Numbers:
     """The standard normal deviate of a rate, kept within what is drawn."""
+    from scipy.special import ndtri  # noqa: PLC0415 - takes a while to import
+
     return np.asarray(ndtri(np.clip(rate, LEAST, 1 - LEAST)))

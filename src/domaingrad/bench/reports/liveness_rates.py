@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
 
 from domaingrad.bench.protocol.video_scores import Numbers, VideoScores, require, require_both
 
@@ -90,6 +89,8 @@ def auc(scores: VideoScores) -> float:
     Raises:
         DataError: live faces or attacks are missing.
     """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - takes seconds to import
+
     require_both(scores, "an area under the ROC curve")
     return float(roc_auc_score(scores.live, scores.score))
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy import stats
 
 from domaingrad.bench.methods import Method
 
@@ -65,10 +64,12 @@ def paired_differences(
 
 
 def _difference(method: str, rival: str, pairs: pd.DataFrame) -> Difference:
+    from scipy.stats import ttest_rel  # noqa: PLC0415 - takes seconds to import
+
     differences = pairs[method] - pairs[rival]
     count = len(differences)
     if count == 1:
         return Difference(method, rival, float(differences.mean()), None, None, 1)
     error = float(differences.std(ddof=1) / count**0.5)
-    p = float(stats.ttest_rel(pairs[method], pairs[rival]).pvalue) if error > ROUNDING else None
+    p = float(ttest_rel(pairs[method], pairs[rival]).pvalue) if error > ROUNDING else None
     return Difference(method, rival, float(differences.mean()), error, p, count)

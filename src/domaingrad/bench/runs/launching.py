@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from domaingrad.bench.domains import DataError
@@ -19,6 +22,13 @@ T = TypeVar("T")
 
 BY_HAND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 """What each node's environment says where no launcher does: the first node, and which one it is."""
+
+
+class PlainCPU:
+    """The CPU in float32, in one process: all that Fabric would say of it, without importing it."""
+
+    device = torch.device("cpu")
+    autocast = nullcontext
 
 
 def processes_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
@@ -42,6 +52,24 @@ def processes_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
             f"{found[0]} --nodes {found[1]}. Leave both out: torchrun says it."
         )
     return found
+
+
+def alone_on(config: TrainConfig) -> Any:
+    """Where one process computes: what is asked of :func:`fabric_of` for device and precision.
+
+    Raises:
+        DataError: as there.
+    """
+    if config.precision == "32" and _is_cpu(config.accelerator):
+        return PlainCPU()
+    return fabric_of(config)
+
+
+def _is_cpu(accelerator: str) -> bool:
+    """Whether Fabric would take the CPU."""
+    if accelerator == "auto":
+        return not torch.accelerator.is_available() and find_spec("torch_xla") is None
+    return accelerator == "cpu"
 
 
 def fabric_of(config: TrainConfig, devices: int = 1, nodes: int = 1) -> Any:

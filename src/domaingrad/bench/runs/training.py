@@ -35,7 +35,7 @@ from .fitting import (
     require_sources,
 )
 from .isolation import isolated, noted_warnings
-from .launching import fabric_of, is_first, joined, require_among_processes
+from .launching import alone_on, fabric_of, is_first, joined, require_among_processes
 from .loggers import end, log_again, logged, logger_class, logger_in
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
@@ -154,7 +154,7 @@ def train(
     for name in loggers:
         logger_class(name)
     config, data = _read(config, data, listener)
-    carried = _Carried(Ranks(partial(fabric_of, config)), listener, loggers)
+    carried = _Carried(Ranks(partial(alone_on, config)), listener, loggers)
     return _train(config, out, data, carried, patience)
 
 
@@ -324,7 +324,7 @@ def _try_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> None:
 
 def fit_of(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Fit:
     """A training that is begun, but for the record: to see that it can be, and how fast."""
-    ranks = ranks or Ranks(partial(fabric_of, config))
+    ranks = ranks or Ranks(partial(alone_on, config))
     trial = (config.seed, data.name, f"trial {config.trial}")
     parts = Parts.of(data, config.held_out, trial)
     model, _ = _model(config, data, parts)

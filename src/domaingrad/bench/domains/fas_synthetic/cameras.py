@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from .canvas import GAMMA, Colour, Picture, coordinates, planes
 
@@ -117,6 +116,8 @@ def photograph(scene: Picture, camera: Camera, shot: Shot, rng: np.random.Genera
         shot: how it is used.
         rng: of the noise.
     """
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - takes seconds to import
+
     blur = math.hypot(camera.blur, shot.defocus) * OVERSAMPLING
     light = gaussian_filter(scene, (0, blur, blur), truncate=3)
     light = light[:, OVERSAMPLING // 2 :: OVERSAMPLING, OVERSAMPLING // 2 :: OVERSAMPLING]
