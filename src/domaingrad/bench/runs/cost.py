@@ -14,7 +14,7 @@ from .plan import PlannedRun
 from .training import fit_of
 
 WARM_UP, FEWEST, SECONDS = 2, 3, 1.0
-"""Steps that are not timed; the fewest that are, and for how long."""
+"""Steps that are not timed; the fewest that are, and for how long at most."""
 MANY = 10**9
 RECORDS_BYTES = 4096
 """About what the settings and records of a run take."""
@@ -51,8 +51,9 @@ class _Speed:
         self.beginning[run.data] = 2 * (time.perf_counter() - began)
         for _ in range(WARM_UP):
             fit.advance()
+        enough = max(FEWEST, run.config.steps or 0)  # more than the run has say no more of it
         steps, began = 0, time.perf_counter()
-        while steps < FEWEST or time.perf_counter() - began < SECONDS:
+        while steps < FEWEST or (steps < enough and time.perf_counter() - began < SECONDS):
             fit.advance()
             steps += 1
         taken = (time.perf_counter() - began) / steps
