@@ -46,8 +46,8 @@ def gone(pid):
 
 def test_a_worker_that_died_between_two_runs_is_replaced(tmp_path):
     settings = {"steps": 2, "checkpoints": 1, "accelerator": "cpu"}
-    request = Request(("colored-digits",), ("erm",), trials=1, draws=1, settings=settings)
-    first, second, _ = make_plan(request)[0].runs
+    request = Request(("linear-toy",), ("erm",), trials=1, draws=2, settings=settings)
+    first, second = make_plan(request)[0].runs
     worker = _Worker(CONTEXT.RawValue("b", 0), {})
     try:
         for run in (first, second):

@@ -165,28 +165,29 @@ def test_a_killed_worker_costs_no_more_than_its_steps_since_the_last_checkpoint(
     assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
 
 
-class Deadly(ERM):
-    """Takes its process with it."""
+DEADLY = """
+import os, sys
+if "spawn_main" in " ".join(sys.orig_argv):
+    from domaingrad.bench.methods import ALL_METHODS
+    from domaingrad.bench.methods.erm import ERM
 
-    name = "erm"
+    class Deadly(ERM):
+        name = "erm"
 
-    def bind(self, *_):
-        os._exit(1)
+        def bind(self, *_):
+            os._exit(1)
+
+    ALL_METHODS["erm"] = Deadly()
+"""
+"""A method that takes its process with it."""
 
 
 def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(tmp_path):
     # A worker learns of the method by unpickling nothing, so it is told by a site of its own.
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'spawn_main' in ' '.join(sys.orig_argv):\n"
-        "    from domaingrad.bench.methods import ALL_METHODS\n"
-        "    from tests.cli.test_sweep import Deadly\n"
-        "    ALL_METHODS['erm'] = Deadly()\n"
-    )
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(site), str(root), os.environ.get("PYTHONPATH", "")])
+    (site / "sitecustomize.py").write_text(DEADLY)
+    paths = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     words = "compare --data linear-toy --methods erm,and-mask --trials 1 --steps 3 --jobs 2 --out"
     child = subprocess.run(
         [Path(sys.executable).with_name("domaingrad"), *words.split(), tmp_path / "out"],
