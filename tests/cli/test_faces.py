@@ -134,8 +134,8 @@ def test_bad_input_is_told(faces, tmp_path):
 def test_a_sweep_tells_rates_by_video_and_draws_their_curves(faces, tmp_path):
     out = tmp_path / "sweep"
     swept = run(
-        "sweep", "--data", f"faces:{faces}", "--protocol", "O&C&I-M", "--size", 32, "--methods",
-        "erm,pcgrad", "--trials", 2, "--draws", 1, "--steps", 3, "--checkpoints", 3, "--batch", 6,
+        "sweep", "--data", f"faces:{faces}", "--protocol", "O&C&I-M", "--size", 16, "--methods",
+        "erm,pcgrad", "--trials", 2, "--draws", 1, "--steps", 2, "--checkpoints", 2, "--batch", 6,
         "--backbone", "mnist-cnn", "--no-augment", "--learning-rate", 1e-3, "--jobs", 1,
         "--accelerator", "cpu", "--keep-models", "--out", out, "--json",
     )  # fmt: skip
