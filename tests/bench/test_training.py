@@ -23,6 +23,7 @@ from domaingrad.bench.models import build
 from domaingrad.bench.names import UnknownNameError
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import RunDirectoryError
+from domaingrad.bench.runs.launching import alone_on, fabric_of
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.trained import Trained
 from domaingrad.bench.runs.training import Listener, train
@@ -259,6 +260,12 @@ def test_lower_precision_computes_in_it_and_keeps_float32_weights(tmp_path, meth
     losses = [result.directory.checkpoints()[0].loss for result in (low, full)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_one_process_computes_where_fabric_would(accelerator):
+    config = dataclasses.replace(DIGITS, accelerator=accelerator)
+    assert alone_on(config).device == fabric_of(config).device
 
 
 def test_fp16_is_refused_where_it_would_be_something_else(tmp_path):
