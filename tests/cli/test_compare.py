@@ -51,18 +51,25 @@ def test_a_comparison_leaves_table_csv_and_page(tmp_path):
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:)?//", page)
 
 
-def test_json_is_alone_on_standard_output_and_agrees_with_the_csv(tmp_path):
-    result = run(*TINY, "--out", tmp_path, "--jobs", 1, "--json")
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """By one process, and told as JSON."""
+    out = tmp_path_factory.mktemp("compared")
+    return out, run(*TINY, "--out", out, "--jobs", 1, "--json")
+
+
+def test_json_is_alone_on_standard_output_and_agrees_with_the_csv(compared):
+    out, result = compared
     document = json.loads(result.stdout)
-    table = pd.read_csv(tmp_path / "results.csv")
+    table = pd.read_csv(out / "results.csv")
     table = table[table["selection"] == "training-domain-validation"]
     mean = table.query("data == 'linear-toy' and method == 'and-mask'")["held_out_score"].mean()
     row = document["data"]["linear-toy"]["tables"]["training-domain-validation"]["and-mask"]
     assert row["held_out"]["noise"]["mean"] == pytest.approx(mean)
 
 
-def test_held_out_accuracy_is_not_shown_while_training(tmp_path):
-    result = run(*TINY, "--out", tmp_path, "--jobs", 1, "--json")
+def test_held_out_accuracy_is_not_shown_while_training(compared):
+    _, result = compared
     lines = [line for line in result.stderr.splitlines() if "source validation" in line]
     assert len(lines) == RUNS
     assert re.match(r"1/16 erm, linear-toy, trial 1, held out noise, source validation", lines[0])
@@ -70,13 +77,12 @@ def test_held_out_accuracy_is_not_shown_while_training(tmp_path):
     assert not any("held-out" in line for line in lines)
 
 
-def test_processes_give_the_same_numbers_as_one_process(tmp_path):
-    run(*TINY, "--out", tmp_path / "one", "--jobs", 1)
-    two = process(*TINY, "--out", tmp_path / "two", "--jobs", 2)
-    _, errors = two.communicate(timeout=120)
-    assert two.returncode == 0, errors
+def test_processes_give_the_same_numbers_as_one_process(compared, tmp_path):
+    child = process(*TINY, "--out", tmp_path, "--jobs", 2)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
     for name in ("results.csv", "checkpoints.csv"):
-        one, two = ((tmp_path / out / name).read_bytes() for out in ("one", "two"))
+        one, two = ((out / name).read_bytes() for out in (compared[0], tmp_path))
         assert one == two
         assert one.count(b"\n") > RUNS
 
