@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -33,27 +34,30 @@ PARTS = {
 REST = "Python between operations"
 
 NOTE = (
-    "AND-mask, single pass, after five steps. Milliseconds a step by PyTorch's profiler (each "
-    "event without those inside it), calls of operations in brackets, and what one step takes over "
-    "the other; the profiler's own cost weighs on Python and on small operations. Medians without "
-    "the profiler, both ways in turn, stand in the last row."
+    "AND-mask, single pass, after five steps, both ways in turn. Means of milliseconds a step by "
+    "PyTorch's profiler (each event without those inside it), calls of operations in brackets, and "
+    "what one step takes over the other; the profiler's own cost weighs on Python and on small "
+    "operations. Medians without the profiler, also in turn, stand in the last row."
 )
 
 
-def parts_of(way: Way, batch: Batch, steps: int) -> tuple[Counter[str], Counter[str]]:
-    """Milliseconds a step by part, and calls a step."""
-    seconds = 0.0
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        for _ in range(steps):
-            seconds += seconds_of(way, batch.clear)
-    times: Counter[str] = Counter()
-    calls: Counter[str] = Counter()
-    for event in found.key_averages():
-        part = next(title for title, names in PARTS.items() if re.search(names, event.key))
-        times[part] += event.self_cpu_time_total / 1e3 / steps
-        calls[part] += event.count / steps
-    times[REST] = max(0.0, 1e3 * seconds / steps - sum(times.values()))
-    return times, calls
+@dataclass
+class Parts:
+    """Milliseconds and calls by part, of all steps together."""
+
+    times: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def add(self, way: Way, batch: Batch) -> None:
+        """Profile one more step."""
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            seconds = seconds_of(way, batch.clear)
+        self.times[REST] += 1e3 * seconds
+        for event in found.key_averages():
+            part = next(title for title, names in PARTS.items() if re.search(names, event.key))
+            self.times[part] += event.self_cpu_time_total / 1e3
+            self.times[REST] -= event.self_cpu_time_total / 1e3
+            self.calls[part] += event.count
 
 
 def table(batch: Batch, steps: int) -> list[str]:
@@ -65,19 +69,26 @@ def table(batch: Batch, steps: int) -> list[str]:
     for _ in range(2 * steps):
         for taken, way in zip(alone, ways, strict=True):
             taken.append(1e3 * seconds_of(way, batch.clear))
-    (plain, plain_calls), (agreed, agreed_calls) = (parts_of(way, batch, steps) for way in ways)
+    plain, agreed = Parts(), Parts()
+    for _ in range(steps):
+        for parts, way in zip((plain, agreed), ways, strict=True):
+            parts.add(way, batch)
     medians = [statistics.median(taken) for taken in alone]
     return [
         "| part | ERM | single pass | more |",
         "|---|---|---|---|",
         *(
-            f"| {part} | {plain[part]:.1f} ({plain_calls[part]:.0f}) | {agreed[part]:.1f} "
-            f"({agreed_calls[part]:.0f}) | {agreed[part] - plain[part]:+.1f} |"
+            f"| {part} | {_shown(plain, part, steps)} | {_shown(agreed, part, steps)} "
+            f"| {(agreed.times[part] - plain.times[part]) / steps:+.1f} |"
             for part in (*PARTS, REST)
         ),
         f"| **a step without the profiler** | **{medians[0]:.1f}** | **{medians[1]:.1f}** "
         f"| **{medians[1] - medians[0]:+.1f}** |",
     ]
+
+
+def _shown(parts: Parts, part: str, steps: int) -> str:
+    return f"{parts.times[part] / steps:.1f} ({parts.calls[part] / steps:.0f})"
 
 
 def main(
