@@ -239,8 +239,9 @@ def test_a_killed_process_ends_the_other_and_the_command_goes_on_to_the_same_bit
 
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     on = subprocess.run(
-        [*command(sys.executable, *torchrun), out], capture_output=True, text=True, check=True
+        [*command(sys.executable, *torchrun), out], capture_output=True, text=True, check=False
     )
+    assert on.returncode == 0, on.stderr
     assert on.stderr.count("goes on from step") == 1
     assert on.stdout.count("held out") == 1
     cut, uncut = outcome(out), outcome(place / "uncut")
@@ -248,6 +249,20 @@ def test_a_killed_process_ends_the_other_and_the_command_goes_on_to_the_same_bit
     for name, tensor in uncut[2].items():
         assert torch.equal(tensor, cut[2][name]), name
     assert RunDirectory.existing(out).config()["made_by"]["processes"] == 2
+
+
+def test_processes_part_before_python_ends():
+    """Of a group of one."""
+    code = (
+        "import atexit, torch.distributed as dist\n"
+        "atexit.register(lambda: print(dist.is_initialized()))  # called last\n"
+        "from lightning_fabric import Fabric\n"
+        "from domaingrad.bench.runs.launching import joined\n"
+        "joined(Fabric(accelerator='cpu', devices=1, strategy='ddp'), lambda: 'ready')\n"
+        "print(dist.is_initialized())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr
 
 
 def test_processes_that_would_have_nothing_to_do_are_refused_before_any_is_started(tmp_path):

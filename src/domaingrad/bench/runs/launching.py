@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Callable
@@ -128,11 +129,19 @@ def joined(fabric: Any, prepare: Callable[[], T]) -> tuple[Ranks, T]:
         failed = error
     # It says at length that processes are there.
     logging.getLogger("lightning_fabric.utilities").setLevel(logging.WARNING)
+    if not dist.is_initialized():
+        atexit.register(_part)
     fabric.launch()
     ranks = Ranks(lambda: fabric, fabric.global_rank, fabric.world_size)
     ranks.require_none_failed(failed)
     assert ready is not None
     return ranks, ready
+
+
+def _part() -> None:
+    """End the threads of gloo while Python is whole; later they may abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_first(fabric: Any) -> bool:
