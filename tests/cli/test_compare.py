@@ -118,7 +118,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs)
     assert 1 <= kept < 6
     assert len(pd.read_csv(tmp_path / "results.csv")) == 3 * kept
     assert "interrupted" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    result = run(*arguments, "--jobs", 1)
+    result = run(*arguments)
     assert f"{kept} of them found" in result.stderr
     assert result.exit_code == 0
     assert finished(tmp_path) == 6

@@ -69,11 +69,14 @@ class Loop:
 
     def _compiled(self) -> Callable[..., Any]:
         function = self._function
-        assert isinstance(function, FunctionType)
+
+        def loop(stack: Tensor, *others: Any) -> Any:
+            stack.unbind(0)  # So the compiler learns K as a number, and unrolls it.
+            return function(stack, *others)
 
         # The compiler counts its versions by code object, and gives up after a few of them.
-        code = function.__code__.replace(co_name=f"{function.__name__}_{next(_versions)}")
-        own = FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
+        code = loop.__code__.replace(co_name=f"{function.__name__}_{next(_versions)}")
+        own = FunctionType(code, loop.__globals__, code.co_name, None, loop.__closure__)
         compiled: Callable[..., Any] = torch.compile(
             own,
             dynamic=True,

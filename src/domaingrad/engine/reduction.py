@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -105,6 +106,12 @@ class Reduction:
         return self._rule.propose(statistics), witness
 
 
+def make_visible(proposal: Tallied) -> None:
+    """Make NaN of the update of non-finite gradients, where the rule hides them."""
+    if proposal.update.isfinite().all():
+        proposal.update.fill_(math.nan)
+
+
 def _weighted(stack: Tensor, factors: Tensor | None) -> Tensor:
     g = stack.to(accumulation_dtype(stack.dtype))
     return g if factors is None else g * factors.to(g).unsqueeze(1)
@@ -116,7 +123,6 @@ _loops: WeakKeyDictionary[ElementwiseRule, Loop] = WeakKeyDictionary()
 
 def _reduction(rule: ElementwiseRule) -> Callable[[Tensor, Tensor | None], tuple[Summed, Tensor]]:
     def reduce(stack: Tensor, factors: Tensor | None) -> tuple[Summed, Tensor]:
-        stack.unbind(0)  # So the compiler learns K as a number, and unrolls it.
         g = _weighted(stack, factors)
         # In a compiled loop, small integers cost more than they save, and sums more than maxima.
         statistics = statistics_of(g, rule.statistics | {"mean"}, counting=g.dtype)

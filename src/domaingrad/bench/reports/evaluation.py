@@ -24,7 +24,6 @@ from .run_parts import parts_of_run
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
 
-
 Role = Literal["source, validation", "held out", "new data"]
 """What the samples of a domain were to the model."""
 

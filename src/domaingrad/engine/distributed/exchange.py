@@ -20,7 +20,7 @@ from domaingrad.rules import (
 )
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small
+from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small, make_visible
 from .collectives import all_gather
 from .placement import Placement
 
@@ -223,9 +223,8 @@ class Exchange:
         suspicious = not math.isfinite(witness.item())
         if suspicious and self._note(_sums(columns) if sums is None else sums):
             for part, proposal in zip(run, proposals, strict=True):
-                is_hit = len(run) == 1 or not stack[:, part.begin : part.end].isfinite().all()
-                if is_hit and proposal.update.isfinite().all():
-                    proposal.update.fill_(math.nan)  # Visible whatever the rule masks.
+                if len(run) == 1 or not stack[:, part.begin : part.end].isfinite().all():
+                    make_visible(proposal)
         return [
             replace(proposal, whole=part.whole)
             for part, proposal in zip(run, proposals, strict=True)

@@ -95,7 +95,6 @@ def moments_of(stack: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_and_square(stack: Tensor) -> tuple[Tensor, Tensor]:
-    stack.unbind(0)  # So the compiler learns K as a number, and unrolls it.
     g = stack.to(accumulation_dtype(stack.dtype))
     return g.mean(0), g.square().mean(0)
 
@@ -142,8 +141,7 @@ class Stacked(UnitGradients):
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """Without a copy."""
-        g = self._stack.to(accumulation_dtype(self.dtype))
-        return g.mean(0), g.square().mean(0)
+        return _mean_and_square(self._stack)
 
 
 class Products(UnitGradients):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from domaingrad.rules import ElementwiseRule, GramianRule, Rule, Tallied
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small
+from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small, make_visible
 from .gradients import UnitGradients, joined
 from .scratch import Scratch
 
@@ -120,7 +120,7 @@ class ElementwiseAgreement:
             self._note(flat)
         for (index, stack), proposal in zip(small.stacks.items(), proposals, strict=True):
             if self.non_finite and not stack.isfinite().all():
-                _make_visible(proposal)
+                make_visible(proposal)
             own = replace(proposal, update=proposal.update.clone())  # Of memory of its own.
             update = self._update(index, _shaped(own, stack.shape[1:]))
             if update is not None:
@@ -138,7 +138,7 @@ class ElementwiseAgreement:
                 gradients.fill(tile, stack)
                 self._note(flat)
                 if self.non_finite:
-                    _make_visible(part)
+                    make_visible(part)
             parts.append(part)
         return _shaped(_joined(parts), gradients.shape)
 
@@ -150,12 +150,6 @@ class ElementwiseAgreement:
 
 def _is_not_finite(witness: Tensor) -> bool:
     return not math.isfinite(witness.item())
-
-
-def _make_visible(proposal: Tallied) -> None:
-    """Make NaN of an update that hides non-finite gradients."""
-    if proposal.update.isfinite().all():
-        proposal.update.fill_(math.nan)
 
 
 def _shaped(proposal: Tallied, shape: Sequence[int]) -> Tallied:
