@@ -9,8 +9,9 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.domains import DATA_SETS
 from domaingrad.bench.runs import HeldOutScores
+from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.runs.training import Listener, train
+from domaingrad.bench.runs.training import train
 
 
 def config(method="erm", data="linear-toy", steps=12, **settings):

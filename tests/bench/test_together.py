@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from domaingrad.bench.domains import DataError, DataOptions
-from domaingrad.bench.runs import fitting, training
+from domaingrad.bench.runs import fitting, resumable
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import FullDiskError
 from domaingrad.bench.runs.ranks import shares
+from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.runs.training import Listener, train, train_together
+from domaingrad.bench.runs.training import train, train_together
 
 from ..engine.distributed.processes import in_processes
 
@@ -116,7 +117,7 @@ def all_of_it(rank, world, place: Path):
     found["told"] = (result.held_out.train, again.held_out.train)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_model", drawing_model)
+        patch.setattr(resumable, "make_model", drawing_model)
         for name in ("erm", "and-mask"):
             # BatchNorm needs two samples of a domain, wherever there are any.
             config = replace(DIGITS, method=name, batch=6)

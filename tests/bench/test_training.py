@@ -24,9 +24,10 @@ from domaingrad.bench.names import UnknownNameError
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import RunDirectoryError
 from domaingrad.bench.runs.launching import alone_on, fabric_of
+from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.trained import Trained
-from domaingrad.bench.runs.training import Listener, train
+from domaingrad.bench.runs.training import train
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a GPU")
 DIGITS = TrainConfig("colored-digits", "-90%", steps=12, checkpoints=4, accelerator="cpu")
@@ -85,7 +86,7 @@ def normed_model(*_):
 
 
 def test_augmented_photographs_and_batch_norms_go_on_to_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr("domaingrad.bench.runs.training.make_model", normed_model)
+    monkeypatch.setattr("domaingrad.bench.runs.resumable.make_model", normed_model)
     config = TrainConfig(
         "cameras", "camera-2", steps=4, checkpoints=2, batch=4, accelerator="cpu",
         method="and-mask",

@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from .domains import IN_MEMORY, from_datasets
 from .names import look_up
+from .runs.resumable import Listener
 from .runs.settings import TrainConfig
-from .runs.training import Listener, Result
+from .runs.training import Result
 from .runs.training import train as run
 
 

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from domaingrad.bench.domains import News
 from domaingrad.bench.runs import Checkpoint
+from domaingrad.bench.runs.resumable import Listener, Status
 from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.runs.training import Listener, Status
 
 from .live import duration, scores
 

@@ -11,7 +11,7 @@ from domaingrad.bench.domains import DomainData, News
 
 from .isolation import isolated
 from .plan import PlannedRun
-from .training import fit_of
+from .resumable import fit_of
 
 WARM_UP, FEWEST, SECONDS = 2, 3, 1.0
 """Steps that are not timed; the fewest that are, and for how long at most."""

@@ -15,8 +15,9 @@ from .events import Failed, Finished, Progress
 from .files import FullDiskError
 from .isolation import isolated
 from .plan import PlannedRun, key_of
+from .resumable import Listener, Status
 from .settings import TrainConfig, written
-from .training import Listener, Status, drawing_names, train
+from .training import drawing_names, train
 
 NEWS_EVERY = 0.2
 """Seconds between two pieces of news of a run."""

@@ -3,74 +3,40 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from torch import Generator, Tensor, nn
-from torch.amp import GradScaler
+from torch import Generator
 
-import domaingrad
-from domaingrad.bench.domains import DataError, DomainData, News, Task, load
-from domaingrad.bench.models import freeze_norms, load_weights
-from domaingrad.bench.protocol import generator_of, seed_of, training_domain_validation
+from domaingrad.bench.domains import DataError, DomainData, Task, load
+from domaingrad.bench.protocol import generator_of, training_domain_validation
 
 from .directory import RECORDS, RunDirectory, flat
 from .files import RunDirectoryError
 from .fitting import (
     DIVERGED,
     Checkpoint,
-    Fit,
     HeldOutScores,
-    Parts,
-    Place,
-    Sealed,
-    SealedVideos,
     require_sources,
 )
-from .isolation import isolated, noted_warnings
+from .isolation import isolated
 from .launching import alone_on, fabric_of, is_first, joined, require_among_processes
-from .loggers import end, log_again, logged, logger_class, logger_in
+from .loggers import logger_class
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
+from .resumable import Carried, Listener, carry_on, fit_of
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
-from .trained import Trained, make_model
+from .trained import Trained
 
 NONE = "none"
 """What stands for no domain on the command line."""
 
 ESTIMATE = "estimate"
 """Where, in the directory of a run that holds out none, the runs are that hold out one each."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a training has come."""
-
-    step: int
-    steps: int
-    here: int
-    """Steps taken by this process; the rest were there before."""
-    seconds: float
-    """Time they took."""
-    waited: float
-    """Part of it that was spent on getting batches ready."""
-    checkpoint: Checkpoint | None
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who hears how training goes."""
-
-    news: News = field(default_factory=News)
-    begin: Callable[[TrainConfig, int], None] = lambda *_: None
-    """A run begins or goes on: its settings, the steps done."""
-    step: Callable[[Status], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -111,15 +77,6 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True)
-class _Carried:
-    """How trainings are carried out: among which processes, and who hears of them."""
-
-    ranks: Ranks
-    listener: Listener
-    loggers: Sequence[str]
-
-
 def train(
     config: TrainConfig,
     out: Path,
@@ -154,7 +111,7 @@ def train(
     for name in loggers:
         logger_class(name)
     config, data = _read(config, data, listener)
-    carried = _Carried(Ranks(partial(alone_on, config)), listener, loggers)
+    carried = Carried(Ranks(partial(alone_on, config)), listener, loggers)
     return _train(config, out, data, carried, patience)
 
 
@@ -202,7 +159,7 @@ def train_together(
     try:
         ranks, (ready, data) = joined(fabric, prepare)
         ranks.require_same(flat(written(ready, data, ranks.world)))
-        return _train(ready, out, data, _Carried(ranks, heard, loggers), 0.0)
+        return _train(ready, out, data, Carried(ranks, heard, loggers), 0.0)
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
@@ -229,7 +186,7 @@ def _read(
 
 
 def _train(
-    config: TrainConfig, out: Path, data: DomainData, carried: _Carried, patience: float
+    config: TrainConfig, out: Path, data: DomainData, carried: Carried, patience: float
 ) -> Result:
     """Train as resolved settings say; a collective call."""
     ranks = carried.ranks
@@ -255,7 +212,7 @@ def _train(
                 }
             )
         if ranks.first(directory.finished) is None:
-            _run(config, data, directory, carried)
+            carry_on(config, data, directory, carried)
         return ranks.first(lambda: _result(directory, config, data, estimate))
 
 
@@ -322,158 +279,6 @@ def _try_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> None:
         fit_of(config, data, ranks)
 
 
-def fit_of(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Fit:
-    """A training that is begun, but for the record: to see that it can be, and how fast."""
-    ranks = ranks or Ranks(partial(alone_on, config))
-    trial = (config.seed, data.name, f"trial {config.trial}")
-    parts = Parts.of(data, config.held_out, trial)
-    model, _ = _model(config, data, parts)
-    model.to(ranks.device)
-    if config.precision != "32":
-        _compute_within(ranks.autocast, model)
-    scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
-    training = training_of(config, data)
-    place = Place(ranks, scaler)
-    return Fit(data, parts, model, method_of(config), training, trial, place, config.augment)
-
-
-def _run(config: TrainConfig, data: DomainData, directory: RunDirectory, carried: _Carried) -> None:
-    ranks, listener = carried.ranks, carried.listener
-    trial = (config.seed, data.name, f"trial {config.trial}")
-    names = (*trial, f"held out {' and '.join(config.held_out) or None}")
-    loggers: list[Any] = []
-    ranks.first(lambda: loggers.extend(logger_in(name, directory) for name in carried.loggers))
-    with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
-        parts = Parts.of(data, config.held_out, trial)
-        model, notes = _model(config, data, parts)
-        for note in notes:
-            listener.news.say(f"Note: {note}")
-        model.to(ranks.device)
-        plain = _trained(config, data, parts, model)
-        if config.precision != "32":
-            _compute_within(ranks.autocast, model)
-        if config.compile:
-            model.compile()
-        scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
-        place = Place(ranks, scaler)
-        training = training_of(config, data)
-        fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
-        before, chosen = 0.0, None
-        if state := ranks.first(directory.state):
-            before, chosen = state["seconds"], _Chosen(**state["chosen"])
-            fit.load_state_dict(state["fit"])
-            # What was written after that state belongs to steps that are done again.
-            again = chosen
-            ranks.first(lambda: directory.save_model(again.content(plain, config)))
-            for logger in loggers:
-                log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
-        first, last = fit.step, None
-        listener.begin(config, fit.step)
-        began = time.perf_counter()
-        while fit.step < training.steps:
-            if fit.advance():
-                found = fit.checkpoint()
-                last = found[0]
-                if chosen is None or last.val_score >= chosen.val_score:
-                    chosen = _Chosen.now(model, last)
-                seconds = before + time.perf_counter() - began
-                kept = {"fit": fit.state_dict(), "chosen": vars(chosen), "seconds": seconds}
-                content = partial(chosen.content, plain, config)
-                better = content if chosen.step == last.step else None
-                ranks.first(partial(_keep, directory, *found, better, kept, loggers))
-            now = time.perf_counter() - began
-            listener.step(Status(fit.step, training.steps, fit.step - first, now, fit.waited, last))
-        seconds = before + time.perf_counter() - began
-    for logger in loggers:
-        end(logger)
-    ranks.first(
-        lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
-    )
-
-
-def _keep(
-    directory: RunDirectory,
-    checkpoint: Checkpoint,
-    sealed: Sealed,
-    videos: SealedVideos,
-    better: Callable[[], bytes] | None,
-    state: Mapping[str, Any],
-    loggers: Sequence[Any],
-) -> None:
-    """Write down a checkpoint, the model if it is a better one, and the state to go on from."""
-    directory.append(checkpoint, sealed, videos)
-    if better is not None:
-        directory.save_model(better())
-    directory.save_state(state)
-    for logger in loggers:
-        logger.log_metrics(logged(checkpoint), checkpoint.step)
-        logger.save()
-
-
-def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Module, list[str]]:
-    """The model before the first step, and what there is to tell of it."""
-    assert config.backbone is not None
-    model = make_model(config.backbone, data.name, parts.preparation.shape, data.outputs)
-    notes = [*parts.preparation.notes]
-    if config.weights is not None:
-        report = load_weights(model, Path(config.weights))
-        fresh = ", ".join(report.head) or "none"
-        notes.append(f"{report.loaded} tensors of weights loaded; with fresh values: {fresh}")
-    if config.frozen_norms and not (count := freeze_norms(model)):
-        raise DataError(
-            f"there are no norms to freeze in {config.backbone}: it has no BatchNorm with running "
-            f"statistics. Leave --frozen-norms out."
-        )
-    if config.frozen_norms:
-        notes.append(f"{count} norms with frozen statistics")
-    return model, notes
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The model with the best source validation so far, the latest of equals."""
-
-    step: int
-    val_score: float
-    weights: Mapping[str, Tensor]
-
-    @classmethod
-    def now(cls, model: nn.Module, checkpoint: Checkpoint) -> _Chosen:
-        """The model as it is."""
-        weights = {
-            name: tensor.detach().cpu().clone().contiguous()
-            for name, tensor in model.state_dict().items()
-        }
-        return cls(checkpoint.step, checkpoint.val_score, weights)
-
-    def content(self, plain: Trained, config: TrainConfig) -> bytes:
-        """What its file holds."""
-        facts = {
-            "method": config.method,
-            "hyperparameters": dict(config.hyperparameters),
-            "step": self.step,
-            "source_validation": self.val_score,
-            "version": domaingrad.__version__,
-        }
-        return replace(plain, facts=facts).content(self.weights)
-
-
-def _trained(config: TrainConfig, data: DomainData, parts: Parts, model: nn.Module) -> Trained:
-    assert config.backbone is not None
-    return Trained(
-        model=model,
-        backbone=config.backbone,
-        data=data.name,
-        preparation=parts.preparation,
-        task=data.task,
-        classes=data.classes,
-        labels=parts.labels,
-        sources=tuple(parts.sources),
-        held_out=config.hold_out,
-        facts={},
-    )
-
-
 def _result(
     directory: RunDirectory, config: TrainConfig, data: DomainData, estimate: Estimate | None
 ) -> Result:
@@ -502,15 +307,3 @@ def _result(
         warnings=tuple(warned),
         notes=(*data.notes, *ended["notes"]),
     )
-
-
-def _compute_within(context: Callable[[], AbstractContextManager[Any]], model: nn.Module) -> None:
-    """Let the forward pass, and it alone, compute in lower precision."""
-    forward = model.forward
-
-    @wraps(forward)
-    def within(*inputs: Any, **options: Any) -> Any:
-        with context():
-            return forward(*inputs, **options)
-
-    model.forward = within
