@@ -49,6 +49,24 @@ def test_learned_ratios_are_in_the_records_and_fixed_ones_are_not(ablated):
         assert all(0 < p < 0.9 for p in told.values())
 
 
+def test_what_is_kept_can_be_rescaled(ablated, tmp_path):
+    """By the selection without a draw, so that nothing else differs."""
+    arguments = ["--rescale", "--trials", "1", "--out", tmp_path, "--jobs", 1]
+    result = run(*TINY, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "GSNR dropout, fixed ratio, rescaled (ratio 0.3333)" in result.stdout
+    assert set(pd.read_csv(tmp_path / "results.csv")["method"]) == set(ABLATIONS["gsnr, rescaled"])
+    losses = []
+    for out, method in (
+        (tmp_path, "gsnr-dropout-fixed-rescaled"),
+        (ablated[0], "gsnr-dropout-fixed"),
+    ):
+        directory = SweepDirectory.existing(out)
+        first = next(each for each in directory.plan().runs if each.config.method == method)
+        losses.append(RunDirectory(directory.place(first.key)).checkpoints()[-1].loss)
+    assert losses[0] != losses[1]
+
+
 def test_the_methods_are_there_to_compare(tmp_path):
     arguments = ["compare", "--data", "linear-toy", "--methods", "erm,gsnr-dropout-fixed"]
     result = run(*arguments, "--trials", "1", "--steps", "3", "--out", tmp_path, "--jobs", 1)

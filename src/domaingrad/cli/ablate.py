@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ def gsnr(
     trials: Trials = 5,
     steps: Steps = None,
     seed: Seed = 0,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Divide the weights that are kept by their share.")
+    ] = False,
     out: Out = Path("runs/ablate-gsnr"),
     jobs: Jobs = None,
     as_json: AsJson = False,
@@ -32,6 +36,7 @@ def gsnr(
     does, with differences paired over trials.
 
     - `domaingrad ablate gsnr --data rotated-digits --trials 10`
+    - `domaingrad ablate gsnr --rescale --out runs/ablate-gsnr-rescaled`
     """
-    methods = list(ABLATIONS["gsnr"])
+    methods = list(ABLATIONS["gsnr, rescaled" if rescale else "gsnr"])
     compare_built_in(data, methods, trials, steps, seed, out, jobs, as_json)

@@ -28,17 +28,18 @@ QUICK = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad")
 """Those whose step costs about as much as ERM's; what ``compare`` runs unless told otherwise."""
 
 ABLATIONS: dict[str, dict[str, Method]] = {
-    "gsnr": {
+    name: {
         method.name: method
         for method in (
             ERM(),
             *(
-                GSNRDropoutMethod(select, learned)
+                GSNRDropoutMethod(select, learned, rescale=rescale)
                 for select in get_args(Select)
                 for learned in (True, False)
             ),
         )
     }
+    for name, rescale in (("gsnr", False), ("gsnr, rescaled", True))
 }
 """Methods that are compared to see what part of a method matters, by the name of the ablation."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,24 +35,29 @@ class GSNRDropoutMethod(Method):
     learned: bool = True
     ratio: float = 1 / 3
     """The dropped share, or where learning it starts."""
+    rescale: bool = False
+    """Whether what is kept is divided by its share."""
 
     @property
     def name(self) -> str:
         """``gsnr-dropout``, or ``drop-…`` for what it is compared with."""
         kind = "gsnr-dropout" if self.select == "high-gsnr" else f"drop-{self.select}"
-        return kind if self.learned else f"{kind}-fixed"
+        fixed = "" if self.learned else "-fixed"
+        return f"{kind}{fixed}{'-rescaled' if self.rescale else ''}"
 
     @property
     def title(self) -> str:
         """With the kind of ratio."""
         kind = "GSNR dropout" if self.select == "high-gsnr" else f"Drop {self.select}"
-        return f"{kind}, {'learned' if self.learned else 'fixed'} ratio"
+        ratio = f"{'learned' if self.learned else 'fixed'} ratio"
+        return f"{kind}, {ratio}{', rescaled' if self.rescale else ''}"
 
     @property
     def summary(self) -> str:
         """What is dropped."""
         share = "a learned share" if self.learned else "a fixed share"
-        return f"drop, in each step, {share} of the weights with {DROPPED[self.select]}"
+        rest = " and divide the rest by what share it is" if self.rescale else ""
+        return f"drop, in each step, {share} of the weights with {DROPPED[self.select]}{rest}"
 
     @property
     def paper(self) -> str:
@@ -65,10 +70,10 @@ class GSNRDropoutMethod(Method):
         """ERM; for an ablation the published selection with the same kind of ratio, too."""
         if self.select == "high-gsnr":
             return ("erm",)
-        return ("erm", GSNRDropoutMethod(learned=self.learned).name)
+        return ("erm", replace(self, select="high-gsnr").name)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The ratio; the other two fields are in the name."""
+        """The ratio; the other fields are in the name."""
         return {"ratio": self.ratio}
 
     @property
@@ -100,7 +105,9 @@ class GSNRDropoutMethod(Method):
                 f"the precision bf16-mixed or 32."
             )
         ratio = LearnedRatio(start=self.ratio) if self.learned else self.ratio
-        dropout = GSNRDropout(model, ratio, select=self.select, generator=generator)
+        dropout = GSNRDropout(
+            model, ratio, select=self.select, rescale=self.rescale, generator=generator
+        )
         dropout.hold(optimiser)
 
         def backward(batches: Batches) -> Tensor:
