@@ -5,6 +5,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import astuple
 
 import numpy as np
@@ -19,6 +20,14 @@ import domaingrad as dg
 from domaingrad.bench.models import mnist_cnn
 from domaingrad.engine.loops import compiler_found
 from domaingrad.engine.reduction import Reduction
+from domaingrad.engine.single_pass.inventory import Inventory
+from domaingrad.engine.single_pass.units import Units
+from domaingrad.engine.single_pass.verification import (
+    Examination,
+    PerhapsUnfitError,
+    UnfitError,
+    examine,
+)
 from tests.reference import rules as reference
 
 from .problems import PROBLEMS, UNFIT
@@ -749,3 +758,37 @@ def test_an_activation_at_its_kink_is_no_misfit():
         warnings.simplefilter("error")
         losses = F.cross_entropy(agree(inputs, torch.arange(100)), labels, reduction="none")
         agree.backward(losses)
+
+
+class Rounding(nn.Module):
+    """What rounding does: a little more in larger batches."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + torch.finfo(h.dtype).eps * len(h)
+
+
+class MixingOnTheWayBack(nn.Module):
+    """One in a hundred of a gradient goes to all samples alike."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        mean = h.mean(0)
+        return h + 0.01 * (mean - mean.detach())
+
+
+@pytest.mark.parametrize(("between", "fits"), [(Rounding(), True), (MixingOnTheWayBack(), False)])
+def test_float64_decides_where_rounding_could_explain_a_difference(between, fits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), between, nn.ReLU(), nn.Linear(64, 2))
+    inputs = torch.randn(4, 4)
+    with torch.no_grad():
+        # One activation of the first sample crosses its kink, to little effect.
+        model[0].weight[0], model[0].bias[0] = torch.tensor([1.0, 0, 0, 0]), 0.0
+        model[3].weight[:, 0] *= 0.1
+        inputs[0, 0] = -2 * torch.finfo(inputs.dtype).eps
+    inventory, units = Inventory(model), Units((1, 1, 1, 1))
+    examination = Examination(inventory, units, inputs, {})
+    with pytest.raises(PerhapsUnfitError, match="is not that of separate passes"):
+        examination.compare(examination.plan())
+    with nullcontext() if fits else pytest.raises(UnfitError, match="not that of separate passes"):
+        examine(inventory, units, inputs, {})
+    assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
