@@ -65,16 +65,8 @@ class Carried:
 def fit_of(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Fit:
     """A training that is begun, but for the record: to see that it can be, and how fast."""
     ranks = ranks or Ranks(partial(alone_on, config))
-    trial = _trial(config, data)
-    parts = Parts.of(data, config.held_out, trial)
-    model, _ = _model(config, data, parts)
-    model.to(ranks.device)
-    if config.precision != "32":
-        _compute_within(ranks.autocast, model)
-    scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
-    training = training_of(config, data)
-    place = Place(ranks, scaler)
-    return Fit(data, parts, model, method_of(config), training, trial, place, config.augment)
+    fit, _, _ = _begin(replace(config, compile=False), data, ranks, _trial(config, data))
+    return fit
 
 
 def carry_on(
@@ -89,25 +81,14 @@ def carry_on(
         carried: among which processes, and who hears of it.
     """
     ranks, listener = carried.ranks, carried.listener
-    trial = _trial(config, data)
-    names = (*trial, f"held out {' and '.join(config.held_out) or None}")
+    names = (*_trial(config, data), f"held out {' and '.join(config.held_out) or None}")
     loggers: list[Any] = []
     ranks.first(lambda: loggers.extend(logger_in(name, directory) for name in carried.loggers))
     with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
-        parts = Parts.of(data, config.held_out, trial)
-        model, notes = _model(config, data, parts)
+        fit, parts, notes = _begin(config, data, ranks, names)
         for note in notes:
             listener.news.say(f"Note: {note}")
-        model.to(ranks.device)
-        plain = _trained(config, data, parts, model)
-        if config.precision != "32":
-            _compute_within(ranks.autocast, model)
-        if config.compile:
-            model.compile()
-        scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
-        place = Place(ranks, scaler)
-        training = training_of(config, data)
-        fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
+        plain = _trained(config, data, parts, fit.model)
         before, chosen = 0.0, None
         if state := ranks.first(directory.state):
             before, chosen = state["seconds"], _Chosen(**state["chosen"])
@@ -119,26 +100,44 @@ def carry_on(
                 log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
         first, last = fit.step, None
         listener.begin(config, fit.step)
+        steps = training_of(config, data).steps
         began = time.perf_counter()
-        while fit.step < training.steps:
+        while fit.step < steps:
             if fit.advance():
                 found = fit.checkpoint()
                 last = found[0]
                 if chosen is None or last.val_score >= chosen.val_score:
-                    chosen = _Chosen.now(model, last)
+                    chosen = _Chosen.now(fit.model, last)
                 seconds = before + time.perf_counter() - began
                 kept = {"fit": fit.state_dict(), "chosen": vars(chosen), "seconds": seconds}
                 content = partial(chosen.content, plain, config)
                 better = content if chosen.step == last.step else None
                 ranks.first(partial(_keep, directory, *found, better, kept, loggers))
             now = time.perf_counter() - began
-            listener.step(Status(fit.step, training.steps, fit.step - first, now, fit.waited, last))
+            listener.step(Status(fit.step, steps, fit.step - first, now, fit.waited, last))
         seconds = before + time.perf_counter() - began
     for logger in loggers:
         end(logger)
     ranks.first(
         lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
     )
+
+
+def _begin(
+    config: TrainConfig, data: DomainData, ranks: Ranks, names: tuple[object, ...]
+) -> tuple[Fit, Parts, list[str]]:
+    """A training before its first step, which samples do what, and what there is to tell of it."""
+    parts = Parts.of(data, config.held_out, _trial(config, data))
+    model, notes = _model(config, data, parts)
+    model.to(ranks.device)
+    if config.precision != "32":
+        _compute_within(ranks.autocast, model)
+    if config.compile:
+        model.compile()
+    scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
+    training, place = training_of(config, data), Place(ranks, scaler)
+    fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
+    return fit, parts, notes
 
 
 def _trial(config: TrainConfig, data: DomainData) -> tuple[object, ...]:
