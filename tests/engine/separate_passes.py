@@ -73,25 +73,32 @@ def gradients_by_backward(loss: Tensor, parameters: list[nn.Parameter]) -> list[
     return gradients
 
 
-def agreed_gradients(
-    problem: Problem, model: nn.Module, rule: dg.rules.Rule, way: Way
-) -> dict[str, Tensor | None]:
-    """What the engine leaves in ``.grad``."""
-    agree = dg.GradientAgreement(
-        model, rule, engine="single-pass" if way == "single pass" else "streaming"
-    )
-    torch.manual_seed(SEED_OF_PASSES)
-    if way != "domain by domain":
-        outputs = agree(problem.inputs, problem.domain, **problem.options)
-        agree.backward(problem.losses(outputs, problem.targets))
-    else:
-        for label in problem.labels:
-            rows = problem.domain == label
-            with agree.domain(label):
-                outputs = call(model, select(problem.inputs, rows), problem.options)
-                problem.losses(outputs, problem.targets[rows]).mean().backward()
-        agree.combine()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+class Agreed:
+    """What the engine leaves in ``.grad``, for one rule after the other from the same state."""
+
+    def __init__(self, problem: Problem, model: nn.Module, way: Way) -> None:
+        self._problem, self._model, self._way = problem, model, way
+        self._state = deepcopy(model.state_dict())
+        engine: dg.engine.Engine = "single-pass" if way == "single pass" else "streaming"
+        self._agree = dg.GradientAgreement(model, dg.Mean(), engine=engine)
+
+    def __call__(self, rule: dg.rules.Rule) -> dict[str, Tensor | None]:
+        problem, model, agree = self._problem, self._model, self._agree
+        agree.rule = rule
+        model.zero_grad()
+        model.load_state_dict(self._state)
+        torch.manual_seed(SEED_OF_PASSES)
+        if self._way != "domain by domain":
+            outputs = agree(problem.inputs, problem.domain, **problem.options)
+            agree.backward(problem.losses(outputs, problem.targets))
+        else:
+            for label in problem.labels:
+                rows = problem.domain == label
+                with agree.domain(label):
+                    outputs = call(model, select(problem.inputs, rows), problem.options)
+                    problem.losses(outputs, problem.targets[rows]).mean().backward()
+            agree.combine()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def reference_and_copy(

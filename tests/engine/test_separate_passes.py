@@ -12,7 +12,7 @@ from domaingrad.engine import reduction
 from . import equations
 from .equations import Stacks, Updates
 from .problems import LABELS, PROBLEMS, RANDOM, UNFIT, Problem
-from .separate_passes import WAYS, Way, agreed_gradients, reference_and_copy
+from .separate_passes import WAYS, Agreed, Way, reference_and_copy
 
 Case = tuple[Callable[[], dg.rules.Rule], Callable[[Stacks], Updates]]
 
@@ -57,28 +57,30 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("problem", "way"), CASES)
-def test_update_is_the_equation_of_separate_passes(
-    problem: str, rule: str, way: Way, monkeypatch: pytest.MonkeyPatch
+def test_updates_are_the_equations_of_separate_passes(
+    problem: str, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, equation = RULES[rule]
-    if rule in ALONE:
-        monkeypatch.setattr(reduction, "SMALL", -1)
     gradients, _, model = reference_and_copy(PROBLEMS[problem], way)
-    expected = equation(gradients)
-    actual = agreed_gradients(PROBLEMS[problem], model, make(), way)
-    if rule in SCALED:
-        for name in PROBLEMS[problem].rounding_noise:
-            del actual[name], expected[name]
-    compare(actual, expected)
+    agreed = Agreed(PROBLEMS[problem], model, way)
+    for rule, (make, equation) in RULES.items():
+        expected = equation(gradients)
+        with monkeypatch.context() as patch:
+            if rule in ALONE:
+                patch.setattr(reduction, "SMALL", -1)
+            actual = agreed(make())
+        if rule in SCALED:
+            for name in PROBLEMS[problem].rounding_noise:
+                del actual[name], expected[name]
+        compare(actual, expected)
+    agr_rand(gradients, agreed(dg.AgrRand()))
 
 
 @pytest.mark.parametrize(("problem", "way"), CASES)
 def test_pcgrad_projects_over_all_parameters_together(problem: str, way: Way) -> None:
     two = PROBLEMS[problem].only(LABELS[0], LABELS[2])
     gradients, _, model = reference_and_copy(two, way)
-    compare(agreed_gradients(two, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients))
+    compare(Agreed(two, model, way)(dg.PCGrad()), equations.pcgrad_of_two(gradients))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -94,14 +96,12 @@ def test_pcgrad_of_conflicting_domains(way: Way) -> None:
     tensors_that_agree = [name for name, g in gradients.items() if (g[0] * g[1]).sum() > 0]
     assert tensors_that_agree, "else a projection of each tensor by itself could pass"
     compare(
-        agreed_gradients(conflicting, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients)
+        Agreed(conflicting, model, way)(dg.PCGrad()), equations.pcgrad_of_two(gradients)
     )
 
 
-@pytest.mark.parametrize(("problem", "way"), CASES)
-def test_agr_rand_sums_where_domains_agree_and_draws_elsewhere(problem: str, way: Way) -> None:
-    gradients, _, model = reference_and_copy(PROBLEMS[problem], way)
-    actual = agreed_gradients(PROBLEMS[problem], model, dg.AgrRand(), way)
+def agr_rand(gradients: Stacks, actual: dict[str, torch.Tensor | None]) -> None:
+    """A sum where the domains agree, and a draw of the right size elsewhere."""
     used = {name: update for name, update in actual.items() if update is not None}
     assert used.keys() == gradients.keys()
     scale = equations.agr_rand_scale(gradients)
@@ -136,6 +136,6 @@ def test_the_two_ways_are_equal_to_the_last_bit_but_for_the_loss_mean() -> None:
     updates = []
     for way in ("mixed batch", "domain by domain"):
         _, _, model = reference_and_copy(PROBLEMS["mlp"])
-        updates.append(agreed_gradients(PROBLEMS["mlp"], model, dg.AgrRand(), way))
+        updates.append(Agreed(PROBLEMS["mlp"], model, way)(dg.AgrRand()))
     for name in updates[0]:
         torch.testing.assert_close(updates[0][name], updates[1][name], rtol=RTOL, atol=ATOL)

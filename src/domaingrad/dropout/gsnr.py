@@ -12,9 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from domaingrad.engine.batch import Batch, run
+from domaingrad.engine.inventory import Inventory, preserved
 from domaingrad.engine.signal_to_noise import size_of
-from domaingrad.engine.single_pass.inventory import Inventory
-from domaingrad.engine.single_pass.verification import preserved
 
 from .holding import Holding
 from .layers import targets_of

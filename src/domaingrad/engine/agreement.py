@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
 
 import torch
@@ -19,16 +19,23 @@ from .distributed.placement import Likeness, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
 from .distributed.shards import Shards
-from .errors import AgreementError, SinglePassWarning
+from .errors import (
+    MIXED_LOSSES,
+    AgreementError,
+    InconclusiveError,
+    SinglePassWarning,
+    UnsupportedModelError,
+)
 from .gathered import Gathered, Gatherer
+from .inventory import Inventory
+from .receivers import Agreement, agreement_of
 from .reduction import Kernels
+from .scratch import Scratch
 from .separate_passes import SeparatePasses
-from .single_pass.engine import MIXED_LOSSES, MixedPass, SinglePass
-from .single_pass.inventory import Inventory
-from .single_pass.receivers import Agreement, agreement_of, waiting_for
-from .single_pass.scratch import Scratch
-from .single_pass.verification import InconclusiveError, UnfitError
 from .step import Step, warn_of_non_finite
+
+if TYPE_CHECKING:
+    from .graph.engine import GraphEngine, MixedPass
 
 Engine = Literal["auto", "single-pass", "streaming"]
 
@@ -141,7 +148,7 @@ class GradientAgreement:
         self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
         self._kernels = kernels
-        self._single_pass = SinglePass()
+        self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
         self._warned: set[str] = set()
         self._batch: SeparatePasses | MixedPass | None = None
@@ -196,14 +203,21 @@ class GradientAgreement:
             return self._separately(batch, inputs, options)
         try:
             if reason is not None:
-                raise UnfitError(reason)
-            waits = waiting_for(self.rule if self._processes is None else None)
-            passed, outputs = self._single_pass.forward(inventory, batch, inputs, options, waits)
-        except UnfitError as error:
+                raise UnsupportedModelError(reason)
+            passed, outputs = self._captured.forward(inventory, batch, inputs, options)
+        except UnsupportedModelError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:
             self._batch = passed
         return outputs
+
+    @property
+    def _captured(self) -> GraphEngine:
+        if self._graphs is None:
+            from .graph.engine import GraphEngine  # noqa: PLC0415, Dynamo takes a second to import
+
+            self._graphs = GraphEngine()
+        return self._graphs
 
     @property
     def _inner(self) -> nn.Module:
@@ -231,7 +245,7 @@ class GradientAgreement:
         return outputs
 
     def _without_single_pass(
-        self, error: UnfitError, batch: Batch, inputs: Any, options: Mapping[str, Any]
+        self, error: UnsupportedModelError, batch: Batch, inputs: Any, options: Mapping[str, Any]
     ) -> Any:
         if self.engine == "single-pass":
             raise AgreementError(
@@ -331,7 +345,7 @@ class GradientAgreement:
             losses: as for :meth:`backward`.
         """
         batch = self._batch_for(losses, "agree.accumulate(losses)")
-        if isinstance(batch, MixedPass):
+        if not isinstance(batch, SeparatePasses):
             gatherer = Gatherer(self._gathered, batch.batch, batch.parameters)
             batch.backward(losses, gatherer)
             return
@@ -475,7 +489,7 @@ class GradientAgreement:
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, between steps: what was found out of the model is left behind."""
         self._require_between_steps("copied or pickled")
-        fresh = {"_single_pass": SinglePass(), "_scratch": Scratch(), "_batch": None}
+        fresh = {"_graphs": None, "_scratch": Scratch(), "_batch": None}
         return {**self.__dict__, **fresh}
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,9 +33,9 @@ class Batch:
                 f"sample; found {_described(domain)}."
             )
         self.size = len(domain)
-        labels, sizes = torch.unique(domain, return_counts=True)
+        labels, places, counts = torch.unique(domain, return_inverse=True, return_counts=True)
         self.labels: list[int] = labels.tolist()
-        self.sizes: tuple[int, ...] = tuple(sizes.tolist())
+        self.sizes: tuple[int, ...] = tuple(counts.tolist())
         self.order = domain.argsort(stable=True)
         """The samples, domain after domain."""
         self.is_in_order = bool((domain[1:] >= domain[:-1]).all())
@@ -44,6 +44,8 @@ class Batch:
         """The samples of each domain."""
         self.back = self.order.argsort()
         """From the order by domain to that of the batch."""
+        self.shares: Tensor = counts.double().reciprocal()[places]
+        """One over the number of samples of a sample's domain, in the order of the batch."""
 
     def check(self, inputs: Any, options: Mapping[str, Any]) -> None:
         """Refuse inputs that cannot be told apart by domain.

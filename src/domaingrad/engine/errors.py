@@ -19,3 +19,25 @@ FOREIGN_BACKWARD = (
     "place of loss.backward(), and pass all inputs of a step in one call of agree(x, domain)."
 )
 """Said wherever autograd comes by unasked."""
+
+UNREACHED = (
+    "the losses of {domains} do not depend on the outputs of agree(x, domain); compute them from "
+    "the outputs of the latest call."
+)
+MIXED_LOSSES = (
+    "the losses of one domain depend on outputs of another (a contrastive or batch-wise loss?), "
+    "so they are no losses of single domains. Compute each domain's loss from its own samples, "
+    "`with agree.domain(name)`."
+)
+
+
+class UnsupportedModelError(Exception):
+    """No graph of this model tells the units apart; the message says where."""
+
+
+class DifferenceError(UnsupportedModelError):
+    """The two differ by little more than rounding, which float64 has less of."""
+
+
+class InconclusiveError(UnsupportedModelError):
+    """The batch does not show whether the graph is exact; another may."""

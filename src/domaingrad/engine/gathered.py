@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .batch import Batch
-from .single_pass.gradients import UnitGradients
+from .gradients import UnitGradients
 
 
 class Gathered:

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_flatten
 
 from domaingrad.rules.statistics import accumulation_dtype
 
-from .single_pass.gradients import UnitGradients
-from .single_pass.inventory import Inventory
-from .single_pass.scratch import Scratch
+from .gradients import UnitGradients
+from .inventory import Inventory
+from .scratch import Scratch
 from .visiting import visit_units
 
 

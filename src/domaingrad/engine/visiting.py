@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from warnings import warn
 from weakref import WeakKeyDictionary
 
@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch
-from .errors import AgreementError, SinglePassWarning
+from .errors import (
+    MIXED_LOSSES,
+    AgreementError,
+    InconclusiveError,
+    SinglePassWarning,
+    UnsupportedModelError,
+)
+from .gradients import UnitGradients
+from .inventory import Inventory
 from .separate_passes import SeparatePasses
-from .single_pass.engine import MIXED_LOSSES, SinglePass
-from .single_pass.gradients import UnitGradients
-from .single_pass.inventory import Inventory
-from .single_pass.verification import InconclusiveError, UnfitError
+
+if TYPE_CHECKING:
+    from .graph.engine import GraphEngine
 
 
 class Visitor(Protocol):
@@ -67,7 +74,7 @@ def visit_units(
     shown = visitor(len(batch.labels))
     try:
         _in_one_pass(inventory, batch, shown, inputs, losses, options, of_samples)
-    except UnfitError as error:
+    except UnsupportedModelError as error:
         shown = visitor(len(batch.labels))
         _unit_by_unit(error, inventory, batch, shown, inputs, losses, options, of_samples)
         if not isinstance(error, InconclusiveError):
@@ -80,7 +87,7 @@ def visit_units(
     return shown
 
 
-_passes: dict[bool, WeakKeyDictionary[nn.Module, SinglePass]] = {
+_engines: dict[bool, WeakKeyDictionary[nn.Module, GraphEngine]] = {
     of_samples: WeakKeyDictionary() for of_samples in (False, True)
 }
 """What is known of models that were seen before, by whether norms look at the whole batch."""
@@ -97,17 +104,22 @@ def _in_one_pass(
 ) -> None:
     reason = inventory.out_of_sight
     if reason is not None:
-        raise UnfitError(reason)
-    passes = _passes[of_samples].setdefault(inventory.model, SinglePass(of_samples=of_samples))
+        raise UnsupportedModelError(reason)
+    engines = _engines[of_samples]
+    engine = engines.get(inventory.model)
+    if engine is None:
+        from .graph.engine import GraphEngine  # noqa: PLC0415, Dynamo takes a second to import
+
+        engine = engines.setdefault(inventory.model, GraphEngine(of_samples=of_samples))
     with torch.enable_grad():
-        passed, outputs = passes.forward(inventory, batch, inputs, options, lambda _: True)
+        passed, outputs = engine.forward(inventory, batch, inputs, options)
         values = losses(outputs)
         check_losses(values, batch.size)
         passed.backward(values, visitor)
 
 
 def _unit_by_unit(
-    error: UnfitError,
+    error: UnsupportedModelError,
     inventory: Inventory,
     batch: Batch,
     visitor: Visitor,

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from domaingrad.engine.single_pass.gradients import UnitGradients
-from domaingrad.engine.single_pass.inventory import Inventory
-from domaingrad.engine.single_pass.verification import preserved
+from domaingrad.engine.gradients import UnitGradients
+from domaingrad.engine.inventory import Inventory, preserved
 from domaingrad.engine.visiting import visit_units
 from domaingrad.rules.statistics import accumulation_dtype
 

@@ -33,10 +33,13 @@ RANDOM = frozenset({"dropout", "attention", "checkpoint", "re-entrant checkpoint
 """Problems with dropout."""
 
 UNFIT = {
-    "bare parameters in place": "__setitem__ writes in place",
-    "embedding bags": "offsets",
-    "hard mixture of experts": "no dimension grows with the number of samples",
-    "a function with its own gradient": "used where it cannot be seen",
-    "a penalty as an output": "used where it cannot be seen",
+    "embedding bags": "_embedding_bag",
+    "hard mixture of experts": "picks by a mask",
+    "unused by some domains": "Data-dependent branching",
+    "convolutions padded unevenly": "marked as skipped",
+    "batch norm over time, with cumulative statistics": "data-dependent",
+    "instance norm with running statistics": "mixes samples",
+    "bare parameters repeated for each sample": "picks single samples",
+    "samples in a list": "picks single samples",
 }
-"""Problems for which one pass for all domains is not exact, and what the refusal says."""
+"""Problems of which no graph can be proven to tell domains apart, and what the refusal says."""

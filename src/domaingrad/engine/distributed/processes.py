@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from ..errors import AgreementError
+from ..gradients import Given
 from ..reduction import Kernels
-from ..single_pass.gradients import Given
 from ..step import accumulate
 from .hook import HOOKED
 from .placement import Likeness

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from domaingrad.rules import Rule
 from domaingrad.rules.statistics import accumulation_dtype
 
+from ..gradients import UnitGradients
 from ..reduction import Kernels
-from ..single_pass.gradients import UnitGradients
 from .exchange import Bucket, Exchange
 from .placement import gather_placement
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..loops import Loop
+from .loops import Loop
 from .scratch import Scratch
 from .units import Units
 
@@ -30,18 +30,18 @@ class UnitGradients(ABC):
     """The gradients of K units with respect to one tensor, computed when they are asked for.
 
     Args:
-        like: the tensor; its shape and device are those of each gradient.
-        dtype: of the gradients.
+        shape: of each gradient.
+        like: a tensor of their dtype and on their device.
         units: number of units.
     """
 
     tiled = False
     """Whether rows of the gradients can be computed by themselves, at no extra cost."""
 
-    def __init__(self, like: Tensor, dtype: torch.dtype, units: int) -> None:
-        self.shape = like.shape
+    def __init__(self, shape: Sequence[int], like: Tensor, units: int) -> None:
+        self.shape = tuple(shape)
         self.device = like.device
-        self.dtype = dtype
+        self.dtype = like.dtype
         self.count = units
 
     @abstractmethod
@@ -111,8 +111,8 @@ class Given(UnitGradients):
     """Gradients that are already there, one tensor a unit; ``None`` stands for zeros."""
 
     def __init__(self, like: Tensor, parts: Sequence[Tensor | None]) -> None:
-        dtype = next((part.dtype for part in parts if part is not None), like.dtype)
-        super().__init__(like, dtype, len(parts))
+        first = next((part for part in parts if part is not None), like)
+        super().__init__(like.shape, first, len(parts))
         self._parts = parts
 
     def fill(self, rows: slice, out: Tensor) -> None:
@@ -127,8 +127,8 @@ class Given(UnitGradients):
 class Stacked(UnitGradients):
     """Gradients that are already there, in one tensor of shape [K, *shape]."""
 
-    def __init__(self, like: Tensor, stack: Tensor) -> None:
-        super().__init__(like, stack.dtype, len(stack))
+    def __init__(self, stack: Tensor) -> None:
+        super().__init__(stack.shape[1:], stack, len(stack))
         self._stack = stack
 
     def fill(self, rows: slice, out: Tensor) -> None:
@@ -148,7 +148,7 @@ class Products(UnitGradients):
     """Gradients g_eᵀ x_e, as those of a linear map y = x Wᵀ with respect to W.
 
     Args:
-        like: W, [outputs, …], whose rows are flattened.
+        shape: of W, [outputs, …], whose rows are flattened.
         x: inputs, [positions, inputs], unit after unit.
         g: gradients of y, [positions, outputs], likewise.
         units: the units, to whose samples the positions belong in equal numbers.
@@ -156,8 +156,8 @@ class Products(UnitGradients):
 
     tiled = True
 
-    def __init__(self, like: Tensor, x: Tensor, g: Tensor, units: Units) -> None:
-        super().__init__(like, g.dtype, units.count)
+    def __init__(self, shape: Sequence[int], x: Tensor, g: Tensor, units: Units) -> None:
+        super().__init__(shape, g, units.count)
         self._x, self._g = x, g
         self._units = units
         self._positions = len(x) // units.samples
@@ -168,7 +168,8 @@ class Products(UnitGradients):
         g = self._g[:, rows]
         if self._units.equal and self.count >= BATCHED_FROM:
             g = g.unflatten(0, (self.count, -1))  # type: ignore[no-untyped-call]
-            torch.bmm(g.transpose(1, 2), self._x.view(self.count, -1, self._x.shape[1]), out=out)
+            x = self._x.unflatten(0, (self.count, -1))  # type: ignore[no-untyped-call]
+            torch.bmm(g.transpose(1, 2), x, out=out)
             return
         sizes = [size * self._positions for size in self._units.sizes]
         parts = (torch.split_with_sizes(tensor, sizes) for tensor in (self._x, g))

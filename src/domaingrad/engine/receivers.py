@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from domaingrad.rules import ElementwiseRule, GramianRule, Rule, Tallied
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small, make_visible
 from .gradients import UnitGradients, joined
+from .reduction import FOLDED_FROM, Kernels, Reduction, is_small, make_visible
 from .scratch import Scratch
 
 
@@ -207,17 +207,6 @@ class GramianAgreement:
             finite = stack.flatten(1).isfinite().all(1).tolist()
             self.non_finite.update(unit for unit, ok in enumerate(finite) if not ok)
         return updates
-
-
-def waiting_for(rule: Rule | None) -> Callable[[Tensor], bool]:
-    """Of which parameters an agreement by a rule gives the update at the end of the pass alone.
-
-    Args:
-        rule: the rule; ``None`` for an agreement over processes, where that is each of them.
-    """
-    if isinstance(rule, ElementwiseRule) and rule.scope != "model":
-        return lambda parameter: is_small(parameter.numel())
-    return lambda _: True
 
 
 def agreement_of(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -46,14 +49,9 @@ class Inventory:
         return None
 
     @cached_property
-    def batch_norms(self) -> dict[int, nn.modules.batchnorm._BatchNorm]:
-        """The batch norms, by the identity of their running mean."""
-        return {
-            id(module.running_mean): module
-            for module in self.modules
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and module.running_mean is not None
-        }
+    def recurrent(self) -> bool:
+        """Whether there are recurrent layers, which Dynamo captures only when told to."""
+        return any(isinstance(module, nn.RNNBase) for module in self.modules)
 
     @property
     def training_batch_norms(self) -> list[nn.Module]:
@@ -71,3 +69,27 @@ class Inventory:
                 kind = type(module).__name__
                 return f"module {name!r} ({kind})" if name else f"the model ({kind})"
         raise ValueError(f"expected a module of the model; found a {type(wanted).__name__}")
+
+
+@contextmanager
+def preserved(inventory: Inventory) -> Iterator[None]:
+    """Leave buffers and ``.grad`` as they were, whatever is done to them."""
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in inventory.modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    gradients = [parameter.grad for parameter in inventory.trained]
+    for parameter in inventory.trained:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+        for parameter, gradient in zip(inventory.trained, gradients, strict=True):
+            parameter.grad = gradient

@@ -12,23 +12,19 @@ from torch.nn import functional as F
 
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..gradients import TILE, Products, Stacked, UnitGradients, moments_of
-from ..scratch import Scratch
-from ..units import Axis, Units
-from .base import Layer
+from .gradients import TILE, Products, UnitGradients, moments_of
+from .scratch import Scratch
+from .units import Units
 
 FEW_POSITIONS = 128
 """Up to this many output positions a unit, one matrix product over copied patches is faster on a
 CPU than the library's weight gradient (measured: benchmarks/reduction.py)."""
 
 
-@dataclass
-class Convolution(Layer):
-    """y = x ∗ w + b, with samples along the first dimension of x."""
+@dataclass(frozen=True)
+class Convolution:
+    """How y = x ∗ w + b is computed, for samples along the first dimension of x."""
 
-    lowered = True
-
-    units: Units
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -36,60 +32,7 @@ class Convolution(Layer):
     output_padding: tuple[int, ...]
     groups: int
 
-    def forward(self, x: Tensor, *shared: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The output."""
-        weight, bias = shared[0], shared[1] if len(shared) > 1 else None
-        y = torch.convolution(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-        )
-        return y, (x, *shared)
-
     def backward(
-        self, g: Tensor, saved: tuple[Tensor, ...], input_wanted: bool, wanted: tuple[bool, ...]
-    ) -> tuple[Tensor | None, list[UnitGradients | None]]:
-        """The library's weight gradient unit by unit, or products over patches."""
-        x, weight, *bias = saved
-        found: list[UnitGradients | None] = [None] * len(wanted)
-        if wanted[0] and self._by_patches(weight, g):
-            found[0] = self._products(x, weight, g)
-        elif wanted[0] and self._by_sample(weight):
-            found[0] = Patches(self, weight, x, g)
-        elif wanted[0]:
-            found[0] = Slices(self, weight, x, g)
-        if bias and wanted[1]:
-            found[1] = Stacked(bias[0], self.units.sums(g.flatten(2).sum(2)))
-        if not input_wanted:
-            return None, found
-        return self.library(g, x, weight, (True, False, False))[0], found
-
-    def _by_patches(self, weight: Tensor, g: Tensor) -> bool:
-        plain = not self.transposed and self.groups == 1 and weight.ndim == 4
-        return plain and max(self.units.sizes) * prod(g.shape[2:]) <= FEW_POSITIONS
-
-    def _by_sample(self, weight: Tensor) -> bool:
-        plain = not self.transposed and self.groups == 1 and weight.ndim == 4
-        return plain and self.units.count == self.units.samples
-
-    def _products(self, x: Tensor, weight: Tensor, g: Tensor) -> Products:
-        kernel = weight.shape[2:]
-        columns = F.unfold(x, kernel, self.dilation, self.padding, self.stride)
-        first = Axis(0)
-        return Products(
-            weight,
-            first.rows(columns.transpose(1, 2), self.units),
-            first.rows(g.flatten(2).transpose(1, 2), self.units),
-            self.units,
-        )
-
-    def library(
         self, g: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of x, weight and bias as the library computes them."""
@@ -99,7 +42,7 @@ class Convolution(Layer):
                 g,
                 x,
                 weight,
-                None,
+                [0],
                 self.stride,
                 self.padding,
                 self.dilation,
@@ -110,17 +53,51 @@ class Convolution(Layer):
             ),
         )
 
+    def is_plain(self, weight: Tensor) -> bool:
+        """Whether its patches can be laid side by side."""
+        return not self.transposed and self.groups == 1 and weight.ndim == 4
+
+
+def convolution_gradients(
+    how: Convolution, x: Tensor, weight: Tensor, g: Tensor, units: Units, rows: int
+) -> UnitGradients:
+    """The units' gradients of the weight.
+
+    Args:
+        how: the convolution.
+        x: inputs, sample after sample.
+        weight: the weight.
+        g: gradients of the outputs.
+        units: the units.
+        rows: of each sample in ``x`` and ``g``.
+    """
+    few = max(units.sizes) * rows * prod(g.shape[2:]) <= FEW_POSITIONS
+    if how.is_plain(weight) and few:
+        columns = F.unfold(x, weight.shape[2:], how.dilation, how.padding, how.stride)
+        return Products(
+            weight.shape,
+            columns.transpose(1, 2).reshape(-1, columns.shape[1]),
+            g.flatten(2).transpose(1, 2).reshape(-1, g.shape[1]),
+            units,
+        )
+    if how.is_plain(weight) and units.count == units.samples and rows == 1:
+        return Patches(how, weight, x, g, units)
+    return Slices(how, weight, x, g, units.times(rows))
+
 
 class Slices(UnitGradients):
     """The library's weight gradient of each unit's part of the batch."""
 
-    def __init__(self, layer: Convolution, weight: Tensor, x: Tensor, g: Tensor) -> None:
-        super().__init__(weight, g.dtype, layer.units.count)
-        self._layer, self._weight, self._x, self._g = layer, weight, x, g
+    def __init__(
+        self, how: Convolution, weight: Tensor, x: Tensor, g: Tensor, units: Units
+    ) -> None:
+        super().__init__(weight.shape, g, units.count)
+        self._how, self._weight, self._x, self._g = how, weight, x, g
+        self._units = units
 
     def fill(self, rows: slice, out: Tensor) -> None:
         """One call a unit."""
-        sizes = list(self._layer.units.sizes)
+        sizes = list(self._units.sizes)
         parts = zip(
             torch.split_with_sizes(self._x, sizes),
             torch.split_with_sizes(self._g, sizes),
@@ -128,17 +105,17 @@ class Slices(UnitGradients):
             strict=True,
         )
         for x, g, target in parts:
-            gradient = self._layer.library(g, x, self._weight, (False, True, False))[1]
+            gradient = self._how.backward(g, x, self._weight, (False, True, False))[1]
             target.copy_(gradient[rows])
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """One unit's gradient at a time."""
         total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
         squares = torch.zeros_like(total)
-        sizes = list(self._layer.units.sizes)
+        sizes = list(self._units.sizes)
         parts = (torch.split_with_sizes(t, sizes) for t in (self._x, self._g))
         for x, g in zip(*parts, strict=True):
-            gradient = self._layer.library(g, x, self._weight, (False, True, False))[1].to(total)
+            gradient = self._how.backward(g, x, self._weight, (False, True, False))[1].to(total)
             total += gradient
             squares.addcmul_(gradient, gradient)
         return total.div_(self.count), squares.div_(self.count)
@@ -149,7 +126,7 @@ class Patches(Slices):
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """From the products of some samples after the other."""
-        kernel, layer = self._weight.shape[2:], self._layer
+        kernel, how = self._weight.shape[2:], self._how
         mean = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
         square = torch.zeros_like(mean)
         positions = prod(self._g.shape[2:])
@@ -157,7 +134,7 @@ class Patches(Slices):
         step = max(1, TILE // largest)
         for start in range(0, len(self._x), step):
             some = slice(start, start + step)
-            columns = F.unfold(self._x[some], kernel, layer.dilation, layer.padding, layer.stride)
+            columns = F.unfold(self._x[some], kernel, how.dilation, how.padding, how.stride)
             g = self._g[some].flatten(2)
             stack = scratch.take((len(g), g.shape[1], columns.shape[1]), self.dtype, self.device)
             torch.bmm(g, columns.transpose(1, 2), out=stack)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .plan import UnsupportedError
+from .operators import UnprovableError
 
 aten = torch.ops.aten
 
@@ -38,7 +38,7 @@ class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for name in {"dropout_p", "dropout"}.intersection(names):
             given = {**dict(zip(names, args, strict=False)), **kwargs, name: 0.0}
             return func(**given)
-        raise UnsupportedError(f"the model draws random numbers by {func}, which the check cannot")
+        raise UnprovableError(f"the model draws random numbers by {func}, which the check cannot")
 
 
 def _bernoulli(x: Tensor, p: float | None = None, **_: Any) -> Tensor:

@@ -1,0 +1,334 @@
+"""A model's forward and backward pass as one graph, proven and rewritten to tell units apart."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.backends.debugging import boxed_nop
+from torch._functorch.partitioners import default_partition
+from torch.fx import GraphModule, Node
+from torch.utils.checkpoint import CheckpointPolicy
+
+from ..batch import run
+from ..errors import FOREIGN_BACKWARD, AgreementError
+from ..gradients import Stacked, UnitGradients
+from ..units import Units
+from .layout import PerUnit, Sampled, Shared
+from .operators import Placements, UnprovableError
+from .per_unit import stacked
+from .proof import Proof, Prover
+
+aten = torch.ops.aten
+
+
+class Receiver(Protocol):
+    """Who is shown the units' gradients of each parameter."""
+
+    def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
+        """All units' gradients of one parameter; what goes to its ``.grad`` now, if anything."""
+
+
+class NewGraph(Exception):  # noqa: N818
+    """A graph that was just captured, before its first pass."""
+
+    def __init__(self, graph: CapturedGraph) -> None:
+        super().__init__("a new graph")
+        self.graph = graph
+
+
+class Pass:
+    """What a pass through a captured graph needs to know: filled in by who makes the pass."""
+
+    def __init__(self) -> None:
+        self.units = Units(())
+        self.receiver: Receiver | None = None
+        self.verifying = False
+        """Whether a new graph may run before it was compared with separate passes."""
+        self.graph: CapturedGraph | None = None
+        """The graph that the latest pass went through."""
+
+    @contextmanager
+    def walking(self, units: Units, receiver: Receiver) -> Iterator[None]:
+        """While autograd walks back."""
+        self.units, self.receiver = units, receiver
+        try:
+            yield
+        finally:
+            self.receiver = None
+
+
+class CapturedGraph:
+    """One graph that Dynamo captured, with what was proven of it.
+
+    Args:
+        current: the pass that goes through it.
+        graph: as Dynamo gives it.
+        examples: its inputs.
+    """
+
+    def __init__(self, current: Pass, graph: GraphModule, examples: Sequence[Any]) -> None:
+        self._current = current
+        self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
+        self._parameters: dict[int, nn.Parameter] = {}
+        self.is_checked = False
+        """Whether a step through it was compared with separate passes."""
+        self.losses: set[Any] = set()
+        """Kinds of losses that were seen not to mix units."""
+        self._of_samples: set[int] = set()
+        self.outputs: Sequence[Any] = ()
+        """Of the latest pass."""
+        self.arguments: Sequence[Any] = ()
+        self._call = aot_autograd(
+            fw_compiler=boxed_nop,
+            bw_compiler=boxed_nop,
+            partition_fn=self._partition,
+        )(graph, examples)
+
+    def __call__(self, *args: Any) -> Any:
+        """The forward pass."""
+        if not self._parameters:
+            self._parameters = {
+                i: arg for i, arg in enumerate(args) if isinstance(arg, nn.Parameter)
+            }
+        if not (self.is_checked or self._current.verifying):
+            raise NewGraph(self)
+        self._current.graph = self
+        self.arguments = args
+        self.outputs = self._call(*args)
+        return self.outputs
+
+    def again(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Another forward pass with the arguments of one before."""
+        return self._call(*arguments)  # type: ignore[no-any-return]
+
+    def holds_samples(self, output: Tensor) -> int | None:
+        """The number of an output of the latest pass that has a row a sample."""
+        for index, own in enumerate(self.outputs):
+            if own is output:
+                return index if index in self._of_samples else None
+        return None
+
+    def forget(self) -> None:
+        """Let go of the latest pass."""
+        self.outputs = self.arguments = ()
+
+    def _partition(
+        self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any
+    ) -> tuple[GraphModule, GraphModule]:
+        """Prove and rewrite the joint graph, then part it into forward and backward pass."""
+        _without_double_transposes(joint)
+        output = next(node for node in joint.graph.nodes if node.op == "output")
+        described = output.meta.get("desc")
+        if described is None:
+            raise UnprovableError("this version of PyTorch does not describe captured graphs")
+        results = list(output.args[0])
+        shapes = _Shapes(joint)
+        placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
+        tangents, starts = self._inputs(placeholders, described, results)
+        proof = Prover(shapes, self._current.units.samples).prove(joint.graph, starts, tangents)
+        self._check_outputs(proof, described, results)
+        self._count_batches(joint, placeholders, described, results)
+        for node, taken in proof.runs.items():
+            node.target = self._in_place(taken)
+        _save_statistics(joint)
+        joint.recompile()
+        forward, backward = default_partition(
+            joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
+        )
+        wanted = described[num_fwd_outputs:]
+        self._receive(backward, wanted, results[num_fwd_outputs:], proof)
+        return forward, backward
+
+    def _inputs(
+        self, placeholders: Sequence[Node], described: Sequence[Any], results: Sequence[Any]
+    ) -> tuple[dict[Node, Node], dict[Node, Placements]]:
+        """Outputs by the inputs that are their gradients, and what the other inputs hold."""
+        tangents: dict[Node, Node] = {}
+        starts: dict[Node, Placements] = {}
+        for node in placeholders:
+            what = node.meta["desc"]
+            kind = type(what).__name__
+            if kind == "TangentAOTInput":
+                tangents[node] = results[list(described).index(what.output)]
+            elif not isinstance(node.meta.get("val"), Tensor):
+                starts[node] = None
+            elif kind == "PlainAOTInput":
+                source = self._sources[what.idx]
+                starts[node] = Sampled(0) if source.startswith("L['inputs']") else Shared()
+            else:
+                raise UnprovableError(f"two inputs of the model share memory ({what})")
+        return tangents, starts
+
+    def _check_outputs(
+        self, proof: Proof, described: Sequence[Any], results: Sequence[Any]
+    ) -> None:
+        for what, node in zip(described, results, strict=True):
+            if not isinstance(node, Node):
+                continue
+            place = proof.placements[node]
+            match type(what).__name__:
+                case "PlainAOTOutput":
+                    if place == Sampled(0) or (isinstance(place, Shared) and 0 in place.free):
+                        self._of_samples.add(what.idx)
+                    elif isinstance(place, (Sampled, PerUnit)):
+                        shape = list(node.meta["val"].shape)
+                        raise UnprovableError(
+                            f"an output of shape {shape} does not hold the samples along its first "
+                            f"dimension"
+                        )
+                case "InputMutationAOTOutput":
+                    if not isinstance(place, Shared):
+                        source = self._sources[what.mutated_input.idx]
+                        raise UnprovableError(f"{source} is overwritten by what samples make of it")
+                case "GradAOTOutput":
+                    if isinstance(place, Sampled):
+                        raise UnprovableError("a parameter has one entry a sample")
+                case _:
+                    raise UnprovableError(f"an output of the model is a view of another ({what})")
+
+    def _count_batches(
+        self,
+        joint: GraphModule,
+        placeholders: Sequence[Node],
+        described: Sequence[Any],
+        results: list[Any],
+    ) -> None:
+        """Batch norms count their batches: one a unit."""
+        by_index = {
+            node.meta["desc"].idx: node
+            for node in placeholders
+            if type(node.meta["desc"]).__name__ == "PlainAOTInput"
+        }
+        for what, node in zip(described, results, strict=True):
+            if type(what).__name__ != "InputMutationAOTOutput":
+                continue
+            index = what.mutated_input.idx
+            if "num_batches_tracked" in self._sources[index] and node.target is aten.add.Tensor:
+                if node.args == (by_index[index], 1):
+                    node.target = self._in_place(_count)
+
+    def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
+        """What the graph calls in the place of an operator."""
+        current = self._current
+
+        def per_unit(*args: Any, **kwargs: Any) -> Any:
+            return taken(current.units, *(stacked(arg) for arg in args), **kwargs)
+
+        return per_unit
+
+    def _receive(
+        self,
+        backward: GraphModule,
+        wanted: Sequence[Any],
+        joint_results: Sequence[Any],
+        proof: Proof,
+    ) -> None:
+        """Show each parameter's gradients to the receiver as soon as they are there."""
+        output = next(node for node in backward.graph.nodes if node.op == "output")
+        results = list(output.args[0])
+        for place, (what, node) in enumerate(zip(wanted, results, strict=True)):
+            if not isinstance(node, Node):
+                continue
+            index = what.grad_of.idx
+            kind = proof.placements[joint_results[place]]
+            with backward.graph.inserting_after(node):
+                taken = backward.graph.call_function(
+                    self._receiving(index, isinstance(kind, PerUnit)), (node,)
+                )
+            taken.meta = dict(node.meta)
+            results[place] = taken
+        output.args = (tuple(results),)
+        backward.graph.lint()
+        backward.recompile()
+
+    def _receiving(self, index: int, per_unit: bool) -> Callable[[Any], Tensor | None]:
+        current, parameters = self._current, self._parameters_of
+
+        def receive(gradients: Any) -> Tensor | None:
+            if current.receiver is None:
+                raise AgreementError(FOREIGN_BACKWARD)
+            if not per_unit:
+                gradients = gradients.expand(current.units.count, *gradients.shape)
+            if not isinstance(gradients, UnitGradients):
+                gradients = Stacked(gradients)
+            return current.receiver.receive(parameters()[index], gradients)
+
+        return receive
+
+    def _parameters_of(self) -> Mapping[int, nn.Parameter]:
+        return self._parameters
+
+
+def _count(units: Units, batches: Tensor, _: int) -> Tensor:
+    return batches + (1 if units.pooled else units.count)
+
+
+class _Shapes:
+    """Shapes of a graph's tensors in whole numbers."""
+
+    def __init__(self, joint: GraphModule) -> None:
+        self._joint = joint
+
+    def __call__(self, node: Node) -> tuple[int, ...]:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return ()
+        return tuple(_whole(size) for size in value.shape)
+
+
+def _whole(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    if hint is None:
+        raise UnprovableError("a size depends on the data")
+    return int(hint)
+
+
+def _source(node: Node) -> str:
+    argument = node.meta.get("grapharg")
+    if argument is None or argument.source is None:
+        return ""
+    name = argument.source.name
+    return str(name() if callable(name) else name)
+
+
+def _without_double_transposes(joint: GraphModule) -> None:
+    """t(t(x)) is x: so the gradient of a linear layer's weight is a product as it stands."""
+    for node in joint.graph.nodes:
+        if node.target is aten.t.default:
+            inner = node.args[0]
+            if isinstance(inner, Node) and inner.target is aten.t.default:
+                node.replace_all_uses_with(inner.args[0])
+    joint.graph.eliminate_dead_code()
+
+
+def _save_statistics(joint: GraphModule) -> None:
+    """Batch norms inside a checkpoint are not made again: they would move twice."""
+    for node in joint.graph.nodes:
+        if "recompute" in node.meta and "batch_norm" in node.name:
+            for own in (node, *node.users):
+                own.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+
+
+def _passing(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
+    return run(model, inputs, options)
+
+
+def captured(current: Pass) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any]:
+    """A function that passes inputs through a model by way of captured graphs.
+
+    It has code of its own, to which Dynamo ties what it captures.
+    """
+    own = types.FunctionType(_passing.__code__.replace(), _passing.__globals__)
+
+    def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
+        return torch._dynamo.disable(CapturedGraph(current, graph, examples), recursive=False)
+
+    return torch.compile(own, backend=backend, fullgraph=True)  # type: ignore[no-any-return]

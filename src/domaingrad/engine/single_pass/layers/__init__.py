@@ -1,1 +1,0 @@
-"""Layers whose weight gradients are known unit by unit."""

@@ -1,0 +1,48 @@
+"""Units: domains or samples whose gradients are told apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units (domains or samples) whose samples lie one after the other in a batch.
+
+    Args:
+        sizes: number of samples of each unit.
+    """
+
+    sizes: tuple[int, ...]
+    pooled: bool = False
+    """Whether batch norms in training mode look at the whole batch."""
+
+    @cached_property
+    def count(self) -> int:
+        """Number of units, K."""
+        return len(self.sizes)
+
+    @cached_property
+    def samples(self) -> int:
+        """Number of samples, N."""
+        return sum(self.sizes)
+
+    @cached_property
+    def equal(self) -> bool:
+        """Whether all units have the same number of samples."""
+        return len(set(self.sizes)) == 1
+
+    def times(self, rows: int) -> Units:
+        """With so many rows in the place of each sample."""
+        return self if rows == 1 else Units(tuple(n * rows for n in self.sizes), self.pooled)
+
+    def index(self, device: torch.device) -> Tensor:
+        """The number of each sample's unit, [N]."""
+        sizes = torch.tensor(self.sizes, device=device)
+        return torch.arange(self.count, device=device).repeat_interleave(
+            sizes, output_size=self.samples
+        )
