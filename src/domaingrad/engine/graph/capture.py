@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -136,6 +137,7 @@ class CapturedGraph:
         self._count_batches(joint, placeholders, described, results)
         for node, taken in proof.runs.items():
             node.target = self._in_place(taken)
+        _let_views_copy(joint)
         _save_statistics(joint)
         joint.recompile()
         forward, backward = default_partition(
@@ -211,7 +213,7 @@ class CapturedGraph:
             index = what.mutated_input.idx
             if "num_batches_tracked" in self._sources[index] and node.target is aten.add.Tensor:
                 if node.args == (by_index[index], 1):
-                    node.target = self._in_place(_count)
+                    node.target = self._in_place(_counted)
 
     def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
         """What the graph calls in the place of an operator."""
@@ -265,7 +267,7 @@ class CapturedGraph:
         return self._parameters
 
 
-def _count(units: Units, batches: Tensor, _: int) -> Tensor:
+def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
     return batches + (1 if units.pooled else units.count)
 
 
@@ -309,6 +311,13 @@ def _without_double_transposes(joint: GraphModule) -> None:
     joint.graph.eliminate_dead_code()
 
 
+def _let_views_copy(joint: GraphModule) -> None:
+    """What runs unit by unit may lie otherwise in memory than what the graph was captured with."""
+    for node in joint.graph.nodes:
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+
+
 def _save_statistics(joint: GraphModule) -> None:
     """Batch norms inside a checkpoint are not made again: they would move twice."""
     for node in joint.graph.nodes:
@@ -321,12 +330,17 @@ def _passing(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
     return run(model, inputs, options)
 
 
+_numbers = count()
+
+
 def captured(current: Pass) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any]:
     """A function that passes inputs through a model by way of captured graphs.
 
     It has code of its own, to which Dynamo ties what it captures.
     """
-    own = types.FunctionType(_passing.__code__.replace(), _passing.__globals__)
+    # By the name of the code, Dynamo remembers which sizes have changed.
+    code = _passing.__code__.replace(co_name=f"_passing_{next(_numbers)}")
+    own = types.FunctionType(code, _passing.__globals__)
 
     def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
         return torch._dynamo.disable(CapturedGraph(current, graph, examples), recursive=False)

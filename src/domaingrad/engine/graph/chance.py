@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .operators import UnprovableError
@@ -20,6 +21,8 @@ class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     The state of the random generators is left alone.
     """
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -29,6 +32,8 @@ class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Answer the operations that draw."""
         kwargs = dict(kwargs or {})
+        if isinstance(func, HigherOrderOperator):
+            return self._of_checkpoint(func, *args, **kwargs)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         answer = ANSWERS.get(func.overloadpacket)
@@ -39,6 +44,18 @@ class WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given = {**dict(zip(names, args, strict=False)), **kwargs, name: 0.0}
             return func(**given)
         raise UnprovableError(f"the model draws random numbers by {func}, which the check cannot")
+
+    def _of_checkpoint(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a checkpoint draws, and draws again."""
+        if func.name() == "run_and_save_rng_state":
+            return torch.empty(0), self._drawn(*args, **kwargs)
+        if func.name() == "run_with_rng_state":
+            return self._drawn(*args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+    def _drawn(self, draw: Any, *args: Any, **kwargs: Any) -> Any:
+        with self:
+            return draw(*args, **kwargs)
 
 
 def _bernoulli(x: Tensor, p: float | None = None, **_: Any) -> Tensor:

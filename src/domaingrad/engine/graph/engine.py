@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -111,7 +112,9 @@ class GraphEngine:
             graph.is_checked = True
         raise InconclusiveError("the model is another graph each time")
 
-    def _captured(self, inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> Any:
+    def _captured(
+        self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], quietly: bool = False
+    ) -> Any:
         try:
             if inventory.recurrent:
                 with torch._dynamo.config.patch(allow_rnn=True):
@@ -125,6 +128,11 @@ class GraphEngine:
                 raise UnsupportedModelError(str(inner)) from None
             raise UnsupportedModelError(f"its graph cannot be built: {_first(inner)}") from error
         except TorchDynamoException as error:
+            if "Warning:" in _first(error) and not quietly:
+                # Warnings that Dynamo meets are the model's; where they are errors, say, in tests.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return self._captured(inventory, inputs, options, quietly=True)
             raise UnsupportedModelError(f"it cannot be captured whole: {_first(error)}") from error
 
 

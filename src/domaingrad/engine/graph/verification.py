@@ -170,8 +170,9 @@ class Comparison:
         largest = 0.0
         distances: list[list[float]] = [[] for _ in self.parameters]
         with preserved(self.inventory):
+            before = [buffer.detach().clone() for buffer in self.inventory.buffers]
             for unit, (start, size) in enumerate(ranges):
-                gradients, own = self._separate(start, size, places)
+                gradients, own = self._separate(start, size, places, before)
                 self._compare_outputs([o[start : start + size] for o in outputs], own)
                 rows = [None if s is None else s[unit] for s in single]
                 typical, farther = self._compare_gradients(rows, gradients)
@@ -179,7 +180,7 @@ class Comparison:
                 for index, distance in farther.items():
                     distances[index].append(distance)
             if not self.units.pooled and len(ranges) == count:
-                self._compare_buffers(buffers)
+                self._compare_statistics(buffers)
         if not largest > 0.0:
             raise InconclusiveError("all gradients are zero or not finite, which shows nothing")
         for index, found in enumerate(distances):
@@ -194,7 +195,7 @@ class Comparison:
         with preserved(self.inventory):
             results = self.graph.again(self.graph.arguments)
             outputs = [results[place] for place in places if place is not None]
-            buffers = self._buffers()
+            buffers = [buffer.detach().clone() for buffer in self._statistics()]
             starts = [output for output in outputs if output.requires_grad]
             shares = [1.0 / n for n in self.units.sizes for _ in range(n)]
             directions = self._directions(starts, 0, torch.tensor(shares))
@@ -204,8 +205,9 @@ class Comparison:
         return found, [output.detach() for output in outputs], buffers
 
     def _separate(
-        self, start: int, size: int, places: Sequence[int | None]
+        self, start: int, size: int, places: Sequence[int | None], before: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Sketches of one unit's gradients, and its outputs; norms' statistics have moved on."""
         inputs = _rows(self.inputs, start, size)
         for parameter in self.parameters:
             parameter.grad = None
@@ -220,7 +222,12 @@ class Comparison:
                 raise UnsupportedModelError(f"an output has shape {shape} for {size} samples")
         starts = [output for output in outputs if output.requires_grad]
         weights = torch.full((size,), 1.0 / size)
+        moved = [(buffer, buffer.detach().clone()) for buffer in self._statistics()]
         torch.autograd.backward(starts, self._directions(starts, start, weights))
+        with torch.no_grad():
+            # A checkpoint moves statistics once more; other buffers move once a pass.
+            for buffer, value in [*zip(self.inventory.buffers, before, strict=True), *moved]:
+                buffer.copy_(value)
         gradients = [
             None if p.grad is None else sketch(index, p.grad.unsqueeze(0))[0]
             for index, p in enumerate(self.parameters)
@@ -239,25 +246,20 @@ class Comparison:
             directions.append(weighted.to(output))
         return directions
 
-    def _buffers(self) -> list[Tensor]:
-        """All but the vectors of spectral norms, which move once a pass."""
-        return [
-            buffer.detach().clone()
-            for module in self.inventory.modules
-            if not isinstance(module, nn.utils.parametrizations._SpectralNorm)
-            for buffer in module._buffers.values()
-            if buffer is not None
-        ]
+    def _statistics(self) -> list[Tensor]:
+        """The running statistics of norms."""
+        return [buffer for _, _, buffer in self._named_statistics()]
 
-    def _compare_buffers(self, single: Sequence[Tensor]) -> None:
-        names = [
-            (module, name)
-            for module in self.inventory.modules
-            if not isinstance(module, nn.utils.parametrizations._SpectralNorm)
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        for (module, name), one, other in zip(names, single, self._buffers(), strict=True):
+    def _named_statistics(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+        for module in self.inventory.modules:
+            if isinstance(module, norms):
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        yield module, name, buffer
+
+    def _compare_statistics(self, single: Sequence[Tensor]) -> None:
+        for one, (module, name, other) in zip(single, self._named_statistics(), strict=True):
             if one.shape != other.shape or _far(one, other, _size(other), self._tolerance):
                 raise UnsupportedModelError(
                     f"buffer {name!r} of {self.inventory.name_of(module)} does not become what "

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from ..layout import PerUnit, Placement, Sampled, Shared
 
@@ -64,7 +65,7 @@ class Call:
         schema = self.op._schema.arguments
         found = {a.name: a.default_value for a in schema if a.has_default_value()}
         found.update(zip((a.name for a in schema), self.node.args, strict=False))
-        return {**found, **self.node.kwargs}
+        return map_arg({**found, **self.node.kwargs}, _number)  # type: ignore[no-any-return]
 
     def pretending(self, placements: Mapping[Node, Placements]) -> Call:
         """The same with other placements of some arguments."""
@@ -115,6 +116,12 @@ class Call:
     def mixes(self) -> UnprovableError:
         """To be raised where samples of several units come together."""
         return self.refuse("mixes samples")
+
+
+def _number(node: Node) -> Any:
+    """A size that the graph computes, as it was when the graph was captured."""
+    value = node.meta.get("val")
+    return value.node.hint if isinstance(value, torch.SymInt) else node
 
 
 Rule = Callable[[Call], Outcome]
