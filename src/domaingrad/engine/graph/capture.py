@@ -56,9 +56,7 @@ class Pass:
         """The graph that the latest pass went through."""
 
     @contextmanager
-    def walking(
-        self, units: Units, arguments: Sequence[Any], receiver: Receiver
-    ) -> Iterator[None]:
+    def walking(self, units: Units, arguments: Sequence[Any], receiver: Receiver) -> Iterator[None]:
         """While autograd walks back through a graph that had these arguments."""
         self.units, self.arguments, self.receiver = units, arguments, receiver
         try:
