@@ -151,6 +151,8 @@ class GradientAgreement:
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
         self._known: tuple[Tensor, Batch] | None = None
+        self._streamed: str | None = None
+        """Why the latest batch passed domain by domain, if it did."""
         self._warned: set[str] = set()
         self._batch: SeparatePasses | MixedPass | None = None
         self._gathered = Gathered()
@@ -196,11 +198,14 @@ class GradientAgreement:
             self._processes.begin(self.rule, self._trained, samples=True)
         else:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
+        self._streamed = None
         if self.engine == "streaming":
+            self._streamed = "engine='streaming'"
             return self._separately(batch, inputs, options)
         inventory = Inventory(self._inner)
         reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
+            self._streamed = reason
             return self._separately(batch, inputs, options)
         try:
             if reason is not None:
@@ -264,6 +269,7 @@ class GradientAgreement:
                 f"the single pass is not exact for this model: {error}. Use engine='auto' or "
                 f"'streaming', which pass the domains one after the other where need be."
             ) from error
+        self._streamed = str(error)
         outputs = self._separately(batch, inputs, options)
         if not isinstance(error, InconclusiveError) and str(error) not in self._warned:
             self._warned.add(str(error))
@@ -367,6 +373,25 @@ class GradientAgreement:
                 batch.backward(index, losses)
                 gradients = {parameter: parameter.grad for parameter in trained}
             self._gathered.add(label, batch.batch.sizes[index], gradients)
+
+    def explain(self) -> str:
+        """How the domains' gradients of each parameter were told apart in the latest step.
+
+        A line a parameter: the operator of the captured graph that gives them in one pass, or
+        ``domain by domain`` with the reason in the first line.
+        """
+        names = [name for name, p in self._inner.named_parameters() if p.requires_grad]
+        if self._streamed is None and self._graphs is None:
+            return "no batch has passed yet"
+        width = max(map(len, names))
+        if self._streamed is not None:
+            lines = [f"domain by domain: {self._streamed}"]
+            return "\n".join([*lines, *(f"{name:{width}}  domain by domain" for name in names)])
+        ways = self._captured.ways
+        return "\n".join(
+            f"{name:{width}}  {'one pass, ' + ways[name] if name in ways else 'unused'}"
+            for name in names
+        )
 
     def remove(self) -> None:
         """End the use of this object; the model is as it was, since nothing was attached to it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +83,8 @@ class CapturedGraph:
         """Whether a step through it was compared with separate passes."""
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
+        self.ways: dict[str, str] = {}
+        """By the name of a parameter, the operator that its gradients come from."""
         self._of_samples: set[int] = set()
         self.outputs: Sequence[Any] = ()
         """Of the latest pass, as its arguments."""
@@ -131,6 +135,11 @@ class CapturedGraph:
         proof = Prover(shapes, self._current.units.samples).prove(joint.graph, starts, tangents)
         self._check_outputs(proof, described, results)
         self._count_batches(joint, placeholders, described, results)
+        self.ways = {
+            _name(self._sources[what.grad_of.idx]): _operator(node)
+            for what, node in zip(described, results, strict=True)
+            if type(what).__name__ == "GradAOTOutput" and isinstance(node, Node)
+        }
         for node, taken in proof.runs.items():
             node.target = self._in_place(taken)
         _let_views_copy(joint)
@@ -299,6 +308,25 @@ def _source(node: Node) -> str:
         return ""
     name = argument.source.name
     return str(name() if callable(name) else name)
+
+
+def _name(source: str) -> str:
+    """The name of a parameter, from where Dynamo found it."""
+    return ".".join(re.findall(r"\['([^']*)'\]", source)[1:])
+
+
+def _operator(node: Node) -> str:
+    """Of which operator a gradient is the result, apart from views."""
+    while node.op == "call_function":
+        inner = node.args[0] if node.args else None
+        is_view = node.target in VIEWS or node.target is operator.getitem
+        if not (is_view and isinstance(inner, Node)):
+            return str(node.target)
+        node = inner
+    return node.name
+
+
+VIEWS = {aten.view.default, aten.t.default, aten.permute.default, aten._unsafe_view.default}
 
 
 def _without_double_transposes(joint: GraphModule) -> None:

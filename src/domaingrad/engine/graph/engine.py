@@ -55,6 +55,11 @@ class GraphEngine:
         self._call = captured(self._current)
         self._unsupported: dict[Hashable, str] = {}
 
+    @property
+    def ways(self) -> Mapping[str, str]:
+        """By the name of a parameter, the operator that its gradients came from in the last pass."""
+        return {} if self._current.graph is None else self._current.graph.ways
+
     def forward(
         self, inventory: Inventory, batch: Batch, inputs: Any, options: Mapping[str, Any]
     ) -> tuple[MixedPass, Any]:
