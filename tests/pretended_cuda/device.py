@@ -25,7 +25,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+Observer = Callable[[str, str], None]
 
 SOURCE = Path(__file__).with_name("device.cpp")
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
@@ -51,28 +55,70 @@ def build(directory: Path) -> Path:
     return library
 
 
-def install(library: Path) -> ctypes.CDLL:
+def install(library: Path) -> None:
     """Give this process the device; before ``import torch``, which looks for devices once."""
     assert "torch" not in sys.modules, "pretended CUDA must be installed before torch is imported"
     ctypes.CDLL(str(_torch() / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
-    device = ctypes.CDLL(str(library))
+    _installed.append(ctypes.CDLL(str(library)))
     import torch
 
-    # What torch.cuda asks of its C++ half, which a CPU build lacks.
-    torch._C._cuda_getDevice = lambda: 0  # type: ignore[attr-defined]
-    torch._C._cuda_setDevice = lambda index: None  # type: ignore[attr-defined]
+    def exchange(device: int) -> int:
+        return 0
+
+    def maybe_exchange(device: int) -> int:
+        return 0
+
+    def choose(device: int) -> None:
+        assert device in (0, -1), f"pretended CUDA has one device, 0; found {device}"
+
+    def bf16(including_emulation: bool = True) -> bool:
+        return True
+
+    def synchronize(device: torch.types.Device = None) -> None:
+        torch.accelerator.synchronize()
+
+    # What torch.cuda asks of its C++ half, which a CPU build lacks. Dynamo tells them by identity.
+    torch._C._cuda_getDevice = lambda: 0
+    torch._C._cuda_setDevice = choose
     torch.cuda._initialized = True
     torch.cuda.default_generators = (torch.ops.pretended_cuda.default_generator(),)
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: 1
-    torch.cuda.is_bf16_supported = lambda including_emulation=True: True
-    torch.cuda.synchronize = lambda device=None: torch.accelerator.synchronize()
-    torch.cuda._exchange_device = lambda index: 0
-    torch.cuda._maybe_exchange_device = lambda index: 0
-    return device
+    torch.cuda.is_bf16_supported = bf16
+    torch.cuda.synchronize = synchronize
+    torch.cuda._exchange_device = exchange
+    torch.cuda._maybe_exchange_device = maybe_exchange
+
+
+def is_installed() -> bool:
+    """Whether this process has the device."""
+    return bool(_installed)
+
+
+def observe(observer: Observer | None) -> None:
+    """Call ``observer(event, what)`` from now on, in whatever thread it happens; None ends it.
+
+    Events are ``launch`` (a kernel), ``view`` (an operator without one) and ``sync`` (the host
+    waits for the device); ``what`` is the operator, for a wait its cause.
+    """
+    assert is_installed(), "no pretended CUDA in this process: run python -m tests.pretended_cuda"
+    function = _Callback() if observer is None else _Callback(_decoded(observer))
+    _installed[0].pretended_cuda_observe(function)
+    _kept[:] = [function]
+
+
+_Callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p)
+_installed: list[ctypes.CDLL] = []
+_kept: list[Any] = []
+"""The observer of the moment, which the library knows by its address alone."""
+
+
+def _decoded(observer: Observer) -> Callable[[bytes, bytes], None]:
+    return lambda event, what: observer(event.decode(), what.decode())
 
 
 def _torch() -> Path:
     spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None, "PyTorch is not installed"
+    assert spec.origin is not None
     return Path(spec.origin).parent
