@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import models  # of benchmarks/
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import domaingrad as dg
+from tests.engine import equations
 from tests.pretended_cuda.counting import Counts, counted
+
+Step = Callable[[], None]
 
 CLASSES = 4
 WARM = 2
@@ -68,9 +72,23 @@ class Mixed:
     x: Tensor
     y: Tensor
     domain: Tensor
+    autocast: torch.dtype | None = None
+    scaler: torch.amp.GradScaler | None = None
 
     def losses(self, outputs: Tensor) -> Tensor:
         return F.cross_entropy(outputs, self.y, reduction="none")
+
+    def precision(self) -> torch.autocast:
+        """What the forward pass and the losses are computed in."""
+        return torch.autocast(self.x.device.type, self.autocast, enabled=self.autocast is not None)
+
+    def scaled(self, losses: Tensor) -> Tensor:
+        return losses if self.scaler is None else self.scaler.scale(losses)
+
+    @property
+    def scale(self) -> float:
+        """That ``.grad`` has."""
+        return 1.0 if self.scaler is None else self.scaler.get_scale()
 
     @property
     def parts(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -83,20 +101,16 @@ class Mixed:
 
     @property
     def gradients(self) -> dict[str, Tensor]:
-        """On the host; every parameter must have one."""
+        """On the host, without the scale; every parameter must have one."""
         found = {name: p.grad for name, p in self.model.named_parameters()}
         missing = [name for name, gradient in found.items() if gradient is None]
         assert not missing, f"no gradient of {missing}"
-        return {name: g.cpu() for name, g in found.items() if g is not None}
+        return {name: g.cpu() / self.scale for name, g in found.items() if g is not None}
 
     def to(self, device: str) -> Mixed:
         """A copy; the domain stays on the host."""
-        return Mixed(
-            deepcopy(self.model).to(device),
-            self.x.to(device),
-            self.y.to(device),
-            self.domain,
-        )
+        model, x, y = deepcopy(self.model).to(device), self.x.to(device), self.y.to(device)
+        return replace(self, model=model, x=x, y=y)
 
 
 def mixed(
@@ -120,3 +134,72 @@ def counts_of(step: Callable[[], object], warm: int = WARM) -> Counts:
     with counted() as counts:
         step()
     return counts
+
+
+def mixed_batch(batch: Mixed, agree: dg.GradientAgreement) -> Step:
+    def step() -> None:
+        batch.model.zero_grad()
+        with batch.precision():
+            losses = batch.losses(agree(batch.x, batch.domain))
+        agree.backward(batch.scaled(losses))
+
+    return step
+
+
+def streaming(batch: Mixed, agree: dg.GradientAgreement) -> Step:
+    parts = batch.parts
+
+    def step() -> None:
+        batch.model.zero_grad()
+        for name, (x, y) in parts.items():
+            with agree.domain(name):
+                with batch.precision():
+                    loss = F.cross_entropy(batch.model(x), y)
+                batch.scaled(loss).backward()
+        agree.combine()
+
+    return step
+
+
+def accumulation(batch: Mixed, agree: dg.GradientAgreement) -> Step:
+    """Two halves of a batch."""
+    halves = [
+        replace(batch, x=x, y=y, domain=domain)
+        for x, y, domain in zip(
+            batch.x.chunk(2), batch.y.chunk(2), batch.domain.chunk(2), strict=True
+        )
+    ]
+
+    def step() -> None:
+        batch.model.zero_grad()
+        for half in halves:
+            with batch.precision():
+                losses = half.losses(agree(half.x, half.domain))
+            agree.accumulate(batch.scaled(losses))
+        agree.combine()
+
+    return step
+
+
+WAYS = {"mixed batch": mixed_batch, "streaming": streaming, "accumulation": accumulation}
+
+EQUATIONS = {
+    "Mean": equations.mean,
+    "ANDMask": equations.and_mask(0.8, True),
+    "SANDMask": equations.sand_mask(0.5, 10.0),
+    "AgrSum": equations.agr_sum,
+}
+
+
+def separate_gradients(batch: Mixed) -> equations.Stacks:
+    """[K, *shape] of each parameter, by a pass a domain."""
+    named = dict(batch.model.named_parameters())
+    rows = []
+    for x, y in batch.parts.values():
+        with batch.precision():
+            loss = F.cross_entropy(batch.model(x), y)
+        rows.append(torch.autograd.grad(batch.scaled(loss), list(named.values())))
+    return {
+        name: np.stack([gradient.double().cpu().numpy() / batch.scale for gradient in own])
+        for name, own in zip(named, zip(*rows, strict=True), strict=True)
+    }

@@ -1,6 +1,6 @@
 """Steps of agreement on the device: their values, and what they ask of it."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,70 +13,17 @@ import domaingrad as dg
 from tests.engine import equations
 from tests.pretended_cuda.table import WithinTable
 
-from .batches import NETWORKS, RULES, Mixed, counts_of, mixed
-
-Step = Callable[[], None]
-
-
-def mixed_batch(batch: Mixed, agree: dg.GradientAgreement) -> Step:
-    def step() -> None:
-        batch.model.zero_grad()
-        agree.backward(batch.losses(agree(batch.x, batch.domain)))
-
-    return step
-
-
-def streaming(batch: Mixed, agree: dg.GradientAgreement) -> Step:
-    parts = batch.parts
-
-    def step() -> None:
-        batch.model.zero_grad()
-        for name, (x, y) in parts.items():
-            with agree.domain(name):
-                F.cross_entropy(batch.model(x), y).backward()
-        agree.combine()
-
-    return step
-
-
-def accumulation(batch: Mixed, agree: dg.GradientAgreement) -> Step:
-    """Two halves of a batch."""
-    halves = [
-        Mixed(batch.model, x, y, domain)
-        for x, y, domain in zip(
-            batch.x.chunk(2), batch.y.chunk(2), batch.domain.chunk(2), strict=True
-        )
-    ]
-
-    def step() -> None:
-        batch.model.zero_grad()
-        for half in halves:
-            agree.accumulate(half.losses(agree(half.x, half.domain)))
-        agree.combine()
-
-    return step
-
-
-WAYS = {"mixed batch": mixed_batch, "streaming": streaming, "accumulation": accumulation}
-
-EQUATIONS = {
-    "Mean": equations.mean,
-    "ANDMask": equations.and_mask(0.8, True),
-    "SANDMask": equations.sand_mask(0.5, 10.0),
-    "AgrSum": equations.agr_sum,
-}
-
-
-def separate_gradients(batch: Mixed) -> equations.Stacks:
-    named = dict(batch.model.named_parameters())
-    rows = [
-        torch.autograd.grad(F.cross_entropy(batch.model(x), y), list(named.values()))
-        for x, y in batch.parts.values()
-    ]
-    return {
-        name: np.stack([gradient.numpy() for gradient in own])
-        for name, own in zip(named, zip(*rows, strict=True), strict=True)
-    }
+from .batches import (
+    EQUATIONS,
+    NETWORKS,
+    RULES,
+    WAYS,
+    Mixed,
+    counts_of,
+    mixed,
+    mixed_batch,
+    separate_gradients,
+)
 
 
 @pytest.mark.parametrize("rule", EQUATIONS)
@@ -204,16 +151,13 @@ def test_dicts(within_table: WithinTable) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype, within_table: WithinTable) -> None:
-    batch = mixed("MLP").to("cuda")
     scaler = torch.amp.GradScaler("cuda", init_scale=64.0, enabled=dtype == torch.float16)
+    batch = replace(mixed("MLP").to("cuda"), autocast=dtype, scaler=scaler)
     agree = dg.GradientAgreement(batch.model, dg.SANDMask(), scaler=scaler)
-    optimizer = torch.optim.SGD(batch.model.parameters(), 1e-3)
+    optimizer, backward = torch.optim.SGD(batch.model.parameters(), 1e-3), mixed_batch(batch, agree)
 
     def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cuda", dtype):
-            losses = batch.losses(agree(batch.x, batch.domain).float())
-        agree.backward(scaler.scale(losses))
+        backward()
         scaler.step(optimizer)
         scaler.update()
 
