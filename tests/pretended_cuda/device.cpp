@@ -222,15 +222,28 @@ class Call {
         storage_on(tensor.storage(), CUDA, &device_allocator), tensor, c10::DispatchKey::CUDA);
   }
 
+  c10::Storage host(const c10::Storage& storage) {
+    if (storage.device_type() != c10::DeviceType::CUDA) return storage;
+    for (auto& [own, as] : storages)
+      if (own.is_alias_of(storage)) return as;
+    storages.emplace_back(storage, storage_on(storage, CPU, c10::GetCPUAllocator()));
+    return storages.back().second;
+  }
+
   // What an operator did to the shape or the memory of an argument is done to the argument itself.
   void put_back() {
-    for (auto& [own, as] : tensors) {
-      auto* impl = own.unsafeGetTensorImpl();
-      if (own.storage().data() != as.storage().data() ||
-          own.storage().nbytes() != as.storage().nbytes())
-        impl->set_storage_keep_dtype(storage_on(as.storage(), CUDA, &device_allocator));
-      if (own.sizes() != as.sizes() || own.strides() != as.strides() ||
-          own.storage_offset() != as.storage_offset())
+    for (auto& [own, as] : storages)
+      if (own.data() != as.data() || own.nbytes() != as.nbytes()) {
+        own.set_data_ptr_noswap(labelled(as.mutable_data(), as, CUDA));
+        own.set_nbytes(as.nbytes());
+      }
+    for (auto& [tensor, as] : tensors) {
+      auto* impl = tensor.unsafeGetTensorImpl();
+      for (auto& [own, storage] : storages)
+        if (storage.is_alias_of(as.storage()) && !own.is_alias_of(tensor.storage()))
+          impl->set_storage_keep_dtype(own);
+      if (tensor.sizes() != as.sizes() || tensor.strides() != as.strides() ||
+          tensor.storage_offset() != as.storage_offset())
         impl->set_sizes_and_strides(as.sizes(), as.strides(), as.storage_offset());
     }
   }
@@ -238,13 +251,6 @@ class Call {
   bool aliased = false, fresh = false;
 
  private:
-  c10::Storage host(const c10::Storage& storage) {
-    for (auto& [own, as] : storages)
-      if (own.is_alias_of(storage)) return as;
-    storages.emplace_back(storage, storage_on(storage, CPU, c10::GetCPUAllocator()));
-    return storages.back().second;
-  }
-
   std::vector<std::pair<at::Tensor, at::Tensor>> tensors;
   std::vector<std::pair<c10::Storage, c10::Storage>> storages;
 };
@@ -325,6 +331,8 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     const c10::IValue& arg = args[i];
     if (arg.isDevice()) {
       stack->emplace_back(CPU);
+    } else if (arg.isStorage()) {
+      stack->emplace_back(call.host(arg.toStorage()));
     } else if (arg.isGenerator()) {
       given = true;
       stack->emplace_back(inner(arg.toGenerator(), schema));

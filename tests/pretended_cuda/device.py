@@ -77,9 +77,14 @@ def install(library: Path) -> None:
     def synchronize(device: torch.types.Device = None) -> None:
         torch.accelerator.synchronize()
 
+    def clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+        return whole.clone().untyped_storage()
+
     # What torch.cuda asks of its C++ half, which a CPU build lacks. Dynamo tells them by identity.
     torch._C._cuda_getDevice = lambda: 0
     torch._C._cuda_setDevice = choose
+    torch.UntypedStorage.clone = clone
     torch.cuda._initialized = True
     torch.cuda.default_generators = (torch.ops.pretended_cuda.default_generator(),)
     torch.cuda.is_available = lambda: True

@@ -1,6 +1,7 @@
 """The pretended device itself: what raises, what waits, what is a launch, what goes through it."""
 
 import copy
+import io
 import threading
 from collections.abc import Callable
 
@@ -28,6 +29,20 @@ def test_values_are_those_of_the_host() -> None:
     assert x.shape == (4, 3)
     assert x[:, 1].tolist() == [7.0] * 4
     assert torch.empty(0, device="cuda").resize_(5).shape == (5,)
+
+
+def test_models_are_copied_saved_and_loaded() -> None:
+    model = nn.Linear(3, 3).cuda()
+    copied = copy.deepcopy(model)
+    assert copied.weight.device.type == "cuda"
+    with torch.no_grad():
+        model.weight.zero_()
+    assert copied.weight.count_nonzero() > 0
+    file = io.BytesIO()
+    torch.save(copied.state_dict(), file)
+    file.seek(0)
+    model.load_state_dict(torch.load(file, map_location="cpu"))
+    assert torch.equal(model.weight, copied.weight)
 
 
 @pytest.mark.parametrize(
