@@ -12,10 +12,12 @@ stopped at its share of it, and the page says so. Exits with 1 if anything was w
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -28,12 +30,12 @@ from timing import RESULTS, environment
 ROOT = Path(__file__).parents[1]
 
 PARTS: dict[str, tuple[str, str, float]] = {
-    "rules": ("gpu_checks", "Rules in every precision: ‖update − reference‖ / ‖reference‖", 50),
-    "modes": ("gpu_checks", "Modes and what surrounds a step, float32", 60),
-    "compiled": ("gpu_costs", "Cost of a step, bf16, ERM and agreement compiled", 150),
-    "eager": ("gpu_costs", "Cost of a step, bf16, eager", 80),
-    "counts": ("gpu_costs", "Kernels and waits of a step, eager", 30),
-    "zoo": ("gpu_checks", "The zoo, float64", 80),
+    "rules": ("gpu_checks", "Rules in every precision: ‖update − reference‖ / ‖reference‖", 40),
+    "compiled": ("gpu_costs", "Cost of a step, bf16, ERM and agreement compiled", 190),
+    "modes": ("gpu_checks", "Modes and what surrounds a step, float32", 70),
+    "eager": ("gpu_costs", "Cost of a step, bf16, eager", 60),
+    "counts": ("gpu_costs", "Kernels and waits of a step, eager", 25),
+    "zoo": ("gpu_checks", "The zoo, float64", 65),
 }
 """By name: module, title, and its share of the time."""
 
@@ -69,29 +71,35 @@ def run(name: str, setting: Setting, seconds: float, page: Page) -> None:
     """A part in its process, for so long at most."""
     command = [sys.executable, __file__, "--inside", name, "--device", setting.device]
     paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, *(["--tiny"] if setting.tiny else [])],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    )
-    stopped = threading.Event()
+        process_group=0,  # with the processes that compile for it, which hold the pipe, too
+    ) as process:
+        stopped = threading.Event()
 
-    def stop() -> None:
-        stopped.set()
-        process.kill()
+        def stop() -> None:
+            stopped.set()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
-    timer = threading.Timer(seconds, stop)
-    timer.start()
-    assert process.stdout is not None  # a pipe was asked for
-    for line in process.stdout:
-        page.add(line.rstrip("\n"))
-    code = process.wait()
-    timer.cancel()
+        timer = threading.Timer(seconds, stop)
+        timer.start()
+        assert process.stdout is not None  # a pipe was asked for
+        try:
+            for line in process.stdout:
+                page.add(line.rstrip("\n"))
+        except BaseException:
+            stop()
+            raise
+        finally:
+            timer.cancel()
     if stopped.is_set():
         page.add(f"\nStopped after {seconds:.0f} s; what is not here was not run.")
-    elif code != 0:
-        page.add(f"\n{WRONG}: the process ended with code {code}.")
+    elif process.returncode != 0:
+        page.add(f"\n{WRONG}: the process ended with code {process.returncode}.")
 
 
 def hardware(device: str) -> str:

@@ -243,12 +243,12 @@ def cosines(setting: Setting, network: str) -> str:
     return verdict(float(np.abs(found - expected).max()), BOUND)
 
 
-IMAGES, WITHOUT_BATCH_NORM = ("CNN", "ViT", "ResNet-18"), ("MLP", "ViT")
+IMAGES, FEW, WITHOUT_BATCH_NORM = ("CNN", "ViT", "ResNet-18"), ("CNN", "ViT"), ("MLP", "ViT")
 
 MODES: dict[str, tuple[Callable[[Setting, str], str], tuple[str, ...]]] = {
     "channels_last": (channels_last, IMAGES),
-    "compiled": (compiled, IMAGES),
-    "CUDA graphs (reduce-overhead)": (partial(compiled, mode="reduce-overhead"), IMAGES),
+    "compiled": (compiled, FEW),
+    "CUDA graphs (reduce-overhead)": (partial(compiled, mode="reduce-overhead"), FEW),
     "DistributedDataParallel, one process": (under_ddp, IMAGES),
     "DDPAgreement, one process": (by_hook, IMAGES),
     "conflict: cosines": (cosines, IMAGES),
