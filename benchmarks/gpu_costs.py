@@ -229,7 +229,8 @@ def _counts_of(setting: Setting, network: str, rule: str | None) -> tuple[int, i
             torch.cuda.set_sync_debug_mode("default")
         waits = sum("synchronizing CUDA operation" in str(w.message) for w in caught)
         step()  # Steps 4, 8, … may be audited; the fifth is not.
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiled:
         step()
         setting.synchronize()
     wanted = DeviceType.CUDA if cuda else DeviceType.CPU
