@@ -27,14 +27,8 @@ def main(arguments: list[str]) -> int:
     from .table import Table
 
     rewrite = arguments == ["--rewrite"]
-    own = [
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "pythonpath=. benchmarks",
-        "-o",
-        f"testpaths={ON_DEVICE}",
-    ]
+    own = ["-p", "no:cacheprovider", "-p", "no:logging"]  # Dynamo's own traces are logged, too
+    own += ["-o", "pythonpath=. benchmarks", "-o", f"testpaths={ON_DEVICE}"]
     return pytest.main(own if rewrite else own + arguments, plugins=[Table(rewrite)])
 
 

@@ -96,16 +96,16 @@ def test_domains_on_the_device(within_table: WithinTable) -> None:
 
 
 class Checkpointed(nn.Module):
-    """The first layer's outputs are computed again in backward."""
+    """What is between the first and the last layer is computed again in backward."""
 
     def __init__(self, model: nn.Sequential, use_reentrant: bool) -> None:
         super().__init__()
-        self.first, self.rest = model[0], model[1:]
+        self.first, self.middle, self.last = model
         self.use_reentrant = use_reentrant
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.requires_grad_(self.use_reentrant)
-        return self.rest(checkpoint(self.first, x, use_reentrant=self.use_reentrant))
+        x = checkpoint(self.middle, self.first(x), use_reentrant=self.use_reentrant)
+        return self.last(x)
 
 
 class OfDicts(nn.Module):
