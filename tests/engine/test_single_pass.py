@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import domaingrad as dg
 from domaingrad.bench.models import mnist_cnn
-from domaingrad.engine.loops import compiler_found
-from domaingrad.engine.reduction import Reduction
 from domaingrad.engine.graph.operators import products
 from domaingrad.engine.graph.verification import Comparison
+from domaingrad.engine.loops import compiler_found
+from domaingrad.engine.reduction import Reduction
 from tests.reference import rules as reference
 
 from .problems import PROBLEMS, UNFIT

@@ -184,7 +184,9 @@ class GradientAgreement:
                 gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        if torch.is_grad_enabled() and Shards.of(self._trained) is not None:
+        inventory = Inventory(self._inner)
+        trained = inventory.trained
+        if torch.is_grad_enabled() and Shards.of(trained) is not None:
             raise AgreementError(
                 "the parameters are spread over processes by fully_shard, and agree(x, domain) "
                 "looks at whole ones. Use `with agree.domain(name)`: every process goes through "
@@ -195,14 +197,13 @@ class GradientAgreement:
         if not torch.is_grad_enabled():
             return SeparatePasses(batch).forward(self._inner, inputs, options)
         if self._processes is not None:
-            self._processes.begin(self.rule, self._trained, samples=True)
+            self._processes.begin(self.rule, trained, samples=True)
         else:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         self._streamed = None
         if self.engine == "streaming":
             self._streamed = "engine='streaming'"
             return self._separately(batch, inputs, options)
-        inventory = Inventory(self._inner)
         reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
             self._streamed = reason
@@ -221,9 +222,9 @@ class GradientAgreement:
         """A batch with the same domains in the same order is looked at once."""
         known = self._known
         if known is not None and isinstance(domain, Tensor) and domain.device.type == "cpu":
-            if domain.shape == known[0].shape and domain.dtype == known[0].dtype:
-                if torch.equal(domain, known[0]):
-                    return known[1]
+            before, batch = known
+            if domain.dtype == before.dtype and torch.equal(domain, before):
+                return batch
         batch = Batch(domain)
         self._known = domain.detach().clone(), batch
         return batch
@@ -241,13 +242,14 @@ class GradientAgreement:
         """The model without what synchronises it."""
         return self.model if self._processes is None else self._processes.model.module
 
-    def _agreement(self, batch: Batch) -> Agreement:
+    def _agreement(self, passed: MixedPass) -> Agreement:
+        batch = passed.batch
         if self._processes is not None:
             return self._among_processes(dict(zip(batch.labels, batch.sizes, strict=True)))
         scale = self._loss_scale
         return agreement_of(
             self.rule,
-            self._trained,
+            passed.parameters,
             [self._weights.get(label, 1.0) / scale for label in batch.labels],
             scale,
             self._scratch,
@@ -302,7 +304,7 @@ class GradientAgreement:
         if isinstance(batch, SeparatePasses):
             self._walk_separately(batch, losses)
             return
-        agreement = self._agreement(batch.batch)
+        agreement = self._agreement(batch)
         batch.backward(losses, agreement)
         labels = batch.batch.labels
         if isinstance(agreement, DistributedAgreement):

@@ -216,9 +216,9 @@ class CapturedGraph:
             if type(what).__name__ != "InputMutationAOTOutput":
                 continue
             index = what.mutated_input.idx
-            if "num_batches_tracked" in self._sources[index] and node.target is aten.add.Tensor:
-                if node.args == (by_index[index], 1):
-                    node.target = self._in_place(_counted)
+            counts = "num_batches_tracked" in self._sources[index]
+            if counts and node.target is aten.add.Tensor and node.args == (by_index[index], 1):
+                node.target = self._in_place(_counted)
 
     def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
         """What the graph calls in the place of an operator."""

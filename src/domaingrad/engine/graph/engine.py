@@ -57,7 +57,7 @@ class GraphEngine:
 
     @property
     def ways(self) -> Mapping[str, str]:
-        """By the name of a parameter, the operator that its gradients came from in the last pass."""
+        """By the name of a parameter, the operator that its gradients came from."""
         return {} if self._current.graph is None else self._current.graph.ways
 
     def forward(
@@ -343,7 +343,7 @@ class _Route:
 
 
 class _Aside:
-    """``.grad`` is empty for the block; what is written there is shown, and what was is put back."""
+    """``.grad`` is empty for the block; what is written there is shown, what was is put back."""
 
     def __init__(
         self,
