@@ -38,6 +38,8 @@ def without_captured_code() -> Iterator[None]:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_exact_or_refused(name: str) -> None:
     case = CASES[name]
+    if case.package is not None:
+        pytest.importorskip(case.package)
     refused = refusal(case)
     if case.refused is None:
         assert refused is None

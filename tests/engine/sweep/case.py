@@ -22,6 +22,8 @@ class Case:
     """What the refusal says; ``None`` for models that are exact in one pass."""
     quick: bool = False
     """Whether every run of the tests has it."""
+    package: str | None = None
+    """What must be installed."""
 
 
 def images(size: int, channels: int = 3) -> Draw:

@@ -23,7 +23,8 @@ from ..units import Units
 from .layout import PerUnit, Sampled, Shared
 from .operators import Placements, UnprovableError
 from .per_unit import stacked
-from .proof import Proof, Prover
+from .proof import Proof, Prover, require_alike
+from .sizes import Sizes, changeable
 
 aten = torch.ops.aten
 
@@ -129,10 +130,9 @@ class CapturedGraph:
         if described is None:
             raise UnprovableError("this version of PyTorch does not describe captured graphs")
         results = list(output.args[0])
-        shapes = _Shapes(joint)
         placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
         tangents, starts = self._inputs(placeholders, described, results)
-        proof = Prover(shapes, self._current.units.samples).prove(joint.graph, starts, tangents)
+        proof = self._prove(joint, placeholders, starts, tangents)
         self._check_outputs(proof, described, results)
         self._count_batches(joint, placeholders, described, results)
         for node, taken in proof.runs.items():
@@ -146,6 +146,28 @@ class CapturedGraph:
         wanted = described[num_fwd_outputs:]
         self._receive(backward, wanted, results[num_fwd_outputs:], proof)
         return forward, backward
+
+    def _prove(
+        self,
+        joint: GraphModule,
+        placeholders: Sequence[Node],
+        starts: Mapping[Node, Placements],
+        tangents: Mapping[Node, Node],
+    ) -> Proof:
+        """For the sizes that the graph was captured with, and for others if it is for others, too."""
+        inputs = [node for node, place in starts.items() if isinstance(place, Sampled)]
+        numbers, of_samples = changeable(placeholders, inputs)
+        ways = [Sizes(of_samples=of_samples)]
+        if numbers:
+            ways.append(Sizes(numbers, of_samples))
+        proofs = []
+        for sizes in ways:
+            samples = {sizes.shape(node)[0] for node in inputs}
+            if len(samples) != 1:
+                raise UnprovableError("the inputs do not have one row a sample each")
+            proofs.append(Prover(sizes, samples.pop()).prove(joint.graph, starts, tangents))
+        require_alike(proofs[0], proofs[-1])
+        return proofs[0]
 
     def _inputs(
         self, placeholders: Sequence[Node], described: Sequence[Any], results: Sequence[Any]
@@ -269,28 +291,6 @@ class CapturedGraph:
 
 def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
     return batches + (1 if units.pooled else units.count)
-
-
-class _Shapes:
-    """Shapes of a graph's tensors in whole numbers."""
-
-    def __init__(self, joint: GraphModule) -> None:
-        self._joint = joint
-
-    def __call__(self, node: Node) -> tuple[int, ...]:
-        value = node.meta.get("val")
-        if not isinstance(value, Tensor):
-            return ()
-        return tuple(_whole(size) for size in value.shape)
-
-
-def _whole(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    hint = size.node.hint
-    if hint is None:
-        raise UnprovableError("a size depends on the data")
-    return int(hint)
 
 
 def _source(node: Node) -> str:

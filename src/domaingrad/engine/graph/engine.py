@@ -116,10 +116,12 @@ class GraphEngine:
         self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], quietly: bool = False
     ) -> Any:
         try:
-            if inventory.recurrent:
-                with torch._dynamo.config.patch(allow_rnn=True):
-                    return self._call(inventory.model, inputs, options)
-            return self._call(inventory.model, inputs, options)
+            # Sizes that are the same by chance are not taken for one.
+            with torch.fx.experimental._config.patch(use_duck_shape=False):
+                if inventory.recurrent:
+                    with torch._dynamo.config.patch(allow_rnn=True):
+                        return self._call(inventory.model, inputs, options)
+                return self._call(inventory.model, inputs, options)
         except BackendCompilerFailed as error:
             inner = error.inner_exception
             if isinstance(inner, (MemoryError, torch.OutOfMemoryError)):

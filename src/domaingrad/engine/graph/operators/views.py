@@ -165,8 +165,8 @@ def split(call: Call) -> Outcome:
         return Outcome(tuple(axis for _ in parts))
     found, start = [], 0
     for part in parts:
-        found.append(_groups(call, axis, start, int(part.shape[dim])))
-        start += int(part.shape[dim])
+        found.append(_groups(call, axis, start, call.number(part.shape[dim])))
+        start += call.number(part.shape[dim])
     return Outcome(tuple(found))
 
 
