@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import domaingrad as dg
-from domaingrad.engine.single_pass import gradients as unit_gradients
+from domaingrad.engine import gradients as unit_gradients
 
 from .problems import PROBLEMS, RANDOM, UNFIT
 from .separate_passes import model_of, separate_gradients

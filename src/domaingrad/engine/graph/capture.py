@@ -32,8 +32,8 @@ aten = torch.ops.aten
 class Receiver(Protocol):
     """Who is shown the units' gradients of each parameter."""
 
-    def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
-        """All units' gradients of one parameter; what goes to its ``.grad`` now, if anything."""
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
+        """All units' gradients of one tensor; what autograd gets, if it is no parameter."""
 
 
 class NewGraph(Exception):  # noqa: N818
@@ -50,19 +50,22 @@ class Pass:
     def __init__(self) -> None:
         self.units = Units(())
         self.receiver: Receiver | None = None
+        self.arguments: Sequence[Any] = ()
         self.verifying = False
         """Whether a new graph may run before it was compared with separate passes."""
         self.graph: CapturedGraph | None = None
         """The graph that the latest pass went through."""
 
     @contextmanager
-    def walking(self, units: Units, receiver: Receiver) -> Iterator[None]:
-        """While autograd walks back."""
-        self.units, self.receiver = units, receiver
+    def walking(
+        self, units: Units, arguments: Sequence[Any], receiver: Receiver
+    ) -> Iterator[None]:
+        """While autograd walks back through a graph that had these arguments."""
+        self.units, self.arguments, self.receiver = units, arguments, receiver
         try:
             yield
         finally:
-            self.receiver = None
+            self.arguments, self.receiver = (), None
 
 
 class CapturedGraph:
@@ -77,14 +80,13 @@ class CapturedGraph:
     def __init__(self, current: Pass, graph: GraphModule, examples: Sequence[Any]) -> None:
         self._current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
-        self._parameters: dict[int, nn.Parameter] = {}
         self.is_checked = False
         """Whether a step through it was compared with separate passes."""
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
         self._of_samples: set[int] = set()
         self.outputs: Sequence[Any] = ()
-        """Of the latest pass."""
+        """Of the latest pass, as its arguments."""
         self.arguments: Sequence[Any] = ()
         self._call = aot_autograd(
             fw_compiler=boxed_nop,
@@ -94,20 +96,16 @@ class CapturedGraph:
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        if not self._parameters:
-            self._parameters = {
-                i: arg for i, arg in enumerate(args) if isinstance(arg, nn.Parameter)
-            }
         if not (self.is_checked or self._current.verifying):
             raise NewGraph(self)
         self._current.graph = self
         self.arguments = args
-        self.outputs = self._call(*args)
+        self.outputs = self.again(args)
         return self.outputs
 
     def again(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Another forward pass with the arguments of one before."""
-        return self._call(*arguments)  # type: ignore[no-any-return]
+        return self._call(*map(_leaf, arguments))  # type: ignore[no-any-return]
 
     def holds_samples(self, output: Tensor) -> int | None:
         """The number of an output of the latest pass that has a row a sample."""
@@ -272,7 +270,7 @@ class CapturedGraph:
         backward.recompile()
 
     def _receiving(self, index: int, per_unit: bool) -> Callable[[Any], Tensor | None]:
-        current, parameters = self._current, self._parameters_of
+        current = self._current
 
         def receive(gradients: Any) -> Tensor | None:
             if current.receiver is None:
@@ -281,12 +279,16 @@ class CapturedGraph:
                 gradients = gradients.expand(current.units.count, *gradients.shape)
             if not isinstance(gradients, UnitGradients):
                 gradients = Stacked(gradients)
-            return current.receiver.receive(parameters()[index], gradients)
+            return current.receiver.receive(current.arguments[index], gradients)
 
         return receive
 
-    def _parameters_of(self) -> Mapping[int, nn.Parameter]:
-        return self._parameters
+
+def _leaf(argument: Any) -> Any:
+    """What autograd sees of a parameter, whose own ``.grad`` is written when all have agreed."""
+    if isinstance(argument, nn.Parameter) and argument.requires_grad:
+        return argument.detach().requires_grad_()
+    return argument
 
 
 def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
