@@ -24,7 +24,7 @@ from .layout import PerUnit, Sampled, Shared
 from .operators import Placements, UnprovableError
 from .per_unit import stacked
 from .proof import Proof, Prover, require_alike
-from .sizes import Sizes, changeable
+from .sizes import Conditions, Sizes, changeable
 
 aten = torch.ops.aten
 
@@ -80,8 +80,10 @@ class CapturedGraph:
     def __init__(self, current: Pass, graph: GraphModule, examples: Sequence[Any]) -> None:
         self._current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
-        self.is_checked = False
-        """Whether a step through it was compared with separate passes."""
+        self.checked: set[bool] = set()
+        """Kinds of batches for which a step was compared with separate passes: with units of a
+        single sample, which a graph may have been captured without a thought of, and without."""
+        self._conditions = Conditions()
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
         self._of_samples: set[int] = set()
@@ -96,8 +98,9 @@ class CapturedGraph:
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        if not (self.is_checked or self._current.verifying):
+        if not (self._current.verifying or self._current.units.any_single in self.checked):
             raise NewGraph(self)
+        self._conditions.check(args, self._current.units.sizes)
         self._current.graph = self
         self.arguments = args
         self.outputs = self.again(args)
@@ -155,11 +158,11 @@ class CapturedGraph:
         """For the sizes that the graph was captured with, and for others if it is for others, too."""
         inputs = [node for node, place in starts.items() if isinstance(place, Sampled)]
         numbers, of_samples = changeable(placeholders, inputs)
-        ways = [Sizes(of_samples=of_samples)]
-        if numbers:
-            ways.append(Sizes(numbers, of_samples))
+        if not of_samples:
+            raise UnprovableError("the model makes a constant of the number of samples")
+        self._conditions = Conditions.of(placeholders, of_samples)
         proofs = []
-        for sizes in ways:
+        for sizes in (Sizes(of_samples=of_samples), Sizes(numbers, of_samples)):
             samples = {sizes.shape(node)[0] for node in inputs}
             if len(samples) != 1:
                 raise UnprovableError("the inputs do not have one row a sample each")

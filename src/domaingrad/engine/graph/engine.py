@@ -27,6 +27,9 @@ from .capture import CapturedGraph, NewGraph, Pass, captured
 from .operators import UnprovableError
 from .verification import verify
 
+FEWEST_OF_ONE_UNIT = 4
+"""Samples of a batch of one unit that can be compared as two."""
+
 MOST_GRAPHS = 3
 """Graphs that are looked at in one step, for a model that is another one each time."""
 
@@ -94,22 +97,24 @@ class GraphEngine:
     def _passed(
         self, inventory: Inventory, units: Units, inputs: Any, options: Mapping[str, Any]
     ) -> Any:
-        self._current.units = units
+        inputs = tree_map_only(Tensor, _of_any_size, inputs)
         for _ in range(MOST_GRAPHS):
+            self._current.units = units
             try:
                 return self._captured(inventory, inputs, options)
             except NewGraph as new:
                 graph = new.graph
+            self._current.units = _apart(units)
             verify(
                 inventory,
-                units,
+                self._current.units,
                 inputs,
                 options,
                 self._current,
                 graph,
                 lambda: self._captured(inventory, inputs, options),
             )
-            graph.is_checked = True
+            graph.checked.add(units.any_single)
         raise InconclusiveError("the model is another graph each time")
 
     def _captured(
@@ -136,6 +141,26 @@ class GraphEngine:
                     warnings.simplefilter("ignore")
                     return self._captured(inventory, inputs, options, quietly=True)
             raise UnsupportedModelError(f"it cannot be captured whole: {_first(error)}") from error
+
+
+def _of_any_size(tensor: Tensor) -> Tensor:
+    """The same, of which Dynamo takes the number of samples for one that changes.
+
+    So the graph says where the model makes use of it: a unit has fewer samples than the batch.
+    """
+    tensor = tensor.detach()
+    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return tensor
+
+
+def _apart(units: Units) -> Units:
+    """What shows that units are told apart: one alone is compared as two."""
+    if units.count > 1:
+        return units
+    if units.samples < FEWEST_OF_ONE_UNIT:
+        raise InconclusiveError("so few samples of one domain alone show no layout")
+    half = units.samples // 2
+    return Units((half, units.samples - half), units.pooled)
 
 
 def _first(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from ..errors import UnsupportedModelError
 from .operators import UnprovableError
 
 FACTORS = (7, 5, 11, 3, 13, 17, 19, 23)
@@ -81,6 +82,64 @@ def changeable(
     for index, symbol in enumerate(others):
         numbers[symbol] = hints[symbol] * FACTORS[1 + index % (len(FACTORS) - 1)]
     return numbers, frozenset(of_samples)
+
+
+class Conditions:
+    """On what sizes a graph is what the model does: a unit by itself must meet them, too.
+
+    A unit of one sample counts as of two: Dynamo takes a size of 1 for another graph.
+
+    Args:
+        expressions: conditions in which the number of samples occurs.
+        of_samples: the symbols that make that number.
+        places: of the other symbols, among the graph's arguments.
+    """
+
+    def __init__(
+        self,
+        expressions: Sequence[Any] = (),
+        of_samples: frozenset[Any] = frozenset(),
+        places: Mapping[Any, int] | None = None,
+    ) -> None:
+        self._expressions = expressions
+        self._of_samples = of_samples
+        self._places = places or {}
+        self._met: set[tuple[Any, ...]] = set()
+
+    @classmethod
+    def of(cls, placeholders: Sequence[Node], of_samples: frozenset[Any]) -> Conditions:
+        """Those of a graph."""
+        places, environment = {}, None
+        for node in placeholders:
+            for size in _sizes(node.meta.get("val")):
+                environment = size.node.shape_env
+                if not isinstance(node.meta["val"], Tensor) and _expression(size).is_Symbol:
+                    places[_expression(size)] = node.meta["desc"].idx
+        assert environment is not None
+        found = {environment.replace(guard.expr) for guard in environment.guards}
+        return cls(
+            [e for e in found if not of_samples.isdisjoint(e.free_symbols)], of_samples, places
+        )
+
+    def check(self, arguments: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Raise an error unless units of these sizes meet them.
+
+        Raises:
+            UnsupportedModelError: a unit does not.
+        """
+        others = {s: arguments[i] for s, i in self._places.items() if s not in self._of_samples}
+        for size in {max(size, 2) for size in sizes}:
+            key = (size, *others.values())
+            if key in self._met:
+                continue
+            given = {**others, **dict.fromkeys(self._of_samples, size)}
+            for expression in self._expressions:
+                if expression.subs(given) != True:  # noqa: E712, a sympy expression
+                    raise UnsupportedModelError(
+                        f"it does something else for {size} samples than for the whole batch "
+                        f"({expression})"
+                    )
+            self._met.add(key)
 
 
 def _sizes(value: Any) -> list[torch.SymInt]:
