@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import domaingrad as dg
 
 from .problems import call, select
-from .sweep import CASES
+from .sweep import CASES, written
 from .sweep.case import Case, deterministic, losses_of
 
 BATCHES = ((2, 3, 4), (3, 2, 0, 2), (4, 2, 3))
@@ -46,6 +48,42 @@ def test_exact_or_refused(name: str) -> None:
     else:
         assert refused is not None
         assert re.search(case.refused, refused)
+
+
+@pytest.mark.parametrize("name", ["divided by their number", "another way for many"])
+def test_a_first_batch_of_one_domain_proves_nothing_of_several(name: str) -> None:
+    assert refusal(CASES[name], ((9,), (2, 3, 4), (0, 8, 1))) is not None
+
+
+def test_a_number_of_samples_that_no_domain_has_had_is_seen() -> None:
+    # More than four samples in every domain at first, then as many in all, but two in one.
+    refused = refusal(CASES["another way for many"], ((6, 6), (7, 6), (2, 10), (2, 11)))
+    assert refused is not None
+    assert "something else for 2 samples" in refused
+
+
+@given(
+    name=st.sampled_from(list(written.CASES)),
+    batches=st.lists(
+        st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(lambda sizes: sum(sizes) > 3),
+        min_size=2,
+        max_size=3,
+    ),
+)
+@settings(
+    max_examples=200 if ALL else 6,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_no_batch_of_any_sizes_is_wrong(name: str, batches: list[list[int]]) -> None:
+    # Norms in training mode refuse a single value a channel, whoever asks.
+    sizes = tuple(tuple(n + (n == 1) for n in batch) for batch in batches)
+    refused = refusal(CASES[name], sizes)
+    torch._dynamo.reset()
+    if CASES[name].refused is not None:
+        assert refused is not None
 
 
 def refusal(case: Case, batches: tuple[tuple[int, ...], ...] = BATCHES) -> str | None:

@@ -84,11 +84,12 @@ class First(nn.Module):
 def _built(
     kind: str, configuration: str, options: dict[str, Any], checkpointing: bool = False
 ) -> nn.Module:
-    import transformers  # noqa: PLC0415, takes seconds
+    import transformers
 
     config = getattr(transformers, configuration)(**options)
     for name in vars(config):
-        if "dropout" in name or name in ("layerdrop", "attn_pdrop", "embd_pdrop", "resid_pdrop"):
+        chance = "dropout" in name or name == "layerdrop" or name.endswith("_pdrop")
+        if chance and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     model = getattr(transformers, kind)(config)
     if checkpointing:
@@ -97,9 +98,9 @@ def _built(
 
 
 def _adapted(kind: str, options: dict[str, Any]) -> nn.Module:
-    import peft  # noqa: PLC0415, takes seconds
+    import peft
 
-    if kind == "PrefixTuningConfig" or kind == "PromptTuningConfig" or kind == "PTuning":
+    if kind in {"PrefixTuningConfig", "PromptTuningConfig"}:
         inner = _built("GPT2LMHeadModel", "GPT2Config", GPT2)
     else:
         inner = _built("BertForSequenceClassification", "BertConfig", WIDTH)
@@ -168,7 +169,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], Draw]] = {
         for name in (
             "Bert", "Roberta", "Albert", "Electra", "Deberta", "DebertaV2", "MPNet", "Ernie",
             "RoFormer", "ConvBert", "MegatronBert", "Camembert", "XLMRoberta", "Data2VecText",
-            "SqueezeBert", "MobileBert", "Nystromformer", "LayoutLM", "BigBird", "YosoModel",
+            "MobileBert", "Nystromformer", "LayoutLM", "BigBird", "Yoso",
             "RemBert", "ModernBert", "Esm", "FNet", "IBert", "Mra", "Canine",
         )
     },
@@ -179,13 +180,25 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], Draw]] = {
     **{
         f"{name} causal": (f"{name}ForCausalLM", f"{name}Config", DECODER, _text)
         for name in (
-            "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Phi", "Phi3",
-            "StableLm", "Olmo", "Olmo2", "Cohere", "GPTNeoX", "Falcon", "Starcoder2", "Granite",
+            "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi", "Phi3",
+            "StableLm", "Olmo", "Olmo2", "Cohere", "GPTNeoX", "Starcoder2", "Granite",
             "Glm", "Helium", "Nemotron", "SmolLM3", "OPT", "Bloom", "Mixtral", "Qwen2Moe",
-            "OlmoeModel", "Jamba", "Persimmon", "Ministral", "Ernie4_5", "Exaone4", "Arcee",
+            "Jamba", "Persimmon", "Ministral", "Ernie4_5", "Exaone4", "Arcee",
         )
-        if not name.endswith("Model")
     },
+    "Gemma3 causal": ("Gemma3ForCausalLM", "Gemma3TextConfig", DECODER, _text),
+    "Falcon causal": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        {name: DECODER[name] for name in DECODER if name != "head_dim"},
+        _text,
+    ),
+    "SqueezeBert classifier": (
+        "SqueezeBertForSequenceClassification",
+        "SqueezeBertConfig",
+        {**WIDTH, "embedding_size": 16},
+        _text,
+    ),
     "DistilBert classifier": (
         "DistilBertForSequenceClassification",
         "DistilBertConfig",
@@ -436,7 +449,9 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any], Draw]] = {
 
 QUICK = {"Bert classifier", "Llama causal", "T5, checkpointed", "Wav2Vec2", "LoRA"}
 
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = dict.fromkeys(
+    ("T5, checkpointed", "Wav2Vec2", "Hubert"), r"setattr\(\) on Tensor.requires_grad"
+)
 """What the refusal says, by name."""
 
 

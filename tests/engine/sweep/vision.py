@@ -1,4 +1,4 @@
-"""Models of timm and torchvision, with few and small layers where they let themselves be made so."""
+"""Models of timm and torchvision, with few and small layers where they can be had so."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CLASSES = 3
 
 
 def _timm(name: str, options: dict[str, Any]) -> nn.Module:
-    import timm  # noqa: PLC0415, takes seconds
+    import timm
 
     return timm.create_model(name, num_classes=CLASSES, **options)
 
 
 def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
-    import torchvision  # noqa: PLC0415, takes seconds
+    import torchvision
 
     return torchvision.models.get_model(name, num_classes=CLASSES, **options)
 
@@ -50,11 +50,11 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "cait_xxs24_224": (32, PATCHES),
     "convit_tiny": (32, {**FEW, "img_size": 32, "local_up_to_layer": 1}),
     "xcit_nano_12_p16_224": (32, {**FEW, "img_size": 32}),
-    "volo_d1_224": (64, {"img_size": 64, "layers": (1, 1, 1, 1)}),
+    "volo_d1_224": (64, {"img_size": 64}),
     "tnt_s_legacy_patch16_224": (32, {"img_size": 32, "depth": 2}),
-    "mixer_s16_224": (32, {"img_size": 32, "embed_dim": 24, "num_blocks": 2}),
-    "gmlp_ti16_224": (32, {"img_size": 32, "embed_dim": 24, "num_blocks": 2}),
-    "resmlp_12_224": (32, {"img_size": 32, "embed_dim": 24, "num_blocks": 2}),
+    "mixer_s16_224": (32, {"img_size": 32}),
+    "gmlp_ti16_224": (32, {"img_size": 32}),
+    "resmlp_12_224": (32, {"img_size": 32}),
     "swin_tiny_patch4_window7_224": (
         64,
         {"img_size": 64, "embed_dim": 12, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4},
@@ -76,18 +76,18 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "coat_tiny": (64, {"img_size": 64, "serial_depths": (1, 1, 1, 1), "parallel_depth": 1}),
     "crossvit_tiny_240": (240, {"depth": ((1, 1, 0),)}),
     "visformer_tiny": (64, {"img_size": 64, "depth": (1, 1, 1)}),
-    "nest_tiny": (64, {"img_size": 64, "embed_dims": (12, 24, 48), "num_heads": (1, 2, 4), "depths": (1, 1, 1)}),
-    "tiny_vit_5m_224": (64, {"img_size": 64, "depths": (1, 1, 1, 1)}),
+    "nest_tiny": (64, {"img_size": 64}),
+    "tiny_vit_5m_224": (64, {"depths": (1, 1, 1, 1)}),
     "davit_tiny": (64, {"depths": (1, 1, 1, 1), "embed_dims": (12, 24, 48, 96)}),
-    "gcvit_xxtiny": (64, {"img_size": 64, "depths": (1, 1, 1, 1)}),
-    "maxvit_tiny_rw_224": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (16, 32)}),
+    "gcvit_xxtiny": (64, {"img_size": 64}),
+    "maxvit_tiny_rw_224": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64)}),
     "coatnet_pico_rw_224": (64, {"img_size": 64, "depths": (1, 1, 1, 1)}),
-    "maxxvit_rmlp_nano_rw_256": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (16, 32)}),
-    "mvitv2_tiny": (64, {"img_size": 64, "depths": (1, 1, 1, 1)}),
+    "maxxvit_rmlp_nano_rw_256": (64, {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64)}),
+    "mvitv2_tiny": (64, {"img_size": 64}),
     "hiera_tiny_224": (64, {"img_size": (64, 64), "stages": (1, 1, 1, 1), "embed_dim": 24}),
     "sam2_hiera_tiny": (64, {"stages": (1, 1, 1, 1), "global_att_blocks": (2,)}),
     "samvit_base_patch16_224": (32, {**PATCHES, "global_attn_indexes": (1,), "window_size": 2}),
-    "focalnet_tiny_srf": (64, {"embed_dim": 12, "depths": (1, 1, 1, 1)}),
+    "focalnet_tiny_srf": (64, {}),
     "edgenext_xx_small": (64, {"depths": (1, 1, 1, 1)}),
     "efficientformer_l1": (224, {"depths": (1, 1, 1, 1), "num_vit": 1}),
     "efficientformerv2_s0": (224, {"depths": (1, 1, 1, 1), "num_vit": 1}),
@@ -96,18 +96,18 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "fastvit_t8": (64, {"layers": (1, 1, 1, 1)}),
     "swiftformer_xs": (64, {"layers": (1, 1, 1, 1)}),
     "inception_next_atto": (64, {"depths": (1, 1, 1, 1)}),
-    "poolformer_s12": (64, SHORT),
-    "poolformerv2_s12": (64, SHORT),
-    "convformer_s18": (64, SHORT),
-    "caformer_s18": (64, {"depths": (1, 1, 1, 1), "dims": (32, 32, 64, 64)}),
+    "poolformer_s12": (64, {}),
+    "poolformerv2_s12": (64, {}),
+    "convformer_s18": (64, {}),
+    "caformer_s18": (64, {}),
     "mambaout_femto": (64, SHORT),
     "convnext_atto": (64, SHORT),
     "convnextv2_atto": (64, SHORT),
     "convnext_zepto_rms": (64, SHORT),
-    "convmixer_768_32": (32, {"dim": 16, "depth": 2}),
+    "convmixer_768_32": (32, {}),
     "sequencer2d_s": (64, {"img_size": 64, "layers": (1, 1, 1, 1)}),
     "starnet_s050": (64, {"depths": (1, 1, 1, 1)}),
-    "shvit_s1": (64, {"depths": (1, 1, 1)}),
+    "shvit_s1": (64, {}),
     "fasternet_t0": (64, {"depths": (1, 1, 1, 1)}),
     "rdnet_tiny": (64, {}),
     "resnet10t": (64, {}),
@@ -118,7 +118,7 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "resnetblur18": (64, LAYERS),
     "resnext26ts": (64, {}),
     "resnetv2_18": (64, {"layers": (1, 1, 1, 1)}),
-    "resnetv2_50x1_bit": (64, {"layers": (1, 1, 1, 1)}),
+    "resnetv2_50x1_bit": (64, {}),
     "skresnet18": (64, LAYERS),
     "resnest14d": (64, {}),
     "res2next50": (64, LAYERS),
@@ -151,13 +151,12 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "mobileone_s1": (64, {}),
     "repvgg_a0": (64, {}),
     "gernet_s": (64, {}),
-    "halonet_h1": (64, {}),
+    "halonet_h1": (256, {}),
     "lambda_resnet26t": (64, {"img_size": 64}),
     "eca_botnext26ts_256": (64, {"img_size": 64}),
     "mobilevit_xxs": (64, {}),
     "mobilevitv2_050": (64, {}),
     "nf_ecaresnet26": (64, {}),
-    "dm_nfnet_f0": (64, {"width_factor": 0.1}),
     "repvit_m0_9": (64, {"depth": (1, 1, 1, 1)}),
     "rexnet_100": (64, {}),
     "selecsls42": (64, {}),
@@ -169,8 +168,8 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "vgg11_bn": (32, {}),
     "efficientvim_m1": (64, {}),
     "ghostnetv3_050": (64, {}),
-    "iformer_t": (64, {"depths": (1, 1, 1, 1)}),
-    "nextvit_small": (64, {"depths": (1, 1, 1, 1)}),
+    "iformer_t": (64, {}),
+    "nextvit_small": (64, {}),
     "vitamin_small_224": (64, {"img_size": 64}),
 }  # fmt: skip
 """Resolution and options, by name."""
@@ -187,7 +186,7 @@ TORCHVISION: dict[str, tuple[int, dict[str, Any]]] = {
     "resnet18": (64, {}),
     "resnext50_32x4d": (64, {}),
     "wide_resnet50_2": (64, {}),
-    "densenet121": (64, {"block_config": (2, 2)}),
+    "densenet121": (64, {}),
     "googlenet": (64, {"aux_logits": False, "init_weights": False}),
     "inception_v3": (96, {"aux_logits": False, "init_weights": False}),
     "vgg11": (32, {}),

@@ -57,9 +57,7 @@ class Pass:
         """The graph that the latest pass went through."""
 
     @contextmanager
-    def walking(
-        self, units: Units, arguments: Sequence[Any], receiver: Receiver
-    ) -> Iterator[None]:
+    def walking(self, units: Units, arguments: Sequence[Any], receiver: Receiver) -> Iterator[None]:
         """While autograd walks back through a graph that had these arguments."""
         self.units, self.arguments, self.receiver = units, arguments, receiver
         try:
@@ -155,7 +153,7 @@ class CapturedGraph:
         starts: Mapping[Node, Placements],
         tangents: Mapping[Node, Node],
     ) -> Proof:
-        """For the sizes that the graph was captured with, and for others if it is for others, too."""
+        """For the sizes that the graph was captured with, and for others."""
         inputs = [node for node, place in starts.items() if isinstance(place, Sampled)]
         numbers, of_samples = changeable(placeholders, inputs)
         if not of_samples:

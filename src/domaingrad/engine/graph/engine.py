@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+from torch.fx.experimental import _config as symbols
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..batch import Batch, select
+from ..batch import Batch, run, select
 from ..errors import (
     FOREIGN_BACKWARD,
     MIXED_LOSSES,
@@ -21,7 +22,7 @@ from ..errors import (
     UnsupportedModelError,
 )
 from ..gradients import Given, Stacked, UnitGradients
-from ..inventory import Inventory
+from ..inventory import Inventory, preserved
 from ..units import Units
 from .capture import CapturedGraph, NewGraph, Pass, captured
 from .operators import UnprovableError
@@ -118,11 +119,11 @@ class GraphEngine:
         raise InconclusiveError("the model is another graph each time")
 
     def _captured(
-        self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], quietly: bool = False
+        self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], again: bool = False
     ) -> Any:
         try:
             # Sizes that are the same by chance are not taken for one.
-            with torch.fx.experimental._config.patch(use_duck_shape=False):
+            with symbols.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                 if inventory.recurrent:
                     with torch._dynamo.config.patch(allow_rnn=True):
                         return self._call(inventory.model, inputs, options)
@@ -135,12 +136,21 @@ class GraphEngine:
                 raise UnsupportedModelError(str(inner)) from None
             raise UnsupportedModelError(f"its graph cannot be built: {_first(inner)}") from error
         except TorchDynamoException as error:
-            if "Warning:" in _first(error) and not quietly:
-                # Warnings that Dynamo meets are the model's; where they are errors, say, in tests.
+            if not again:
+                # What a model does in its first pass only is over; warnings that Dynamo meets are
+                # the model's, where they are errors, say, in tests.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    return self._captured(inventory, inputs, options, quietly=True)
+                    _prepare(inventory, inputs, options)
+                    return self._captured(inventory, inputs, options, again=True)
             raise UnsupportedModelError(f"it cannot be captured whole: {_first(error)}") from error
+
+
+def _prepare(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> None:
+    """A plain pass that leaves nothing behind but what a model does once."""
+    devices = {p.device for p in inventory.trained if p.device.type == "cuda"}
+    with preserved(inventory), torch.random.fork_rng(devices=devices), torch.no_grad():
+        run(inventory.model, inputs, options)
 
 
 def _of_any_size(tensor: Tensor) -> Tensor:

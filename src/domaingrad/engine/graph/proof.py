@@ -17,6 +17,7 @@ from .operators.elementwise import elementwise
 from .operators.registry import Sizes
 from .per_unit import each_unit
 
+
 @dataclass
 class Proof:
     """What was found of a graph."""

@@ -13,7 +13,6 @@ from torch.fx.node import map_arg
 from ..layout import PerUnit, Placement, Sampled, Shared
 
 
-
 class Sizes(Protocol):
     """What the sizes in a graph come to."""
 
@@ -80,7 +79,7 @@ class Call:
         schema = self.op._schema.arguments
         found = {a.name: a.default_value for a in schema if a.has_default_value()}
         found.update(zip((a.name for a in schema), self.node.args, strict=False))
-        return map_arg({**found, **self.node.kwargs}, self._number)  # type: ignore[no-any-return]
+        return map_arg({**found, **self.node.kwargs}, self._number)
 
     def _number(self, node: Node) -> Any:
         """A size that the graph computes."""

@@ -309,6 +309,17 @@ def along(call: Call) -> Outcome:
     return Outcome(axis)
 
 
+@rule(*operators("unfold", "unfold_backward"))
+def unfold(call: Call) -> Outcome:
+    """Windows along one dimension, in a new last one."""
+    name = "self" if "self" in call.args else "grad_in"
+    axis, ndim = _axis(call, name), len(call.shape(call[name]))
+    dim = call["dimension"] if name == "self" else call["dim"]
+    if call.dim(dim, ndim - (name != "self")) == axis.dim:
+        raise call.mixes()
+    return Outcome(axis)
+
+
 @rule(*operators("diagonal", "diagonal_backward", "diagonal_scatter"))
 def diagonal(call: Call) -> Outcome:
     """Entries with equal places in two dimensions."""
