@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import domaingrad as dg
 from domaingrad.bench.models import mnist_cnn
-from domaingrad.engine.loops import compiler_found
-from domaingrad.engine.reduction import Reduction
 from domaingrad.engine.graph.operators import products
 from domaingrad.engine.graph.verification import Comparison
+from domaingrad.engine.loops import compiler_found
+from domaingrad.engine.reduction import Reduction
 from tests.reference import rules as reference
 
 from .problems import PROBLEMS, UNFIT
@@ -798,3 +798,27 @@ def test_float64_decides_where_rounding_could_explain_a_difference(
             agree(inputs, domain)
     assert asked
     assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
+
+
+def test_it_explains_which_way_each_gradient_takes() -> None:
+    model = mlp()
+    agree = dg.GradientAgreement(model, dg.Mean())
+    assert agree.explain() == "no batch has passed yet"
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    agree.backward(losses_of(agree(x, domain), y))
+    assert agree.explain().splitlines() == [
+        "0.weight  one pass, aten.mm.default",
+        "0.bias    one pass, aten.sum.dim_IntList",
+        "2.weight  one pass, aten.mm.default",
+        "2.bias    one pass, aten.sum.dim_IntList",
+    ]
+
+
+def test_it_explains_why_a_model_passes_domain_by_domain() -> None:
+    agree = dg.GradientAgreement(BatchAttention().double(), dg.Mean())
+    x, _, domain = batch([0, 0, 1, 1, 1])
+    with pytest.warns(dg.SinglePassWarning):
+        agree(x, domain)
+    reason, first, *_ = agree.explain().splitlines()
+    assert reason == "domain by domain: module 'mix' (Mixer): aten.mm.default mixes samples"
+    assert first.split() == ["body.weight", "domain", "by", "domain"]

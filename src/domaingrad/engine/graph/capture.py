@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,6 +86,8 @@ class CapturedGraph:
         self._conditions = Conditions()
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
+        self.ways: dict[str, str] = {}
+        """By the name of a parameter, the operator that its gradients come from."""
         self._of_samples: set[int] = set()
         self.outputs: Sequence[Any] = ()
         """Of the latest pass, as its arguments."""
@@ -134,6 +138,11 @@ class CapturedGraph:
         proof = self._prove(joint, placeholders, starts, tangents)
         self._check_outputs(proof, described, results)
         self._count_batches(joint, placeholders, described, results)
+        self.ways = {
+            _name(self._sources[what.grad_of.idx]): _operator(node)
+            for what, node in zip(described, results, strict=True)
+            if type(what).__name__ == "GradAOTOutput" and isinstance(node, Node)
+        }
         for node, taken in proof.runs.items():
             node.target = self._in_place(taken)
         _let_views_copy(joint)
@@ -232,9 +241,9 @@ class CapturedGraph:
             if type(what).__name__ != "InputMutationAOTOutput":
                 continue
             index = what.mutated_input.idx
-            if "num_batches_tracked" in self._sources[index] and node.target is aten.add.Tensor:
-                if node.args == (by_index[index], 1):
-                    node.target = self._in_place(_counted)
+            counts = "num_batches_tracked" in self._sources[index]
+            if counts and node.target is aten.add.Tensor and node.args == (by_index[index], 1):
+                node.target = self._in_place(_counted)
 
     def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
         """What the graph calls in the place of an operator."""
@@ -302,6 +311,25 @@ def _source(node: Node) -> str:
         return ""
     name = argument.source.name
     return str(name() if callable(name) else name)
+
+
+def _name(source: str) -> str:
+    """The name of a parameter, from where Dynamo found it."""
+    return ".".join(re.findall(r"\['([^']*)'\]", source)[1:])
+
+
+def _operator(node: Node) -> str:
+    """Of which operator a gradient is the result, apart from views."""
+    while node.op == "call_function":
+        inner = node.args[0] if node.args else None
+        is_view = node.target in VIEWS or node.target is operator.getitem
+        if not (is_view and isinstance(inner, Node)):
+            return str(node.target)
+        node = inner
+    return node.name
+
+
+VIEWS = {aten.view.default, aten.t.default, aten.permute.default, aten._unsafe_view.default}
 
 
 def _without_double_transposes(joint: GraphModule) -> None:

@@ -59,6 +59,11 @@ class GraphEngine:
         self._call = captured(self._current)
         self._unsupported: dict[Hashable, str] = {}
 
+    @property
+    def ways(self) -> Mapping[str, str]:
+        """By the name of a parameter, the operator that its gradients came from."""
+        return {} if self._current.graph is None else self._current.graph.ways
+
     def forward(
         self, inventory: Inventory, batch: Batch, inputs: Any, options: Mapping[str, Any]
     ) -> tuple[MixedPass, Any]:
@@ -375,7 +380,7 @@ class _Route:
 
 
 class _Aside:
-    """``.grad`` is empty for the block; what is written there is shown, and what was is put back."""
+    """``.grad`` is empty for the block; what is written there is shown, what was is put back."""
 
     def __init__(
         self,
