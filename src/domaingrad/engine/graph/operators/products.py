@@ -68,7 +68,7 @@ def _product(
                     raise call.mixes()
             else:
                 require_alike(call, 0, [node], 3)
-        return samples[0]
+        return next((p for p in samples if not p.repeated), samples[0])
     sums_left = isinstance(left, Sampled) and left.dim == inner
     sums_right = isinstance(right, Sampled) and right.dim == rows
     if sums_left or sums_right:

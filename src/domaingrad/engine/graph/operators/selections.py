@@ -71,7 +71,7 @@ def _is_place(call: Call, index: Any) -> bool:
         index = index.args[0]
     if index.target not in {aten.arange.default, aten.arange.start, aten.arange.start_step}:
         return False
-    numbers = [int(a) for a in index.args if isinstance(a, int)]
+    numbers = [call.number(a.meta["val"] if isinstance(a, Node) else a) for a in index.args]
     return numbers in ([call.samples], [0, call.samples], [0, call.samples, 1])
 
 

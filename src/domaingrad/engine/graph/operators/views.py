@@ -165,8 +165,8 @@ def split(call: Call) -> Outcome:
         return Outcome(tuple(axis for _ in parts))
     found, start = [], 0
     for part in parts:
-        found.append(_groups(call, axis, start, int(part.shape[dim])))
-        start += int(part.shape[dim])
+        found.append(_groups(call, axis, start, call.number(part.shape[dim])))
+        start += call.number(part.shape[dim])
     return Outcome(tuple(found))
 
 
@@ -306,6 +306,17 @@ def along(call: Call) -> Outcome:
         dims = [call.dim(d, ndim) for d in call["dims"]] or list(range(ndim))
     if axis.dim in dims:
         raise call.refuse("moves samples")
+    return Outcome(axis)
+
+
+@rule(*operators("unfold", "unfold_backward"))
+def unfold(call: Call) -> Outcome:
+    """Windows along one dimension, in a new last one."""
+    name = "self" if "self" in call.args else "grad_in"
+    axis, ndim = _axis(call, name), len(call.shape(call[name]))
+    dim = call["dimension"] if name == "self" else call["dim"]
+    if call.dim(dim, ndim - (name != "self")) == axis.dim:
+        raise call.mixes()
     return Outcome(axis)
 
 
