@@ -38,7 +38,7 @@ def test_every_method_meets_every_domain_draw_and_trial_once():
 def test_the_first_draw_is_that_of_the_defaults():
     for run in planned().runs:
         if run.draw == 0 and run.config.method == "sand-mask":
-            assert run.config.hyperparameters == {"tau": 0.5, "k": 10.0}
+            assert run.config.hyperparameters == {"tau": 0.5, "k": 10.0, "variance": "absolute"}
             assert run.config.learning_rate == pytest.approx(5e-3, rel=1)
 
 

@@ -19,14 +19,14 @@ from torch.utils.data import TensorDataset
 
 from domaingrad import bench
 from domaingrad.bench.domains import DataError, from_datasets
-from domaingrad.bench.models import build
+from domaingrad.bench.models import BACKBONES, Network, build
 from domaingrad.bench.names import UnknownNameError
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import RunDirectoryError
 from domaingrad.bench.runs.launching import alone_on, fabric_of
 from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.runs.trained import Trained
+from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.training import train
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a GPU")
@@ -86,10 +86,10 @@ def normed_model(*_):
 
 
 def test_augmented_photographs_and_batch_norms_go_on_to_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr("domaingrad.bench.runs.resumable.make_model", normed_model)
+    monkeypatch.setitem(BACKBONES._entries, "normed", normed_model)
     config = TrainConfig(
         "cameras", "camera-2", steps=4, checkpoints=2, batch=4, accelerator="cpu",
-        method="and-mask",
+        method="and-mask", backbone="normed",
     )  # fmt: skip
     data = from_datasets(photographs(), "cameras")
     whole = train(config, tmp_path / "whole", data=data)
@@ -153,7 +153,7 @@ def test_the_model_that_is_kept_gives_the_scores_of_its_checkpoint(tmp_path):
         accelerator="cpu",
     )  # fmt: skip
     result = train(config, tmp_path, data=data)
-    model = Trained.load(result.directory.model)
+    model = TrainedModel.load(result.directory.model)
     stored, labels = domains["camera-1"].tensors
     right = (model.outputs(stored).argmax(1) == labels).sum().item()
     assert result.held_out is not None
@@ -326,11 +326,19 @@ def test_other_code_or_data_make_another_run(tmp_path, monkeypatch):
     out = tmp_path / "run"
     train(dataclasses.replace(config, hold_out="camera-0"), out, data=data)
     other = from_datasets(photographs(seed=1), "cameras")
-    with pytest.raises(RunDirectoryError, match="made_by"):
+    with pytest.raises(RunDirectoryError, match=r"decided_by\.data"):
         train(dataclasses.replace(config, hold_out="camera-0"), out, data=other)
+    with monkeypatch.context() as patch:
+        patch.setattr("domaingrad.bench.runs.settings.NUMERICS", 0)
+        with pytest.raises(RunDirectoryError, match=r"decided_by\.numerics is 1 there and 0 here"):
+            train(dataclasses.replace(config, hold_out="camera-0"), out, data=data)
+    with monkeypatch.context() as patch:
+        patch.setattr("domaingrad.bench.runs.settings.code_of", lambda *_: "other")
+        with pytest.raises(RunDirectoryError, match=r"decided_by\.code"):
+            train(dataclasses.replace(config, hold_out="camera-0"), out, data=data)
+    # Another release, or PyTorch, is written down and ends nothing.
     monkeypatch.setattr("domaingrad.bench.runs.settings.code_fingerprint", lambda: "other")
-    with pytest.raises(RunDirectoryError, match="made_by"):
-        train(dataclasses.replace(config, hold_out="camera-0"), out, data=data)
+    assert train(dataclasses.replace(config, hold_out="camera-0"), out, data=data).selected
 
 
 def test_a_directory_of_other_files_is_left_alone(tmp_path):
@@ -378,7 +386,7 @@ def test_a_full_disk_keeps_what_was_written_and_the_run_goes_on(tmp_path, monkey
             train(DIGITS, tmp_path / "cut")
     directory = RunDirectory(tmp_path / "cut")
     state = directory.state()
-    assert (state and state["fit"]["step"]) == (3 if written > 5 else None)
+    assert (state and state["trainer"]["learner"]["step"]) == (3 if written > 5 else None)
     assert not list((tmp_path / "cut").glob("*.part"))
     assert_same(outcome(train(DIGITS, tmp_path / "cut")), outcome(whole))
 
@@ -400,8 +408,8 @@ def test_the_model_is_that_of_the_state_even_where_the_numbers_differ_after_a_ki
         patch.setattr(RunDirectory, "save_state", killed)
         with pytest.raises(CutOffError):
             train(config, tmp_path)
-    assert Trained.load(tmp_path / "model.safetensors").facts["step"] == 30
-    monkeypatch.setattr("domaingrad.bench.runs.fitting.score", lambda *_: 0.1)
+    assert TrainedModel.load(tmp_path / "model.safetensors").facts["step"] == 30
+    monkeypatch.setattr("domaingrad.bench.runs.trainer.score", lambda *_: 0.1)
     result = train(config, tmp_path)
     assert result.selected.step == 15
     assert result.model.facts["step"] == 15
@@ -444,7 +452,7 @@ def test_a_diverged_training_is_told_and_its_model_refused(tmp_path):
     result = train(config, tmp_path)
     assert any("the run has diverged" in text for text in result.warnings)
     with pytest.raises(RunDirectoryError, match="outputs for 600 of 600 samples are not finite"):
-        Trained.load(result.directory.model).outputs(torch.randn(600, 2, 8, 8))
+        TrainedModel.load(result.directory.model).outputs(torch.randn(600, 2, 8, 8))
 
 
 def test_a_csv_log_has_all_checkpoints_after_a_kill(tmp_path):
@@ -556,4 +564,4 @@ def test_a_compiled_model_trains_to_the_same_loss(tmp_path):
     plain = train(dataclasses.replace(DIGITS, steps=3), tmp_path / "plain")
     losses = [result.directory.checkpoints()[-1].loss for result in (compiled, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert isinstance(compiled.model.model, nn.Sequential)
+    assert isinstance(compiled.model.predictor, Network)

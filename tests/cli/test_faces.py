@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from domaingrad.bench.domains import DataOptions, News, load
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.fitting import Parts
-from domaingrad.bench.runs.trained import Trained
+from domaingrad.bench.runs.trained import TrainedModel
+from domaingrad.bench.runs.trainer import Splits
 from domaingrad.cli.app import app
 
 
@@ -42,7 +42,7 @@ def test_a_protocol_names_sources_and_the_set_held_out(trained):
     config = RunDirectory.existing(trained).config()
     assert config["hold_out"] == "M"
     assert config["data_options"]["protocol"] == "O&C&I-M"
-    assert Trained.load(trained / "model.safetensors").sources == ("C", "I", "O")
+    assert TrainedModel.load(trained / "model.safetensors").sources == ("C", "I", "O")
 
 
 def rates(scores, live, attack, threshold):
@@ -74,9 +74,9 @@ def by_video(model, data, name, rows):
 
 def test_rates_by_video_are_those_of_a_literal_count(trained, faces):
     told = json.loads(run("evaluate", trained, "--json").stdout)["liveness"]["M"]
-    model = Trained.load(trained / "model.safetensors")
+    model = TrainedModel.load(trained / "model.safetensors")
     data = load(f"faces:{faces}", DataOptions(size=32), News(), torch.Generator())
-    parts = Parts.of(data, ("M",), (0, data.name, "trial 0"))
+    parts = Splits.of(data, ("M",), (0, data.name, "trial 0"))
     every = torch.arange(len(data.domains["M"]))
     scores, live, attack = zip(*by_video(model, data, "M", every), strict=True)
     assert told["live"] == sum(live)
@@ -112,7 +112,7 @@ def test_curves_are_drawn_and_the_tables_name_the_oracle(trained, tmp_path):
 
 def test_videos_are_not_torn_apart_and_batches_are_balanced(faces):
     data = load(f"faces:{faces}", DataOptions(size=32), News(), generator_of("unused"))
-    parts = Parts.of(data, ("M",), (0, data.name, "trial 0"))
+    parts = Splits.of(data, ("M",), (0, data.name, "trial 0"))
     for name, split in parts.sources.items():
         of_sample = data.videos[name].of_sample
         assert not set(of_sample[split.train].tolist()) & set(of_sample[split.val].tolist())

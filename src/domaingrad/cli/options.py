@@ -13,6 +13,9 @@ from domaingrad.bench.domains.face_sets import PROTOCOLS
 from domaingrad.bench.names import look_up
 from domaingrad.bench.runs.settings import Precision
 
+Plugin = Annotated[
+    list[str], typer.Option("--plugin", help="Modules that register methods, data, backbones.")
+]
 Target = Annotated[str | None, typer.Option(help="Table: the column to predict.")]
 Domain = Annotated[str | None, typer.Option(help="Table: the column of domains.")]
 Categorical = Annotated[list[str], typer.Option(help="Table: columns whose numbers are names.")]
@@ -45,6 +48,9 @@ Weights = Annotated[
 FrozenNorms = Annotated[
     bool | None,
     typer.Option("--frozen-norms/--trained-norms", help="Keep BatchNorm's statistics."),
+]
+Dropout = Annotated[
+    float | None, typer.Option(help="Share of the features zeroed before the classifier.")
 ]
 Augment = Annotated[
     bool | None,

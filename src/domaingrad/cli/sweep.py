@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from domaingrad.bench.domains import DATA_SETS, READERS, DataError, DataOptions
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods import listed_methods
 from domaingrad.bench.protocol import SELECTIONS
 from domaingrad.bench.runs import (
     AnyCrew,
@@ -39,7 +39,7 @@ def sweep(
     ],
     methods: Annotated[
         list[str],
-        typer.Option(help=f"Repeated or with commas: {', '.join(METHODS)}."),
+        typer.Option(help=f"Repeated or with commas: {', '.join(listed_methods())}."),
     ] = ["erm", "and-mask", "sand-mask", "agr-sum"],  # noqa: B006 - typer reads it
     hold_out: Annotated[
         list[str],
@@ -65,6 +65,7 @@ def sweep(
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     frozen_norms: options.FrozenNorms = None,
+    dropout: options.Dropout = None,
     augment: options.Augment = None,
     steps: options.Steps = None,
     batch: options.Batch = None,
@@ -75,6 +76,7 @@ def sweep(
     precision: options.PrecisionName = None,
     compile_: options.Compile = None,
     accelerator: options.Accelerator = None,
+    plugin: options.Plugin = [],  # noqa: B006
     seed: Seed = 0,
     jobs: Annotated[
         int | None,
@@ -130,6 +132,7 @@ def sweep(
             "backbone": backbone,
             "weights": weights and str(weights),
             "frozen_norms": frozen_norms,
+            "dropout": dropout,
             "augment": augment,
             "steps": steps,
             "batch": batch,
@@ -152,6 +155,7 @@ def sweep(
             seed=seed,
             settings=settings,
             data_options=DataOptions(**reading),
+            plugins=options.listed(plugin) or (),
         )
         if address is not None and launcher != "ray":
             raise DataError("--address is that of a Ray cluster; add --launcher ray.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -14,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from domaingrad.bench.domains import READERS, DataError
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods import listed_methods
 from domaingrad.bench.runs.directory import CONFIG, read_config
 from domaingrad.bench.runs.launching import processes_of
 from domaingrad.bench.runs.loggers import LOGGERS
-from domaingrad.bench.runs.settings import TrainConfig, config_from
+from domaingrad.bench.runs.settings import TrainConfig, config_from, deciding
 from domaingrad.bench.runs.training import NONE, Result, train_together
 from domaingrad.bench.runs.training import train as run_training
 
@@ -43,7 +44,9 @@ def train(
             "score on a new domain by holding out each in turn first."
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(listed_methods())}.")
+    ] = None,
     set_: Annotated[
         list[str], typer.Option("--set", help="A hyper-parameter of the method, as tau=0.8.")
     ] = [],  # noqa: B006 - typer reads it
@@ -63,6 +66,7 @@ def train(
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     frozen_norms: options.FrozenNorms = None,
+    dropout: options.Dropout = None,
     augment: options.Augment = None,
     steps: options.Steps = None,
     batch: options.Batch = None,
@@ -75,6 +79,7 @@ def train(
     accelerator: options.Accelerator = None,
     devices: options.Devices = None,
     nodes: options.Nodes = None,
+    plugin: options.Plugin = [],  # noqa: B006
     seed: Annotated[
         int | None, typer.Option(help="All randomness derives from it and from names.")
     ] = None,
@@ -112,10 +117,11 @@ def train(
         given = {
             "data": data, "hold_out": hold_out, "method": method, "backbone": backbone,
             "hyperparameters": _pairs(set_) or None, "weights": weights and str(weights),
-            "frozen_norms": frozen_norms, "augment": augment, "steps": steps, "batch": batch,
-            "learning_rate": learning_rate, "weight_decay": weight_decay, "schedule": schedule,
-            "checkpoints": checkpoints, "precision": precision, "compile": compile_,
-            "accelerator": accelerator, "seed": seed, "trial": trial,
+            "frozen_norms": frozen_norms, "dropout": dropout, "augment": augment,
+            "steps": steps, "batch": batch, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "schedule": schedule, "checkpoints": checkpoints,
+            "precision": precision, "compile": compile_, "accelerator": accelerator,
+            "seed": seed, "trial": trial, "plugins": options.listed(plugin),
         }  # fmt: skip
         settings = _settings(config, options.without_none(given), reading)
         place = out or Path("runs") / _name_of(settings)
@@ -157,7 +163,7 @@ def _name_of(config: TrainConfig) -> str:
     held_out = "none" if config.hold_out is None else config.hold_out
     data = Path(config.data.rpartition(":")[2]).name
     words = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
-    digest = sha256(repr(config).encode()).hexdigest()[:8]
+    digest = sha256(json.dumps(deciding(asdict(config)), sort_keys=True).encode()).hexdigest()[:8]
     return f"train/{words}-{digest}"
 
 

@@ -15,11 +15,12 @@ from .data import (
 )
 from .datasets import from_datasets
 from .loading import DATA_SETS, IN_MEMORY, READERS, load
-from .preparations import preparation_from
+from .preparations import PREPARATIONS, preparation_from
 
 __all__ = [
     "DATA_SETS",
     "IN_MEMORY",
+    "PREPARATIONS",
     "READERS",
     "AsStored",
     "DataError",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from domaingrad.bench.models import Architecture
 
 from .data import AsStored, DomainData, Domains, Task
 
@@ -45,14 +46,9 @@ class Training:
 class Recipe(Training):
     """How a data set is trained, and what."""
 
-    model: Callable[[tuple[int, ...], int], nn.Module]
+    backbone: Architecture
     chosen: str
     """How these settings came about, for the reader of a report to judge."""
-
-    @property
-    def model_name(self) -> str:
-        """The model, in words."""
-        return _described(self.model)
 
 
 @dataclass(frozen=True)
@@ -89,10 +85,6 @@ class DataSet:
             built_in=True,
         )
 
-    def build_model(self, data: DomainData) -> nn.Module:
-        """The recipe's model for the shape of the inputs."""
-        return self.recipe.model(data.preparation.shape, data.outputs)
-
 
 def losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     """One loss per sample, shape [n]."""
@@ -128,10 +120,3 @@ def score(task: Task, outputs: Tensor, labels: Tensor) -> float:
     error = (labels - outputs.squeeze(1)).square().sum().item()
     spread = (labels - labels.mean()).square().sum().item()
     return 1 - error / spread if spread > 0 else float(error == 0)
-
-
-def _described(model: Callable[..., nn.Module]) -> str:
-    if isinstance(model, partial):
-        options = ", ".join(f"{name} {value}" for name, value in model.keywords.items())
-        return f"{model.func.__name__} ({options})"
-    return model.__name__

@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.models import linear
+from domaingrad.bench.models import Architecture
 
 from .base import DataSet, Recipe
 from .data import Domains
@@ -50,7 +50,7 @@ LINEAR_TOY = DataSet(
     sources=SOURCES,
     held_out=(HELD_OUT,),
     recipe=Recipe(
-        model=linear,
+        backbone=Architecture("linear"),
         steps=1000,
         batch=SAMPLES,
         learning_rate=0.1,

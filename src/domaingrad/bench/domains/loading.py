@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Generator
 
-from domaingrad.bench.names import look_up
+from domaingrad.bench.names import Registry, look_up
 
 from . import digits, linear_toy, spirals
 from .base import DataSet
@@ -19,31 +19,22 @@ from .presets import PRESETS
 from .table import TABLE
 from .wilds import WILDS
 
-DATA_SETS: dict[str, DataSet] = {
-    data.name: data
-    for data in (
-        spirals.SPIRALS,
-        linear_toy.LINEAR_TOY,
-        digits.COLORED_DIGITS,
-        digits.ROTATED_DIGITS,
-    )
-}
+DATA_SETS = Registry[DataSet]("data set")
 """Every data set that needs no download, by name."""
-
-READERS: dict[str, Reader] = {
-    reader.kind: reader
-    for reader in (
-        FOLDER,
-        TABLE,
-        MANIFEST,
-        FACES,
-        COLORED_MNIST,
-        ROTATED_MNIST,
-        WILDS,
-        *PRESETS.values(),
-    )
-}
+READERS = Registry[Reader]("reader")
 """Every kind of data that lies on disk, by name."""
+
+for _data in (
+    spirals.SPIRALS,
+    linear_toy.LINEAR_TOY,
+    digits.COLORED_DIGITS,
+    digits.ROTATED_DIGITS,
+):
+    DATA_SETS.add(_data.name, _data)
+for _reader in (
+    FOLDER, TABLE, MANIFEST, FACES, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values()
+):  # fmt: skip
+    READERS.add(_reader.kind, _reader)
 
 IN_MEMORY = "python"
 """What stands for a kind where data came from a Python program."""

@@ -14,12 +14,12 @@ from domaingrad.bench.domains import DataError, DomainData, News, Videos, load
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored, joined
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.fitting import Parts
 from domaingrad.bench.runs.settings import TrainConfig, config_from
-from domaingrad.bench.runs.trained import Trained
+from domaingrad.bench.runs.trained import TrainedModel
+from domaingrad.bench.runs.trainer import Splits
 
 from .liveness import LivenessCurve, liveness_curve
-from .run_parts import parts_of_run
+from .run_parts import model_of_run, parts_of_run
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
@@ -47,7 +47,7 @@ class DomainEvaluation:
 class Evaluation:
     """A model on several domains."""
 
-    trained: Trained
+    trained: TrainedModel
     domains: tuple[DomainEvaluation, ...]
     liveness: Mapping[str, LivenessCurve] = field(default_factory=dict)
     """Of faces: by domain that is no source, rates at the sources' threshold and at its own."""
@@ -70,7 +70,7 @@ def evaluate(
         RunDirectoryError: there is no run, or no model yet.
         DataError: the data are not those of the run, or other data do not fit the model.
     """
-    trained = Trained.load(directory.model)
+    trained = model_of_run(directory)
     news = news or News()
     if data is not None:
         config = config_from(directory.config())
@@ -89,7 +89,7 @@ def evaluate(
     return Evaluation(trained, tuple(found), _liveness(found[len(sources) :], sources))
 
 
-def _on_sources(trained: Trained, own: DomainData, parts: Parts) -> list[DomainEvaluation]:
+def _on_sources(trained: TrainedModel, own: DomainData, parts: Splits) -> list[DomainEvaluation]:
     return [
         _on(
             trained, name, "source, validation", split.data.tensors, split.val,
@@ -115,7 +115,7 @@ def _liveness(
 
 
 def _on_new_data(
-    trained: Trained, config: TrainConfig, data: str, news: News
+    trained: TrainedModel, config: TrainConfig, data: str, news: News
 ) -> list[DomainEvaluation]:
     drawing = generator_of(config.seed, data, f"trial {config.trial}", "data")
     if trained.task == "signed-regression":
@@ -143,7 +143,7 @@ def _on_new_data(
 
 
 def _on(
-    trained: Trained,
+    trained: TrainedModel,
     domain: str,
     role: Role,
     samples: tuple[Tensor, ...],

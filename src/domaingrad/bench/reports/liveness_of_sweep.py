@@ -10,7 +10,7 @@ import numpy as np
 
 from domaingrad.bench.methods import Method
 from domaingrad.bench.protocol.video_scores import joined
-from domaingrad.bench.runs.fitting import SealedVideos
+from domaingrad.bench.runs.trainer import SealedVideos
 
 from .liveness import Estimate, LivenessCurve, LivenessMetrics, liveness_curve
 
@@ -47,7 +47,7 @@ class LivenessRow:
         """Cells of the table."""
         values = self.values()
         cells = [_cell(values.get(name, [])) for name in COLUMNS[2:-1]]
-        return [self.method.title, self.held_out, *cells, str(len(self.curves))]
+        return [self.method.info.title, self.held_out, *cells, str(len(self.curves))]
 
 
 def liveness_rows(
@@ -69,7 +69,7 @@ def liveness_rows(
             curves = [
                 _curve(found, domain)
                 for (of, name, held, *_), found in sorted(videos.items())
-                if (of, name, held) == (data, method.name, domain)
+                if (of, name, held) == (data, method.info.name, domain)
             ]
             if known := tuple(curve for curve in curves if curve is not None):
                 yield LivenessRow(method, domain, known)

@@ -50,12 +50,12 @@ def liveness_plot(
 
 def liveness_plots(data: DataSummary) -> list[Plot]:
     """The curves of a sweep's methods, a plot a held-out domain, from the first trial there is."""
-    titles = (row.method.title for row in data.methods)
+    titles = (row.method.info.title for row in data.methods)
     colour_of = {title: COLOURS[index % len(COLOURS)] for index, title in enumerate(titles)}
     plots = []
     for domain in data.data.held_out:
         curves = {
-            row.method.title: row.curves[0]
+            row.method.info.title: row.curves[0]
             for row in data.liveness
             if row.held_out == domain and row.curves[0].scores.both
         }

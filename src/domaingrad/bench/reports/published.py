@@ -100,12 +100,12 @@ def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
             continue
         for selection, rows in data.tables.items():
             for row in rows:
-                printed = known.averages.get(row.method.name, {}).get(selection)
+                printed = known.averages.get(row.method.info.name, {}).get(selection)
                 if printed is not None:
                     yield (
                         data.data.name,
                         SELECTIONS[selection].title,
-                        row.method.title,
+                        row.method.info.title,
                         score(row.average),
                         printed,
                         how(summary, data),

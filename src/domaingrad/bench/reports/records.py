@@ -24,8 +24,8 @@ from domaingrad.bench.runs import (
     SweepDirectory,
 )
 from domaingrad.bench.runs.directory import Condition, Records
-from domaingrad.bench.runs.fitting import SealedVideos
 from domaingrad.bench.runs.settings import OPTIMISATION
+from domaingrad.bench.runs.trainer import SealedVideos
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
@@ -126,7 +126,7 @@ class Collected:
             {**course.place, "step": checkpoint.step, "name": name, "value": value}
             for course in self.courses
             for checkpoint in course.checkpoints
-            for name, value in checkpoint.numbers.items()
+            for name, value in checkpoint.metrics.items()
         ]
         return pd.DataFrame(rows, columns=[*PLACE, "step", "name", "value"])
 

@@ -44,16 +44,17 @@ SIDE_BY_SIDE = (
 
 
 def named(method: Method, draws: int = 1) -> str:
-    """A method with its hyper-parameters, if they are not searched.
+    """A method with its hyper-parameters that can be searched, if they are not.
 
     >>> from domaingrad.bench.methods import METHODS
     >>> named(METHODS["and-mask"])
     'AND-mask (tau 1.0)'
     """
     if draws > 1:
-        return method.title
-    options = ", ".join(hyperparameter(*item) for item in method.hyperparameters().items())
-    return f"{method.title} ({options})" if options else method.title
+        return method.info.title
+    values = method.hyperparameters()
+    options = ", ".join(hyperparameter(name, values[name]) for name in method.search)
+    return f"{method.info.title} ({options})" if options else method.info.title
 
 
 def hyperparameter(name: str, value: object) -> str:
@@ -106,7 +107,7 @@ def row_texts(data: DataSummary, row: MethodSummary, draws: int) -> list[str]:
 def side_by_side(data: DataSummary) -> Iterator[list[str]]:
     """A row a method: its average by selection method."""
     for rows in zip(*data.tables.values(), strict=True):
-        yield [rows[0].method.title, *(score(row.average, data.data.task) for row in rows)]
+        yield [rows[0].method.info.title, *(score(row.average, data.data.task) for row in rows)]
 
 
 def paired_texts(data: DataSummary) -> Iterator[list[str]]:
@@ -114,7 +115,7 @@ def paired_texts(data: DataSummary) -> Iterator[list[str]]:
     for found in data.differences[data.headline.name]:
         yield [
             data.title(found.method),
-            data.title(found.rival),
+            data.title(found.baseline),
             points(found, data.data.task),
             probability(found),
             str(found.trials),
@@ -215,7 +216,7 @@ def points(found: Difference, task: Task = "classification") -> str:
 
 def missing_lines(summary: Summary) -> list[str]:
     """One line for each cell that has fewer runs than planned."""
-    titles = {row.method.name: row.method.title for row in summary.data[0].methods}
+    titles = {row.method.info.name: row.method.info.title for row in summary.data[0].methods}
     return [
         f"{data}, {titles[method]}, held out {held_out}: {len(causes)} of {planned} runs "
         f"({'; '.join(dict.fromkeys(causes))})"
@@ -244,7 +245,7 @@ def to_json(summary: Summary) -> str:
                 "recipe": data.data.recipe,
                 "settings": data.data.chosen,
                 "tables": {
-                    name: {row.method.name: _row_document(row) for row in rows}
+                    name: {row.method.info.name: _row_document(row) for row in rows}
                     for name, rows in data.tables.items()
                 },
                 "paired": {
@@ -257,7 +258,7 @@ def to_json(summary: Summary) -> str:
         "liveness": [
             {
                 "data": data.data.name,
-                "method": row.method.name,
+                "method": row.method.info.name,
                 "held_out": row.held_out,
                 "trials": {name: [asdict(v) for v in each] for name, each in row.values().items()},
             }

@@ -17,7 +17,8 @@ import yaml
 from domaingrad.bench.protocol.video_scores import VideoScores
 
 from .files import LOCK, PART, RunDirectoryError, alone_in, make, replace, room
-from .fitting import Checkpoint, HeldOutScores, Sealed, SealedVideos
+from .settings import deciding
+from .trainer import Checkpoint, HeldOutScores, Sealed, SealedVideos
 
 CONFIG = "config.yaml"
 RECORDS = "run.jsonl"
@@ -110,11 +111,13 @@ class RunDirectory:
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             replace(self.path / CONFIG, text.encode())
             return
-        there, config = flat(self.config()), flat(config)
+        both = (self.config(), config)
+        there, here = (flat(each) for each in both)
+        old, new = (flat(deciding(each)) for each in both)
         differing = [
-            f"{name} is {_short(there.get(name))} there and {_short(config.get(name))} here"
-            for name in dict.fromkeys([*there, *config])
-            if there.get(name) != config.get(name)
+            f"{name} is {_short(there.get(name))} there and {_short(here.get(name))} here"
+            for name in dict.fromkeys([*old, *new])
+            if old.get(name) != new.get(name)
         ]
         if differing:
             raise RunDirectoryError(

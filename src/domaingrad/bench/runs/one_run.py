@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, load
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of
 
 from .events import Failed, Finished, Progress
@@ -56,6 +57,7 @@ def attempt(
     try:
         with isolated(0, threads=1):
             listener = Listener(step=report)
+            import_plugins(run.config.plugins)
             data = _data_of(run.config)
             if key_of(written(run.config, data), run.draw) != run.key:
                 raise DataError(

@@ -9,20 +9,22 @@ from hashlib import sha256
 from typing import Any
 
 from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, Task, load
-from domaingrad.bench.methods import ALL_METHODS
-from domaingrad.bench.names import look_up
+from domaingrad.bench.methods import METHODS
+from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.protocol import SELECTIONS, drawn
 
-from .fitting import require_sources
 from .settings import (
+    DECIDED_BY,
     MADE_BY,
     TrainConfig,
     config_from,
+    deciding,
     resolved,
     search_space,
     training_in_words,
     written,
 )
+from .trainer import require_sources
 from .training import drawing, held_out_in_turn
 
 NESTED = ("settings", "data_options")
@@ -50,6 +52,8 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of :class:`TrainConfig` that hold in all runs, and so are not drawn."""
     data_options: DataOptions = field(default_factory=DataOptions)
+    plugins: tuple[str, ...] = ()
+    """Modules that are imported for what they register, by every worker too."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,13 @@ class PlannedData:
     """For each of these, the domains that are held out beside it for leave-one-domain-out."""
     task: Task
     classes: int
-    summary: str
-    source: str
+    summary: str = field(compare=False)
+    source: str = field(compare=False)
     backbone: str
     steps: int
-    recipe: str
+    recipe: str = field(compare=False)
     """How models are trained, in words."""
-    chosen: str
+    chosen: str = field(compare=False)
     """How that came about."""
 
 
@@ -103,8 +107,10 @@ class Plan:
     request: Request
     data: tuple[PlannedData, ...]
     runs: tuple[PlannedRun, ...]
-    made_by: Mapping[str, Any]
-    """Versions and fingerprints that decide the numbers."""
+    decided_by: Mapping[str, Any]
+    """What decides the numbers beside settings: data, code of methods, version of the numerics."""
+    made_by: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Versions that began it, for the record."""
 
     def to_json(self) -> str:
         """For a file; :meth:`from_json` reads it."""
@@ -113,6 +119,7 @@ class Plan:
             {
                 "format": FORMAT,
                 "request": asdict(self.request),
+                "decided_by": self.decided_by,
                 "made_by": self.made_by,
                 "data": [asdict(each) for each in self.data],
                 "runs": runs,
@@ -150,6 +157,7 @@ class Plan:
                 PlannedRun(**run | {"config": config_from(run["config"])})
                 for run in document["runs"]
             ),
+            decided_by=document["decided_by"],
             made_by=document["made_by"],
         )
 
@@ -202,21 +210,24 @@ def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[st
         for draw in range(request.draws)
         for given, kind in zip(request.data, kinds, strict=True)
     ]
+    decided_by: dict[str, Any] = {f"data {name}": found for name, found in prints.items()}
     made_by: dict[str, Any] = {}
     for trial, draw, given, data, kind in by_trial:
         for held_out in _held_out(kind, request):
             for method in request.methods:
                 config = _config(request, given, data, held_out, method, trial, draw)
                 settings = written(config, data)
-                made_by = settings[MADE_BY] | {"data": prints}
+                decided_by["numerics"] = settings[DECIDED_BY]["numerics"]
+                decided_by[f"code of {method}"] = settings[DECIDED_BY]["code"]
+                made_by = settings[MADE_BY]
                 key = key_of(settings, draw)
                 planned.append(PlannedRun(key, data.name, data.task, draw, config))
-    return Plan(request, tuple(kinds), tuple(planned), made_by), read
+    return Plan(request, tuple(kinds), tuple(planned), decided_by, made_by), read
 
 
 def key_of(settings: Mapping[str, Any], draw: int) -> str:
     """The name of a run: by all that decides its numbers, and the draw that these settings are."""
-    text = json.dumps([dict(settings), draw], sort_keys=True)
+    text = json.dumps([deciding(settings), draw], sort_keys=True)
     return sha256(text.encode()).hexdigest()[:16]
 
 
@@ -227,11 +238,12 @@ def _checked(request: Request) -> Request:
         UnknownNameError: a name in no list.
         ValueError: a number that makes no sense.
     """
+    import_plugins(request.plugins)
     for count, what in ((request.trials, "trials"), (request.draws, "draws")):
         if count < 1:
             raise ValueError(f"{what} must be at least 1; found {count}.")
     for name in request.methods:
-        look_up("method", name, ALL_METHODS)
+        look_up("method", name, METHODS)
     for name in request.selections:
         look_up("selection method", name, SELECTIONS)
     known = {entry.name for entry in fields(TrainConfig)}
@@ -278,10 +290,11 @@ def _config(
         held_out[0],
         also_hold_out=held_out[1] if len(held_out) > 1 else None,
         method=method,
-        hyperparameters=drawn(ALL_METHODS[method].search, draw, *names),
+        hyperparameters=drawn(METHODS[method].search, draw, *names),
         data_options=request.data_options,
         seed=request.seed,
         trial=trial,
+        plugins=request.plugins,
     )
     settings: dict[str, Any] = drawn(optimisation, draw, *names) | dict(request.settings)
     return resolved(replace(config, **settings), data)
@@ -308,14 +321,20 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
     for one in held_out:
         for method in request.methods:
             left = list(others[one])
-            require_sources(ALL_METHODS[method], left)
-            if pairs and len(left) - 1 < ALL_METHODS[method].fewest_sources:
+            require_sources(METHODS[method], left)
+            if pairs and len(left) - 1 < METHODS[method].requires.min_domains:
                 raise DataError(
                     f"leave-one-domain-out selection holds out two domains at a time; {data.name} "
                     f"then has {len(left) - 1} left to train on, and {method} takes "
-                    f"{ALL_METHODS[method].fewest_sources}. Leave that selection method out."
+                    f"{METHODS[method].requires.min_domains}. Leave that selection method out."
                 )
-    config = TrainConfig(given, held_out[0], data_options=request.data_options, **request.settings)
+    config = TrainConfig(
+        given,
+        held_out[0],
+        data_options=request.data_options,
+        plugins=request.plugins,
+        **request.settings,
+    )
     config = resolved(config, data)
     assert config.backbone is not None
     assert config.steps is not None

@@ -23,27 +23,38 @@ from domaingrad.bench.domains import (
     Schedule,
     Training,
 )
-from domaingrad.bench.methods import ALL_METHODS, Method
-from domaingrad.bench.models import default_backbone
-from domaingrad.bench.names import look_up
-from domaingrad.bench.protocol import Distribution, PowerOfTen, PowerOfTwo
+from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.models import BACKBONES, Architecture, default_backbone
+from domaingrad.bench.names import import_plugins, look_up
+from domaingrad.bench.protocol import Choice, Distribution, PowerOfTen, PowerOfTwo
 
 from .files import RunDirectoryError
-from .isolation import code_fingerprint
-from .trained import OWN
+from .identity import NUMERICS, code_fingerprint, code_of
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 """As Lightning Fabric has them."""
 
+PRECISIONS: dict[Precision, torch.dtype | None] = {
+    "32": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+"""In which autocast computes."""
+
+OWN = "own"
+"""The backbone that a built-in data set brings along."""
+
+DECIDED_BY = "decided_by"
+"""Where a written config says what decides the numbers beside its settings."""
 MADE_BY = "made_by"
-"""Where a written config says what made the run, beside its settings."""
+"""Where it says what made the run, for the record."""
 
 OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
 """Settings that :class:`Training` has, too."""
 
 KINDS: dict[type, tuple[str, ...]] = {
     int: ("steps", "batch", "checkpoints", "seed", "trial"),
-    float: ("learning_rate", "weight_decay"),
+    float: ("learning_rate", "weight_decay", "dropout"),
     bool: ("frozen_norms", "augment", "compile"),
 }
 """Settings by what they are."""
@@ -67,6 +78,8 @@ class TrainConfig:
     weights: str | None = None
     """File with the backbone's weights."""
     frozen_norms: bool = False
+    dropout: float = 0.0
+    """Share of the features that is zeroed in training, before the classifier."""
     augment: bool = True
     """Vary training inputs at random where that is usual for such data."""
     steps: int | None = None
@@ -82,6 +95,8 @@ class TrainConfig:
     accelerator: str = "auto"
     seed: int = 0
     trial: int = 0
+    plugins: tuple[str, ...] = field(default=(), compare=False)
+    """Modules that are imported for what they register."""
 
     @property
     def held_out(self) -> tuple[str, ...]:
@@ -112,14 +127,15 @@ def default_training(data: DomainData) -> Training:
 def search_space(data: DomainData) -> Mapping[str, Distribution]:
     """From what a random search draws the optimisation of such data.
 
-    DomainBed's (arXiv 2007.01434, appendix D) for photographs and the digits of MNIST, but for
-    dropout, which these backbones lack. For the rest, ours: around the defaults as theirs lie.
+    DomainBed's (arXiv 2007.01434, appendix D) for photographs and the digits of MNIST. For the
+    rest, ours: around the defaults as theirs lie.
     """
     if data.preparation.kind == "photographs":
         return {
             "learning_rate": PowerOfTen(-5, -3.5),
             "weight_decay": PowerOfTen(-6, -2),
             "batch": PowerOfTwo(3, 5.5),
+            "dropout": Choice((0.0, 0.1, 0.5)),
         }
     if not data.built_in and not _is_table(data):
         return {"learning_rate": PowerOfTen(-4.5, -2.5), "batch": PowerOfTwo(3, 9)}
@@ -142,7 +158,7 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
     training = training_of(config, data)
     if data.built_in:
         recipe = DATA_SETS[data.name].recipe
-        model = recipe.model_name if config.backbone == OWN else str(config.backbone)
+        model = str(architecture_of(config, data))
         given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
         chosen = recipe.chosen
     else:
@@ -164,12 +180,15 @@ def checked(config: TrainConfig) -> TrainConfig:
         UnknownNameError: a name (of a method, a precision, …) that does not exist.
         DataError: a value of the wrong kind, or no such file of weights.
     """
+    import_plugins(config.plugins)
     config = _of_right_kind(config)
     for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
         if (found := getattr(config, name)) is not None:
             look_up(name, found, dict.fromkeys(known))
     if config.weights is not None and not Path(config.weights).expanduser().is_file():
         raise DataError(f"there is no file of weights {config.weights}.")
+    if not 0.0 <= config.dropout < 1.0:
+        raise DataError(f"{_option('dropout')} must be in [0, 1); found {config.dropout}.")
     method_of(config)
     return config
 
@@ -255,7 +274,7 @@ def method_of(config: TrainConfig) -> Method:
         UnknownNameError: it, or one of them, does not exist.
         DataError: a value of the wrong type.
     """
-    method = look_up("method", config.method, ALL_METHODS)
+    method = look_up("method", config.method, METHODS)
     defaults = method.hyperparameters()
     given = {}
     for name, value in config.hyperparameters.items():
@@ -269,22 +288,57 @@ def method_of(config: TrainConfig) -> Method:
     return replace(method, **given)
 
 
-def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[str, Any]:
-    """Resolved settings as they are written down, and what else decides the numbers.
+def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
+    """The backbone of resolved settings, or that which a built-in data set brings along."""
+    assert config.backbone is not None
+    if config.backbone == OWN:
+        return DATA_SETS[data.name].recipe.backbone
+    return Architecture(config.backbone)
 
-    Several processes round otherwise than one, so their number is of it.
+
+def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[str, Any]:
+    """Resolved settings as they are written down, and what else decides the numbers and made them.
+
+    Several processes round otherwise than one, so their number decides, too.
     """
+    method, built_in = method_of(config), DATA_SETS.get(data.name) if data.built_in else None
+    parts: list[object] = [type(method), method.code, type(data.preparation)]
+    parts += [built_in.make] if built_in else []
+    parts += [BACKBONES[name] for name in [architecture_of(config, data).name] if name in BACKBONES]
+    decided_by = {
+        "data": data.fingerprint,
+        "code": code_of(*parts),
+        "numerics": NUMERICS,
+        "processes": processes,
+    }
+    if config.weights is not None:
+        decided_by["weights"] = _digest(Path(config.weights))
     made_by = {
         "domaingrad": domaingrad.__version__,
         "code": code_fingerprint(),
         "torch": torch.__version__,
-        "data": data.fingerprint,
-        "processes": processes,
     }
-    if config.weights is not None:
-        made_by["weights"] = _digest(Path(config.weights))
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(config) | {MADE_BY: made_by}))
+    more = {DECIDED_BY: decided_by, MADE_BY: made_by}
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config) | more))
     return settings
+
+
+def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings as they are written down, what decides the numbers.
+
+    Settings at their default are left out, so that one that a later release adds makes no other
+    run of an old one. Who changes a default raises ``NUMERICS``.
+    """
+    defaults = json.loads(json.dumps(asdict(TrainConfig("", None))))
+    found = {}
+    for name, value in written.items():
+        default = defaults.get(name)
+        own = value
+        if isinstance(value, dict) and isinstance(default, dict):
+            own, default = {k: v for k, v in value.items() if v != default.get(k)}, {}
+        if name not in (MADE_BY, "plugins") and own != default:
+            found[name] = own
+    return found
 
 
 def config_from(settings: Mapping[str, Any]) -> TrainConfig:
@@ -295,7 +349,7 @@ def config_from(settings: Mapping[str, Any]) -> TrainConfig:
         RunDirectoryError: one that is missing, or no settings at all.
     """
     known = {entry.name: entry for entry in fields(TrainConfig)}
-    given = {name: value for name, value in settings.items() if name != MADE_BY}
+    given = {n: value for n, value in settings.items() if n not in (DECIDED_BY, MADE_BY)}
     for name in given:
         look_up("setting", name, known)
     if missing := [name for name in ("data", "hold_out") if name not in given]:
@@ -308,7 +362,9 @@ def config_from(settings: Mapping[str, Any]) -> TrainConfig:
     texts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
     }
-    return TrainConfig(**given, data_options=DataOptions(**texts))
+    plugins = tuple(given.pop("plugins", ()) or ())
+    import_plugins(plugins)
+    return TrainConfig(**given, data_options=DataOptions(**texts), plugins=plugins)
 
 
 def _is_table(data: DomainData) -> bool:

@@ -1,11 +1,12 @@
-"""The loop: one model, one method, one domain held out or none; it can be left and gone on with."""
+"""The loop: one network, one method, one domain held out or none; it can be resumed."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR
 
 from domaingrad.bench.domains import (
     DataError,
@@ -25,19 +24,19 @@ from domaingrad.bench.domains import (
     losses,
     score,
 )
-from domaingrad.bench.methods import Batches, Method
+from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
+from domaingrad.bench.models import Network
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
 from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored
 from domaingrad.inspect import sign_agreement
 
+from .optimizers import Optimizers
 from .ranks import Ranks
 
 EVALUATED_AT_ONCE = 2**22
 """Numbers in the inputs that pass through a model together when it is evaluated."""
-DECAY = 0.9995
-"""Factor on the learning rate per step of the exponential schedule."""
-STREAMS = ("batches", "agreement", "augmentation")
-"""What a run draws beside the method's own randomness, each from a generator of its own."""
+STREAMS = ("batches", "agreement", "augmentation", "method")
+"""What a run draws, each from a generator of its own."""
 
 
 DIVERGED = "the loss is not finite: the run has diverged"
@@ -58,7 +57,7 @@ class Checkpoint:
     """Score on the sources' ``val`` splits, the mean over the source domains."""
     agreement: float | None
     """Share of gradient components on whose sign all source domains agree, if there are several."""
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     """What the method itself has to tell (a learned ratio, say)."""
 
 
@@ -81,14 +80,14 @@ of all there is of those held out."""
 
 
 @dataclass(frozen=True)
-class Labels:
+class TargetScaler:
     """How labels are scaled for the loss, so that regression does not depend on their unit."""
 
     mean: float = 0.0
     scale: float = 1.0
 
     @classmethod
-    def of(cls, data: DomainData, sources: Mapping[str, Split]) -> Labels:
+    def of(cls, data: DomainData, sources: Mapping[str, Split]) -> TargetScaler:
         """For regression, from the sources' training splits alone; nothing to do for the rest."""
         if data.task != "regression":
             return cls()
@@ -98,15 +97,15 @@ class Labels:
 
     def scaled(self, labels: Tensor) -> Tensor:
         """As the loss sees them."""
-        return labels if self == Labels() else (labels - self.mean) / self.scale
+        return labels if self == TargetScaler() else (labels - self.mean) / self.scale
 
     def unscaled(self, outputs: Tensor) -> Tensor:
         """A model's outputs in the unit of the labels."""
-        return outputs if self == Labels() else outputs * self.scale + self.mean
+        return outputs if self == TargetScaler() else outputs * self.scale + self.mean
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceContext:
     """Where, among which processes and how precisely a model computes."""
 
     ranks: Ranks
@@ -119,17 +118,17 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """Which samples do what in a run."""
 
     sources: Mapping[str, Split]
     held_out: Mapping[str, Split]
     preparation: Preparation
     """Fitted to the sources' training splits."""
-    labels: Labels
+    target: TargetScaler
 
     @classmethod
-    def of(cls, data: DomainData, held_out: Sequence[str], trial: tuple[object, ...]) -> Parts:
+    def of(cls, data: DomainData, held_out: Sequence[str], trial: tuple[object, ...]) -> Splits:
         """Split every domain, and fit what is fitted.
 
         Args:
@@ -173,91 +172,113 @@ class Parts:
             sources,
             {name: splits[name] for name in held_out},
             preparation,
-            Labels.of(data, sources),
+            TargetScaler.of(data, sources),
         )
 
 
-class Fit:
-    """One model in training: everything that changes from step to step.
+class Trainer:
+    """One network in training: everything that changes from step to step.
 
     Args:
         data: the data.
-        parts: which samples do what.
-        model: the model, where it is to compute.
-        method: how batches become ``.grad``.
-        training: steps, optimiser, schedule, batch.
+        splits: which samples do what.
+        network: where it is to compute.
+        method: how it is trained.
+        training: steps, optimizer, schedule, batch.
         names: from which, and from nothing else, all seeds derive.
-        place: device, processes and precision.
+        context: device, processes and precision.
         augment: whether training inputs are varied at random, where the data have a way for it.
+
+    Raises:
+        DataError: the method requires more domains, or features.
     """
 
     def __init__(
         self,
         data: DomainData,
-        parts: Parts,
-        model: nn.Module,
+        splits: Splits,
+        network: Network,
         method: Method,
         training: Training,
         names: tuple[object, ...],
-        place: Place,
+        context: DeviceContext,
         augment: bool = True,
     ) -> None:
-        require_sources(method, list(parts.sources))
-        self.step = 0
-        self.model = model
-        self.waited = 0.0
+        require_sources(method, list(splits.sources))
+        if method.requires.features and not network.divided:
+            raise DataError(
+                f"{method.info.title} needs the features that enter a classifier, which cannot be "
+                f"told apart in this backbone; use another --backbone or the method erm."
+            )
+        self.steps_done = 0
+        self.network = network
+        self.data_time = 0.0
         """Seconds spent on getting batches ready."""
-        self._data, self._parts, self._training, self._augment = data, parts, training, augment
-        self._place = place
+        self._data, self._splits, self._training, self._augment = data, splits, training, augment
+        self._context = context
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
-        self._optimiser, self._schedule = _optimiser(model, training)
+        self._optimizers = Optimizers(training)
         self._loss = partial(_losses, data.task)
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
-        self._bound = method.bind(
-            place.ranks.wrapped(model),
-            self._optimiser,
-            self._loss,
-            generator_of(*names, "method"),
-            place.scaler,
-        )
-        sizes = [training.batch] * len(parts.sources)
-        shares = place.ranks.shares(method.dealt, sizes)
-        self._shares = dict(zip(parts.sources, shares, strict=True))
+        sizes = [training.batch] * len(splits.sources)
+        sharding = method.requires.sharding or "sample by sample"  # for one process it is the same
+        shares = context.ranks.shares(sharding, sizes)
+        self._shares = dict(zip(splits.sources, shares, strict=True))
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
-        if place.ranks.world > 1:  # What the model draws is this process's own.
-            torch.manual_seed(seed_of(*names, "model", f"rank {place.ranks.rank}"))
+        self.learner = method.learner(
+            Setup(
+                network=network,
+                domains=tuple(splits.sources),
+                steps=training.steps,
+                loss=self._loss,
+                optimizer=self._optimizers,
+                amp=Amp(context.scaler),
+                generator=self._generators["method"],
+                processes=context.ranks,
+                outputs=data.outputs,
+            )
+        )
+        if context.ranks.world > 1:  # What the network draws is this process's own.
+            torch.manual_seed(seed_of(*names, "model", f"rank {context.ranks.rank}"))
         self._last_loss = torch.tensor(math.nan)
 
-    def advance(self) -> bool:
+    def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
         batches = self._batches("batches", self._shares, augment=self._augment)
-        self.waited += time.perf_counter() - began
-        self._last_loss = self._bound.backward(batches)
-        self._place.scaler.step(self._optimiser)
-        self._place.scaler.update()
-        self._schedule.step()
-        self._optimiser.zero_grad()
-        self.step += 1
-        return self.step in self._marks
+        self.data_time += time.perf_counter() - began
+        self._last_loss = self.learner.update(batches)
+        self._context.scaler.update()
+        self._optimizers.advance(self.learner.optimizers())
+        self.learner.step += 1
+        self.steps_done += 1
+        return self.steps_done in self._marks
 
     def checkpoint(self) -> tuple[Checkpoint, Sealed, SealedVideos]:
         """Evaluate; what may be looked at, and what stays sealed. A collective call."""
-        ranks = self._place.ranks
+        ranks = self._context.ranks
         loss = ranks.mean(self._last_loss.item(), self._samples)
-        ranks.average_statistics(self.model)
+        ranks.average_statistics(self.network)
         if not math.isfinite(loss):
             warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
-        sources, held_out = self._parts.sources, self._parts.held_out
+        sources, held_out = self._splits.sources, self._splits.held_out
         splits = {**sources, **held_out}
-        rows = {name: [each.val] for name, each in sources.items()}
-        rows |= {name: [each.train, each.val] for name, each in held_out.items()}
-        self.model.eval()
-        try:
-            outputs = {
-                name: [self._outputs(splits[name], own) for own in each]
-                for name, each in rows.items()
-            }
+        val = {name: [each.val] for name, each in sources.items()}
+        rest = {name: [each.train, each.val] for name, each in held_out.items()}
+        with _evaluating(self.network):
+            outputs = self._outputs_of(self.network, val)
+            self.learner.validated(
+                {
+                    name: self._validation(splits[name], *val[name], *found)
+                    for name, found in outputs.items()
+                }
+            )
+        predictor = self.learner.predictor()
+        with _evaluating(predictor), _evaluating(self.network):
+            if predictor is not self.network:
+                outputs = self._outputs_of(predictor, val)
+            outputs |= self._outputs_of(predictor, rest)
+            rows = val | rest
             scores = {
                 name: [
                     self._score(splits[name], own, found)
@@ -266,14 +287,12 @@ class Fit:
                 for name, each in rows.items()
             }
             seen = Checkpoint(
-                step=self.step,
+                step=self.steps_done,
                 loss=loss if math.isfinite(loss) else None,
                 val_score=sum(scores[name][0] for name in sources) / len(sources),
                 agreement=self._agreement(),
-                numbers=self._bound.numbers(),
+                metrics=self.learner.metrics(),
             )
-        finally:
-            self.model.train()
         sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
         videos = {
             name: self._videos(name, torch.cat(each), torch.cat(outputs[name]))
@@ -284,78 +303,81 @@ class Fit:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on with the same numbers; a collective call."""
         return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "scaler": self._place.scaler.state_dict(),
-            "method": self._bound.state.state_dict() if self._bound.state else {},
+            "learner": self.learner.state_dict(),
+            "optimizers": self._optimizers.state_dict(),
+            "scaler": self._context.scaler.state_dict(),
             "generators": {
                 name: generator.get_state() for name, generator in self._generators.items()
             },
-            "drawn by models": self._place.ranks.gathered(self._drawn()),
+            "drawn by models": self._context.ranks.gathered(self._drawn()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._place.scaler.load_state_dict(state["scaler"])
-        if self._bound.state:
-            self._bound.state.load_state_dict(state["method"])
+        self.learner.load_state_dict(state["learner"])
+        self.steps_done = self.learner.step
+        self._optimizers.load_state_dict(state["optimizers"])
+        self._context.scaler.load_state_dict(state["scaler"])
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name])
-        drawn = state["drawn by models"][self._place.ranks.rank]
+        drawn = state["drawn by models"][self._context.ranks.rank]
         torch.set_rng_state(drawn["cpu"])
-        if "cuda" in drawn and self._place.device.type == "cuda":
-            torch.cuda.set_rng_state(drawn["cuda"], self._place.device)
+        if "cuda" in drawn and self._context.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["cuda"], self._context.device)
 
     def _drawn(self) -> dict[str, Tensor]:
         """State of the generators from which models draw."""
         states = {"cpu": torch.get_rng_state()}
-        if self._place.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self._place.device)
+        if self._context.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._context.device)
         return states
 
     def _batches(self, stream: str, shares: Mapping[str, slice], augment: bool) -> Batches:
         """A batch of each source, or a share of it, prepared, where the model computes."""
         generator = self._generators[stream]
-        device, size = self._place.device, self._training.batch
+        device, size = self._context.device, self._training.batch
         ready = {}
-        for name, split in self._parts.sources.items():
+        for name, split in self._splits.sources.items():
             share = shares.get(name, slice(None))
             stored, labels = draw(split, size, generator, share)
             stored, labels = stored.to(device), labels.to(device)
-            prepare = self._parts.preparation
+            prepare = self._splits.preparation
             inputs = (
                 prepare.augmented(stored, self._generators["augmentation"], size, share)
                 if augment
                 else prepare(stored)
             )
-            ready[name] = inputs, self._parts.labels.scaled(labels)
+            ready[name] = inputs, self._splits.target.scaled(labels)
         return ready
 
     def _agreement(self) -> float | None:
-        if len(self._parts.sources) < 2:
+        if len(self._splits.sources) < 2:
             return None
         batches = self._batches("agreement", {}, augment=False)
-        probe = (self._loss(self.model(x), y).mean() for x, y in batches.values())
-        return sign_agreement(self.model, probe)
+        # By forward itself, since what torch.compile has made may not go back with a kept graph.
+        probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
+        return sign_agreement(self.network, probe)
 
-    def _outputs(self, split: Split, rows: Tensor) -> Tensor:
-        stored = split.data.tensors[0]
-        return self._place.ranks.shared(
-            rows,
-            lambda own: outputs_on(
-                self.model, self._parts.preparation, stored, own, self._place.device
-            ),
-        )
+    def _outputs_of(
+        self, model: nn.Module, rows: Mapping[str, Sequence[Tensor]]
+    ) -> dict[str, list[Tensor]]:
+        """A model's outputs on rows of each domain."""
+        splits = {**self._splits.sources, **self._splits.held_out}
+        prepare, device = self._splits.preparation, self._context.device
+        found = {}
+        for name, each in rows.items():
+            on = partial(outputs_on, model, prepare, splits[name].data.tensors[0], device=device)
+            found[name] = [self._context.ranks.shared(own, on) for own in each]
+        return found
+
+    def _validation(self, split: Split, rows: Tensor, outputs: Tensor) -> Validation:
+        labels = self._splits.target.scaled(split.data.tensors[1][rows])
+        loss = self._loss(outputs, labels).mean().item()
+        return Validation(score(self._data.task, outputs, labels), loss)
 
     def _score(self, split: Split, rows: Tensor, outputs: Tensor) -> float:
         labels = split.data.tensors[1][rows]
-        return score(self._data.task, outputs, self._parts.labels.scaled(labels))
+        return score(self._data.task, outputs, self._splits.target.scaled(labels))
 
     def _videos(self, domain: str, rows: Tensor, outputs: Tensor) -> VideoScores | None:
         """Of frames of faces; ``None`` for other data, and once training has diverged."""
@@ -371,12 +393,23 @@ def require_sources(method: Method, sources: Sequence[str]) -> None:
     Raises:
         DataError: it has not.
     """
-    if len(sources) < method.fewest_sources:
+    if len(sources) < method.requires.min_domains:
         raise DataError(
-            f"{method.title} compares source domains and needs {method.fewest_sources} of them; "
-            f"found {len(sources)} ({', '.join(sources)}). Use the method erm, or data of more "
-            f"domains."
+            f"{method.info.title} compares source domains and needs "
+            f"{method.requires.min_domains} of them; found {len(sources)} "
+            f"({', '.join(sources)}). Use the method erm, or data of more domains."
         )
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode inside, as before outside."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 @torch.no_grad()
@@ -394,22 +427,6 @@ def outputs_on(
 def _losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     """In float32, whatever precision the model computes in."""
     return losses(task, outputs.float(), labels)
-
-
-def _optimiser(model: nn.Module, training: Training) -> tuple[Optimizer, LRScheduler]:
-    rate, decay = training.learning_rate, training.weight_decay
-    optimiser: Optimizer
-    if training.optimiser == "adam":
-        optimiser = Adam(model.parameters(), rate, weight_decay=decay, fused=True)
-    else:
-        optimiser = SGD(model.parameters(), rate, weight_decay=decay)
-    match training.schedule:
-        case "one-cycle":
-            return optimiser, OneCycleLR(optimiser, rate, total_steps=training.steps + 1)
-        case "exponential":
-            return optimiser, ExponentialLR(optimiser, DECAY)
-        case "constant":
-            return optimiser, LambdaLR(optimiser, lambda _: 1.0)
 
 
 def _checkpoint_steps(steps: int, most: int) -> frozenset[int]:
