@@ -150,8 +150,8 @@ def test_a_failing_run_is_told_and_the_others_go_on(tmp_path, monkeypatch):
         (["--methods", "and_mask"], "no method 'and_mask'; did you mean 'and-mask'"),
         (["--methods", "xyzzy"], "no method 'xyzzy'. Known: erm, and-mask"),
         (["--methods", ","], "at least one name"),
-        (["--trials", "0"], "trials must be at least 1; found 0"),
-        (["--steps", "0"], "steps must be at least 1; found 0"),
+        (["--trials", "0"], "trials: input should be greater than or equal to 1; found 0"),
+        (["--steps", "0"], "steps: input should be greater than or equal to 1; found 0"),
         (["--jobs", "0"], "jobs must be at least 1; found 0"),
     ],
 )

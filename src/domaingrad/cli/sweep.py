@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from domaingrad.bench.runs import (
     make_plan,
 )
 from domaingrad.bench.runs.cost import Cost, measure
+from domaingrad.bench.runs.settings import TrainConfig
 
 from . import options
 from .errors import bad_input
@@ -29,6 +30,7 @@ from .session import AsJson, Seed, Trials, carry_out_and_report, crew_of, names,
 from .training_view import TrainingView
 
 
+@options.takes(DataOptions, TrainConfig, before="seed")
 def sweep(
     data: Annotated[
         list[str],
@@ -53,30 +55,6 @@ def sweep(
         list[str],
         typer.Option(help=f"Selection methods, the headline first: {', '.join(SELECTIONS)}."),
     ] = ["training-domain-validation", "oracle-last", "oracle-best"],  # noqa: B006
-    target: options.Target = None,
-    domain: options.Domain = None,
-    categorical: options.Categorical = [],  # noqa: B006
-    drop: options.Drop = [],  # noqa: B006
-    missing: options.Missing = [],  # noqa: B006
-    task: options.TaskName = None,
-    size: options.Size = None,
-    skip_unreadable: options.SkipUnreadable = False,
-    protocol: options.Protocol = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    frozen_norms: options.FrozenNorms = None,
-    dropout: options.Dropout = None,
-    augment: options.Augment = None,
-    steps: options.Steps = None,
-    batch: options.Batch = None,
-    learning_rate: options.LearningRate = None,
-    weight_decay: options.WeightDecay = None,
-    schedule: options.LearningRateSchedule = None,
-    checkpoints: options.Checkpoints = None,
-    precision: options.PrecisionName = None,
-    compile_: options.Compile = None,
-    accelerator: options.Accelerator = None,
-    plugin: options.Plugin = [],  # noqa: B006
     seed: Seed = 0,
     jobs: Annotated[
         int | None,
@@ -107,6 +85,7 @@ def sweep(
         Path, typer.Option(help="Directory for the plan, the runs and the report.")
     ] = Path("runs/sweep"),
     as_json: AsJson = False,
+    **settings: dict[str, Any],
 ) -> None:
     """Compare methods under DomainBed's protocol, on any data.
 
@@ -125,37 +104,20 @@ def sweep(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        reading = options.data_options(
-            target, domain, categorical, drop, missing, task, size, skip_unreadable, protocol
-        )
-        settings = {
-            "backbone": backbone,
-            "weights": weights and str(weights),
-            "frozen_norms": frozen_norms,
-            "dropout": dropout,
-            "augment": augment,
-            "steps": steps,
-            "batch": batch,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "schedule": schedule,
-            "checkpoints": checkpoints,
-            "precision": precision,
-            "compile": compile_,
-            "accelerator": accelerator,
-        }
+        reading, shared = settings["DataOptions"], settings["TrainConfig"]
+        accelerator, protocol = shared.get("accelerator"), options.held_out_of(reading)
+        plugins = shared.pop("plugins", ())
         request = Request(
             data=names(data, "--data"),
             methods=names(methods, "--methods"),
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
-            hold_out=tuple(hold_out)
-            or (() if protocol is None else (options.held_out_of(protocol),)),
+            hold_out=tuple(hold_out) or ((protocol,) if protocol else ()),
             seed=seed,
-            settings=settings,
+            settings=shared,
             data_options=DataOptions(**reading),
-            plugins=options.listed(plugin) or (),
+            plugins=plugins,
         )
         if address is not None and launcher != "ray":
             raise DataError("--address is that of a Ray cluster; add --launcher ray.")

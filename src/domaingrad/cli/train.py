@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench.domains import READERS, DataError
+from domaingrad.bench.domains import READERS, DataError, DataOptions
 from domaingrad.bench.methods import listed_methods
 from domaingrad.bench.runs.directory import CONFIG, read_config
 from domaingrad.bench.runs.launching import processes_of
@@ -22,6 +22,7 @@ from domaingrad.bench.runs.loggers import LOGGERS
 from domaingrad.bench.runs.settings import TrainConfig, config_from, deciding
 from domaingrad.bench.runs.training import NONE, Result, train_together
 from domaingrad.bench.runs.training import train as run_training
+from domaingrad.bench.schema import without_none
 
 from . import options
 from .errors import bad_input
@@ -29,6 +30,7 @@ from .processes import ended_together, is_first, is_first_on_node
 from .training_view import TrainingView
 
 
+@options.takes(DataOptions, TrainConfig, before="devices")
 def train(
     data: Annotated[
         str | None,
@@ -54,32 +56,15 @@ def train(
         Path | None,
         typer.Option(help=f"Settings of another run (its {CONFIG}); options given here go before."),
     ] = None,
-    target: options.Target = None,
-    domain: options.Domain = None,
-    categorical: options.Categorical = [],  # noqa: B006 - typer reads it
-    drop: options.Drop = [],  # noqa: B006
-    missing: options.Missing = [],  # noqa: B006
-    task: options.TaskName = None,
-    size: options.Size = None,
-    skip_unreadable: options.SkipUnreadable = False,
-    protocol: options.Protocol = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    frozen_norms: options.FrozenNorms = None,
-    dropout: options.Dropout = None,
-    augment: options.Augment = None,
-    steps: options.Steps = None,
-    batch: options.Batch = None,
-    learning_rate: options.LearningRate = None,
-    weight_decay: options.WeightDecay = None,
-    schedule: options.LearningRateSchedule = None,
-    checkpoints: options.Checkpoints = None,
-    precision: options.PrecisionName = None,
-    compile_: options.Compile = None,
-    accelerator: options.Accelerator = None,
-    devices: options.Devices = None,
-    nodes: options.Nodes = None,
-    plugin: options.Plugin = [],  # noqa: B006
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train together on this node, one a device.  [default: 1]"
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes on which this command is given.  [default: 1]")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="All randomness derives from it and from names.")
     ] = None,
@@ -93,6 +78,7 @@ def train(
         Path | None, typer.Option(help="Directory of the run.  [default: runs/NAME by content]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    **settings: dict[str, Any],
 ) -> None:
     """Train one model so that it holds on a domain that it has never seen.
 
@@ -111,25 +97,17 @@ def train(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        reading = options.data_options(
-            target, domain, categorical, drop, missing, task, size, skip_unreadable, protocol
-        )
-        given = {
-            "data": data, "hold_out": hold_out, "method": method, "backbone": backbone,
-            "hyperparameters": _pairs(set_) or None, "weights": weights and str(weights),
-            "frozen_norms": frozen_norms, "dropout": dropout, "augment": augment,
-            "steps": steps, "batch": batch, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, "schedule": schedule, "checkpoints": checkpoints,
-            "precision": precision, "compile": compile_, "accelerator": accelerator,
-            "seed": seed, "trial": trial, "plugins": options.listed(plugin),
+        chosen = settings["TrainConfig"] | {
+            "data": data, "hold_out": hold_out, "method": method, "seed": seed, "trial": trial,
+            "hyperparameters": _pairs(set_) or None,
         }  # fmt: skip
-        settings = _settings(config, options.without_none(given), reading)
-        place = out or Path("runs") / _name_of(settings)
+        resolved = _settings(config, without_none(chosen), settings["DataOptions"])
+        place = out or Path("runs") / _name_of(resolved)
         processes = processes_of(devices, nodes)
         run = run_training if processes == (1, 1) else partial(train_together, processes=processes)
         shown = Console(stderr=True, quiet=processes != (1, 1) and not is_first_on_node())
         with TrainingView(shown) as view, ended_together(errors):
-            result = run(settings, place, view.listener, loggers=options.listed(loggers) or ())
+            result = run(resolved, place, view.listener, loggers=options.listed(loggers) or ())
     if is_first():
         _tell(result, errors, as_json)
 
@@ -148,8 +126,8 @@ def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any
         }
     base = base | given
     base["data_options"] = dict(base.get("data_options") or {}) | reading
-    if "hold_out" not in base and "protocol" in reading:
-        base["hold_out"] = options.held_out_of(reading["protocol"])
+    if "hold_out" not in base and (held_out := options.held_out_of(reading)):
+        base["hold_out"] = held_out
     for name in ("data", "hold_out"):
         if name not in base:
             raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")

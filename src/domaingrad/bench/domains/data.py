@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
+
+from domaingrad.bench.schema import Option, Whole, settings
 
 Task = Literal["classification", "regression", "signed-regression"]
 """Classes with cross-entropy; numbers with half the squared error; or labels −1 and 1 with half the
@@ -179,30 +181,32 @@ class News:
     """What is being done, how many are done, of how many."""
 
 
-@dataclass(frozen=True)
+@settings
 class DataOptions:
     """What a reader may need to be told."""
 
-    size: int | None = None
-    """Height and width to which images are brought; 224 unless told."""
-    skip_unreadable: bool = False
-    """Leave out images that cannot be decoded, and say which, instead of stopping."""
-    target: str | None = None
-    """Column of a table that is predicted."""
-    domain: str | None = None
-    """Column of a table that names the domain."""
-    categorical: tuple[str, ...] = ()
-    """Columns of a table whose numbers are names."""
-    drop: tuple[str, ...] = ()
-    """Columns of a table that are left out."""
-    missing: tuple[str, ...] = ()
-    """Texts that stand for a missing value, beside the empty one."""
-    least: int = 2
+    target: Annotated[str | None, Option("Table: the column to predict.")] = None
+    domain: Annotated[str | None, Option("Table: the column of domains.")] = None
+    categorical: Annotated[tuple[str, ...], Option("Table: columns whose numbers are names.")] = ()
+    drop: Annotated[tuple[str, ...], Option("Table: columns to leave out.")] = ()
+    missing: Annotated[
+        tuple[str, ...],
+        Option("Table: texts for a missing value, as '?', beside the empty one.", commas=False),
+    ] = ()
+    task: Annotated[
+        Literal["classification", "regression"] | None,
+        Option("Table: classes, or a number; classes unless there are many different numbers."),
+    ] = None
+    size: Annotated[Whole | None, Option("Images: height and width; 224 unless told.")] = None
+    skip_unreadable: Annotated[
+        bool,
+        Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
+    ] = False
+    protocol: Annotated[
+        str | None, Option("Faces: sources and the set held out, as 'O&C&I-M' (in quotes).")
+    ] = None
+    least: Whole = 2
     """Fewest domains and classes that will do: two to train on, one to evaluate."""
-    protocol: str | None = None
-    """Which sets of faces are sources, and which one is held out."""
-    task: Literal["classification", "regression"] | None = None
-    """What a table's target is; classes unless it has many different numbers."""
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, Task, load
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.protocol import SELECTIONS, drawn
+from domaingrad.bench.schema import Count, settings, without_none
 
 from .settings import (
     DECIDED_BY,
     MADE_BY,
     TrainConfig,
-    config_from,
     deciding,
     resolved,
     search_space,
@@ -28,20 +30,20 @@ from .trainer import require_sources
 from .training import drawing, held_out_in_turn
 
 NESTED = ("settings", "data_options")
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of a written plan; another number is refused."""
 
 
-@dataclass(frozen=True)
+@settings
 class Request:
     """What is asked of a sweep."""
 
     data: tuple[str, ...]
     """As for a single training: ``KIND:PATH``, a path, or the name of a built-in data set."""
     methods: tuple[str, ...]
-    trials: int = 3
+    trials: Count = 3
     """Repetitions with fresh splits, initialisation, batches and draws."""
-    draws: int = 1
+    draws: Count = 1
     """Draws of hyper-parameters; the first is that of the defaults."""
     selections: tuple[str, ...] = ("training-domain-validation", "oracle-last", "oracle-best")
     hold_out: tuple[str, ...] = ()
@@ -114,19 +116,7 @@ class Plan:
 
     def to_json(self) -> str:
         """For a file; :meth:`from_json` reads it."""
-        runs = [vars(run) | {"config": asdict(run.config)} for run in self.runs]
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "request": asdict(self.request),
-                "decided_by": self.decided_by,
-                "made_by": self.made_by,
-                "data": [asdict(each) for each in self.data],
-                "runs": runs,
-            },
-            indent=1,
-            ensure_ascii=False,
-        )
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -137,29 +127,14 @@ class Plan:
         """
         try:
             document = json.loads(text)
-            found = document.get("format")
-        except (ValueError, AttributeError) as error:
+            found = document.pop("format", None)
+        except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"no JSON of a plan ({error})") from error
         if found != FORMAT:
             raise ValueError(f"expected a plan of format {FORMAT}; found {found}")
-        request = document["request"]
-        options = _with_tuples(request.pop("data_options"))
-        return cls(
-            request=Request(**_with_tuples(request), data_options=DataOptions(**options)),
-            data=tuple(
-                PlannedData(
-                    **_with_tuples(each)
-                    | {"others": {name: tuple(rest) for name, rest in each["others"].items()}}
-                )
-                for each in document["data"]
-            ),
-            runs=tuple(
-                PlannedRun(**run | {"config": config_from(run["config"])})
-                for run in document["runs"]
-            ),
-            decided_by=document["decided_by"],
-            made_by=document["made_by"],
-        )
+        import_plugins(tuple(document["request"]["plugins"]))
+        plan: Plan = TypeAdapter(cls).validate_python(document)
+        return plan
 
 
 def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[str, DomainData]]:
@@ -239,20 +214,13 @@ def _checked(request: Request) -> Request:
         ValueError: a number that makes no sense.
     """
     import_plugins(request.plugins)
-    for count, what in ((request.trials, "trials"), (request.draws, "draws")):
-        if count < 1:
-            raise ValueError(f"{what} must be at least 1; found {count}.")
     for name in request.methods:
         look_up("method", name, METHODS)
     for name in request.selections:
         look_up("selection method", name, SELECTIONS)
-    known = {entry.name for entry in fields(TrainConfig)}
-    settings = {name: value for name, value in request.settings.items() if value is not None}
-    for name in settings:
-        look_up("setting", name, dict.fromkeys(sorted(known)))
     return replace(
         request,
-        settings=settings,
+        settings=without_none(request.settings),
         data=tuple(dict.fromkeys(request.data)),
         methods=tuple(dict.fromkeys(request.methods)),
         hold_out=tuple(dict.fromkeys(request.hold_out)),
@@ -359,10 +327,6 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
 def _holdable(data: DomainData) -> tuple[str, ...]:
     """The domains that can be held out."""
     return DATA_SETS[data.name].held_out if data.built_in else tuple(held_out_in_turn(data))
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def differences(one: Request, other: Request) -> Iterator[tuple[str, Any, Any]]:

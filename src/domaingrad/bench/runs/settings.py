@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 import domaingrad
 from domaingrad.bench.domains import (
@@ -27,8 +28,16 @@ from domaingrad.bench.methods import METHODS, Method
 from domaingrad.bench.models import BACKBONES, Architecture, default_backbone
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.protocol import Choice, Distribution, PowerOfTen, PowerOfTwo
+from domaingrad.bench.schema import (
+    Count,
+    Number,
+    Option,
+    SettingError,
+    Whole,
+    settings,
+    without_none,
+)
 
-from .files import RunDirectoryError
 from .identity import NUMERICS, code_fingerprint, code_of
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -52,16 +61,8 @@ MADE_BY = "made_by"
 OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
 """Settings that :class:`Training` has, too."""
 
-KINDS: dict[type, tuple[str, ...]] = {
-    int: ("steps", "batch", "checkpoints", "seed", "trial"),
-    float: ("learning_rate", "weight_decay", "dropout"),
-    bool: ("frozen_norms", "augment", "compile"),
-}
-"""Settings by what they are."""
-KIND_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
-
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """What is trained, how; ``None`` where the data decide."""
 
@@ -74,29 +75,46 @@ class TrainConfig:
     method: str = "erm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     data_options: DataOptions = field(default_factory=DataOptions)
-    backbone: str | None = None
-    weights: str | None = None
-    """File with the backbone's weights."""
-    frozen_norms: bool = False
-    dropout: float = 0.0
-    """Share of the features that is zeroed in training, before the classifier."""
-    augment: bool = True
-    """Vary training inputs at random where that is usual for such data."""
-    steps: int | None = None
-    batch: int | None = None
-    """Samples per domain and step."""
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    schedule: Schedule | None = None
-    checkpoints: int | None = None
-    """How often, evenly through training, the model is evaluated, kept and may be selected."""
-    precision: Precision = "32"
-    compile: bool = False
-    accelerator: str = "auto"
-    seed: int = 0
-    trial: int = 0
-    plugins: tuple[str, ...] = field(default=(), compare=False)
-    """Modules that are imported for what they register."""
+    backbone: Annotated[
+        str | None,
+        Option(
+            "mlp, mnist-cnn, resnet18, resnet50, timm:NAME or torchvision:NAME; by the data "
+            "unless told."
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Option("The backbone's weights: .pt, .safetensors or .npz, in its names."),
+    ] = None
+    frozen_norms: Annotated[
+        bool, Option("Keep BatchNorm's statistics.", "--frozen-norms/--trained-norms")
+    ] = False
+    dropout: Annotated[
+        Number, Field(ge=0, lt=1), Option("Share of the features zeroed before the classifier.")
+    ] = 0.0
+    augment: Annotated[
+        bool, Option("Vary photographs at random in training.", "--augment/--no-augment")
+    ] = True
+    steps: Annotated[Count | None, Option("Training steps.")] = None
+    batch: Annotated[Count | None, Option("Samples per domain and step.")] = None
+    learning_rate: Annotated[Number | None, Field(gt=0), Option("Of Adam.")] = None
+    weight_decay: Annotated[Number | None, Field(ge=0), Option("Of Adam, coupled.")] = None
+    schedule: Annotated[Schedule | None, Option("Of the learning rate.")] = None
+    checkpoints: Annotated[
+        Count | None,
+        Option(
+            "How often, evenly through training, the model is evaluated, kept and may be selected."
+        ),
+    ] = None
+    precision: Annotated[Precision, Option("In which the network computes.")] = "32"
+    compile: Annotated[bool, Option("Use torch.compile.", "--compile/--no-compile")] = False
+    accelerator: Annotated[str, Option("auto, cpu, cuda, mps.")] = "auto"
+    plugins: Annotated[
+        tuple[str, ...],
+        Option("Modules that register methods, rules, data, backbones.", "--plugin"),
+    ] = field(default=(), compare=False)
+    seed: Whole = 0
+    trial: Whole = 0
 
     @property
     def held_out(self) -> tuple[str, ...]:
@@ -177,18 +195,12 @@ def checked(config: TrainConfig) -> TrainConfig:
     """The settings, as far as they can be seen to make sense without the data.
 
     Raises:
-        UnknownNameError: a name (of a method, a precision, …) that does not exist.
-        DataError: a value of the wrong kind, or no such file of weights.
+        UnknownNameError: a method or hyper-parameter that does not exist.
+        DataError: no such file of weights.
     """
     import_plugins(config.plugins)
-    config = _of_right_kind(config)
-    for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
-        if (found := getattr(config, name)) is not None:
-            look_up(name, found, dict.fromkeys(known))
     if config.weights is not None and not Path(config.weights).expanduser().is_file():
         raise DataError(f"there is no file of weights {config.weights}.")
-    if not 0.0 <= config.dropout < 1.0:
-        raise DataError(f"{_option('dropout')} must be in [0, 1); found {config.dropout}.")
     method_of(config)
     return config
 
@@ -224,47 +236,12 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     )
 
 
-def _of_right_kind(config: TrainConfig) -> TrainConfig:
-    """Numbers that a file gave as texts become numbers.
-
-    Raises:
-        DataError: a value that is none of its kind.
-    """
-    right: dict[str, Any] = {}
-    for kind, names in KINDS.items():
-        for name in names:
-            value = getattr(config, name)
-            if value is None:
-                continue
-            try:
-                right[name] = kind(value)
-                fits = kind is not bool and not isinstance(value, bool)
-                fits = isinstance(value, bool) if kind is bool else fits
-                if not fits or (kind is int and float(value) != right[name]):
-                    raise ValueError
-            except (TypeError, ValueError):
-                raise DataError(
-                    f"{_option(name)} must be {KIND_NAMES[kind]}; found {value!r}."
-                ) from None
-    return replace(config, **right, hyperparameters=dict(config.hyperparameters or {}))
-
-
 def training_of(config: TrainConfig, data: DomainData) -> Training:
-    """The part of the settings that is optimisation.
-
-    Raises:
-        DataError: a number that makes no sense.
-    """
-    given = {name: value for name in OPTIMISATION if (value := getattr(config, name)) is not None}
-    training = replace(default_training(data), **given)
-    for name, least in (("steps", 1), ("batch", 1), ("checkpoints", 1), ("weight_decay", 0)):
-        if (found := getattr(training, name)) < least:
-            raise DataError(f"{_option(name)} must be at least {least}; found {found}.")
-    if not training.weight_decay < math.inf:
-        raise DataError(f"--weight-decay must be finite; found {training.weight_decay}.")
-    if not 0 < training.learning_rate < math.inf:
-        raise DataError(f"--learning-rate must be positive; found {training.learning_rate}.")
-    return training
+    """The part of the settings that is optimisation."""
+    return replace(
+        default_training(data),
+        **without_none({name: getattr(config, name) for name in OPTIMISATION}),
+    )
 
 
 def method_of(config: TrainConfig) -> Method:
@@ -272,20 +249,21 @@ def method_of(config: TrainConfig) -> Method:
 
     Raises:
         UnknownNameError: it, or one of them, does not exist.
-        DataError: a value of the wrong type.
+        SettingError: a value of the wrong type.
     """
     method = look_up("method", config.method, METHODS)
-    defaults = method.hyperparameters()
-    given = {}
+    known, kinds = method.hyperparameters(), get_type_hints(type(method))
+    found = {}
     for name, value in config.hyperparameters.items():
-        kind = type(look_up(f"hyper-parameter of {config.method}", name, defaults))
+        look_up(f"hyper-parameter of {config.method}", name, known)
         try:
-            given[name] = kind(value)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{name} of {config.method} must be a {kind.__name__}; found {value!r}."
-            ) from error
-    return replace(method, **given)
+            found[name] = TypeAdapter(kinds[name]).validate_python(value)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"]
+            raise SettingError(
+                f"{name} of {config.method}: {said[0].lower()}{said[1:]}; found {value!r}."
+            ) from None
+    return replace(method, **found)
 
 
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
@@ -341,30 +319,18 @@ def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def config_from(settings: Mapping[str, Any]) -> TrainConfig:
+def config_from(written: Mapping[str, Any]) -> TrainConfig:
     """Settings that were written down.
 
     Raises:
-        UnknownNameError: a setting that does not exist.
-        RunDirectoryError: one that is missing, or no settings at all.
+        SettingError: one that does not exist, is missing, or does not fit.
     """
-    known = {entry.name: entry for entry in fields(TrainConfig)}
-    given = {n: value for n, value in settings.items() if n not in (DECIDED_BY, MADE_BY)}
-    for name in given:
-        look_up("setting", name, known)
-    if missing := [name for name in ("data", "hold_out") if name not in given]:
-        raise RunDirectoryError(f"expected the settings {' and '.join(missing)}; found none.")
-    options = given.pop("data_options", {}) or {}
-    if not isinstance(options, dict):
-        raise RunDirectoryError(f"expected data_options by name; found {options!r}.")
-    for name in options:
-        look_up("data option", name, vars(DataOptions()))
-    texts: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
-    }
-    plugins = tuple(given.pop("plugins", ()) or ())
-    import_plugins(plugins)
-    return TrainConfig(**given, data_options=DataOptions(**texts), plugins=plugins)
+    settings = {n: value for n, value in written.items() if n not in (DECIDED_BY, MADE_BY)}
+    for name in ("hyperparameters", "data_options", "plugins"):
+        settings[name] = settings.get(name) or {}
+    config = TrainConfig(**settings | {"plugins": tuple(settings["plugins"])})
+    import_plugins(config.plugins)
+    return config
 
 
 def _is_table(data: DomainData) -> bool:
@@ -387,10 +353,6 @@ def _from_anywhere(data: str) -> str:
     if data in DATA_SETS or not Path(place).expanduser().exists():
         return data
     return f"{kind}{separator}{Path(place).expanduser().absolute()}"
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _digest(path: Path) -> str:
