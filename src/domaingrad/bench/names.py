@@ -13,6 +13,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+BESIDE = ("domaingrad.faces",)
+"""Packages of our own that register something, above this one."""
+
 
 class UnknownNameError(ValueError):
     """A name that is in no list."""
@@ -87,6 +90,7 @@ class Registry(Mapping[str, T]):
     def _all(self) -> dict[str, T]:
         if not self._complete:
             self._complete = True
+            import_plugins(BESIDE)
             group = f"domaingrad.{self.kind.replace(' ', '_')}s"
             for point in entry_points(group=group):
                 try:

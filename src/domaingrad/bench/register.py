@@ -2,8 +2,9 @@
 
 A module that registers is imported by ``--plugin MODULE`` (``plugins=`` from Python), or by an
 entry point of an installed package in the group ``domaingrad.methods``, ``domaingrad.readers``,
-``domaingrad.data_sets``, ``domaingrad.backbones``, ``domaingrad.preparations`` or
-``domaingrad.predictors``. A name that is taken raises :class:`~domaingrad.bench.names.PluginError`.
+``domaingrad.data_sets``, ``domaingrad.backbones``, ``domaingrad.preparations``,
+``domaingrad.predictors`` or ``domaingrad.report_sections``. A name that is taken raises
+:class:`~domaingrad.bench.names.PluginError`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .methods import METHODS, Method, MethodInfo, method_of_rule
 from .models import BACKBONES, PREDICTORS, Predictor
 from .models.backbones import Builder
 from .protocol import Distribution
+from .sections import SECTIONS, Section
 
 M = TypeVar("M", bound=type[Method] | Method)
 R = TypeVar("R", bound=type[Rule])
@@ -90,6 +92,11 @@ def backbone(name: str) -> Callable[[B], B]:
         return builder
 
     return register
+
+
+def section(name: str, entry: Section) -> Section:
+    """A part of reports and evaluations for data that record what it is made of."""
+    return SECTIONS.add(name, entry)
 
 
 def predictor(kind: P) -> P:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, Any, get_args
 
 import typer
 
-from domaingrad.bench.domains.face_sets import PROTOCOLS
-from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import options_of, without_none
 
 Command = Callable[..., None]
@@ -75,16 +73,6 @@ def _or_none(kind: Any) -> Any:
 
 def _as_given(texts: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(texts) or None
-
-
-def held_out_of(reading: Mapping[str, Any]) -> str | None:
-    """The set of faces that a protocol holds out, if one is among a reader's options.
-
-    Raises:
-        UnknownNameError: a protocol that does not exist.
-    """
-    protocol = reading.get("protocol")
-    return protocol and look_up("protocol", protocol, PROTOCOLS)[1]
 
 
 def listed(texts: Sequence[str]) -> tuple[str, ...] | None:

@@ -8,8 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from domaingrad.bench.domains import DATA_SETS, READERS, DataError, DataOptions
+from domaingrad.bench.domains import (
+    DATA_SETS,
+    READERS,
+    DataError,
+    DataOptions,
+    told_to_hold_out,
+)
 from domaingrad.bench.methods import listed_methods
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import SELECTIONS
 from domaingrad.bench.runs import (
     AnyCrew,
@@ -105,18 +112,20 @@ def sweep(
     errors = Console(stderr=True)
     with bad_input(errors):
         reading, shared = settings["DataOptions"], settings["TrainConfig"]
-        accelerator, protocol = shared.get("accelerator"), options.held_out_of(reading)
-        plugins = shared.pop("plugins", ())
+        accelerator, plugins = shared.get("accelerator"), shared.pop("plugins", ())
+        given, told = names(data, "--data"), DataOptions(**reading)
+        import_plugins(plugins)
+        chosen = [told_to_hold_out(each, told) for each in given]
         request = Request(
-            data=names(data, "--data"),
+            data=given,
             methods=names(methods, "--methods"),
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
-            hold_out=tuple(hold_out) or ((protocol,) if protocol else ()),
+            hold_out=tuple(hold_out) or tuple(each for each in chosen if each is not None),
             seed=seed,
             settings=shared,
-            data_options=DataOptions(**reading),
+            data_options=told,
             plugins=plugins,
         )
         if address is not None and launcher != "ray":

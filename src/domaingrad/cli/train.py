@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench.domains import READERS, DataError, DataOptions
+from domaingrad.bench.domains import READERS, DataError, DataOptions, told_to_hold_out
 from domaingrad.bench.methods import listed_methods
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.runs.directory import CONFIG, read_config
 from domaingrad.bench.runs.launching import processes_of
 from domaingrad.bench.runs.loggers import LOGGERS
@@ -126,8 +127,10 @@ def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any
         }
     base = base | given
     base["data_options"] = dict(base.get("data_options") or {}) | reading
-    if "hold_out" not in base and (held_out := options.held_out_of(reading)):
-        base["hold_out"] = held_out
+    import_plugins(tuple(base.get("plugins") or ()))
+    if "hold_out" not in base and "data" in base:
+        chosen = told_to_hold_out(base["data"], DataOptions(**base["data_options"]))
+        base |= {} if chosen is None else {"hold_out": chosen}
     for name in ("data", "hold_out"):
         if name not in base:
             raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")

@@ -7,14 +7,14 @@ from .data import (
     DataOptions,
     DomainData,
     Domains,
+    Groups,
     News,
     Preparation,
     Reader,
     Task,
-    Videos,
 )
 from .datasets import from_datasets
-from .loading import DATA_SETS, IN_MEMORY, READERS, load
+from .loading import DATA_SETS, IN_MEMORY, READERS, load, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "DataSet",
     "DomainData",
     "Domains",
+    "Groups",
     "News",
     "Preparation",
     "Reader",
@@ -35,11 +36,11 @@ __all__ = [
     "Schedule",
     "Task",
     "Training",
-    "Videos",
     "correct",
     "from_datasets",
     "load",
     "losses",
     "preparation_from",
     "score",
+    "told_to_hold_out",
 ]

@@ -129,14 +129,22 @@ class AsStored(Preparation):
 
 
 @dataclass(frozen=True)
-class Videos:
-    """Which video each sample of a domain is a frame of."""
+class Groups:
+    """Which samples of a domain belong together: of one patient, say, or frames of one video."""
 
     of_sample: Tensor
-    """Number of its video, shape [n]."""
+    """Number of its group, shape [n]."""
     names: tuple[str, ...]
-    attacks: tuple[str, ...]
-    """Kind of attack that each video shows; empty for a live face."""
+    kinds: tuple[str, ...]
+    """What the data say of each group beside its class; empty where they say nothing."""
+
+
+Recorder = Callable[[Groups, tuple[str, ...], Tensor, Tensor, Tensor], Mapping[str, Any] | None]
+"""What is kept of a domain's outputs at each checkpoint, sealed, for reports of such data.
+
+Takes the domain's groups, the classes, the labels of all its samples [n], the rows in question [m]
+and the probabilities of these [m, classes]; returns plain lists and numbers.
+"""
 
 
 @dataclass(frozen=True)
@@ -157,9 +165,11 @@ class DomainData:
     """Changes when the data do."""
     built_in: bool = False
     """Whether they are one of the library's own data sets, with a recipe."""
-    videos: Mapping[str, Videos] = field(default_factory=dict)
-    """By domain, where samples are frames of videos: these are split whole, and batches hold as
-    many samples of each class."""
+    groups: Mapping[str, Groups] = field(default_factory=dict)
+    """By domain, where samples belong together: groups are split whole, and batches hold as many
+    samples of each class."""
+    recorder: Recorder | None = None
+    """What is kept of a domain's groups at checkpoints."""
 
     @property
     def outputs(self) -> int:
@@ -219,3 +229,5 @@ class Reader:
     read: Callable[[Path, DataOptions, News], DomainData]
     options: tuple[str, ...] = field(default=())
     """Names of the :class:`DataOptions` that it heeds."""
+    hold_out: Callable[[DataOptions], str | None] = lambda _: None
+    """The domain that options say to hold out, if they do."""

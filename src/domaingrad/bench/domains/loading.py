@@ -11,7 +11,6 @@ from domaingrad.bench.names import Registry, look_up
 from . import digits, linear_toy, spirals
 from .base import DataSet
 from .data import DataError, DataOptions, DomainData, News, Reader
-from .faces import FACES
 from .folder import FOLDER
 from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
@@ -32,7 +31,7 @@ for _data in (
 ):
     DATA_SETS.add(_data.name, _data)
 for _reader in (
-    FOLDER, TABLE, MANIFEST, FACES, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values()
+    FOLDER, TABLE, MANIFEST, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values()
 ):  # fmt: skip
     READERS.add(_reader.kind, _reader)
 
@@ -60,20 +59,38 @@ def load(data: str, options: DataOptions, news: News, generator: Generator) -> D
     if data in DATA_SETS:
         _require_heeded(data, (), options)
         return DATA_SETS[data].draw(generator)
+    reader, place = reader_of(data)
+    _require_heeded(reader.kind, reader.options, options)
+    return reader.read(Path(place).expanduser(), options, news)
+
+
+def reader_of(data: str) -> tuple[Reader, str]:
+    """The reader of data on disk, and their path.
+
+    Raises:
+        UnknownNameError, DataError: as :func:`load`.
+    """
     kind, separator, place = data.partition(":")
     if kind == IN_MEMORY:
         raise DataError(
             f"the data {place!r} were in the memory of a Python program; train on them from there, "
-            f"and use the model by Trained.load, or name data on disk."
+            f"and use the model by TrainedModel.load, or name data on disk."
         )
     if separator and (kind in READERS or not Path(data).exists()):
         reader = look_up("kind of data", kind, READERS)
         if not place:
             raise DataError(f"expected --data {kind}:PATH; found no path.")
-    else:
-        place, reader = data, _reader_of(Path(data))
-    _require_heeded(reader.kind, reader.options, options)
-    return reader.read(Path(place).expanduser(), options, news)
+        return reader, place
+    return _reader_of(Path(data)), data
+
+
+def told_to_hold_out(data: str, options: DataOptions) -> str | None:
+    """The domain that the options of a reader say to hold out, if they do.
+
+    Raises:
+        UnknownNameError, DataError: as :func:`load`.
+    """
+    return None if data in DATA_SETS else reader_of(data)[0].hold_out(options)
 
 
 def _reader_of(path: Path) -> Reader:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, DomainData, News, Videos, load
+from domaingrad.bench.domains import DataError, DomainData, News, load
 from domaingrad.bench.protocol import generator_of
-from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored, joined
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.trainer import Splits
+from domaingrad.bench.schema import without_none
+from domaingrad.bench.sections import SECTIONS, EvaluationSection
 
-from .liveness import LivenessCurve, liveness_curve
 from .run_parts import model_of_run, parts_of_run
 
 BINS = 15
@@ -39,8 +39,8 @@ class DomainEvaluation:
     """By name; one that these samples do not define is left out."""
     confusion: Tensor | None
     """Counts [true class, predicted class]; ``None`` where labels are numbers."""
-    videos: VideoScores | None = None
-    """Where samples are frames of faces, live or not: a score a video."""
+    recorded: Mapping[str, Any] | None = None
+    """What the data's recorder keeps of groups."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Evaluation:
 
     trained: TrainedModel
     domains: tuple[DomainEvaluation, ...]
-    liveness: Mapping[str, LivenessCurve] = field(default_factory=dict)
-    """Of faces: by domain that is no source, rates at the sources' threshold and at its own."""
+    sections: Mapping[str, EvaluationSection] = field(default_factory=dict)
+    """What only such data have, by name."""
 
 
 def evaluate(
@@ -75,43 +75,34 @@ def evaluate(
     if data is not None:
         config = config_from(directory.config())
         new = _on_new_data(trained, config, data, news)
-        if not any(found.videos for found in new):
+        if not any(found.recorded for found in new):
             return Evaluation(trained, tuple(new))
         own, parts = parts_of_run(directory, trained, news)
-        return Evaluation(trained, tuple(new), _liveness(new, _on_sources(trained, own, parts)))
+        return Evaluation(trained, tuple(new), _sections(new, _on_sources(trained, own, parts)))
     own, parts = parts_of_run(directory, trained, news)
     sources = _on_sources(trained, own, parts)
     found = [*sources]
     for name, split in parts.held_out.items():
         samples = split.data.tensors
         every = torch.arange(len(samples[1]))
-        found.append(_on(trained, name, "held out", samples, every, own.videos.get(name)))
-    return Evaluation(trained, tuple(found), _liveness(found[len(sources) :], sources))
+        found.append(_on(trained, name, "held out", samples, every, own))
+    return Evaluation(trained, tuple(found), _sections(found[len(sources) :], sources))
 
 
 def _on_sources(trained: TrainedModel, own: DomainData, parts: Splits) -> list[DomainEvaluation]:
     return [
-        _on(
-            trained, name, "source, validation", split.data.tensors, split.val,
-            own.videos.get(name),
-        )
+        _on(trained, name, "source, validation", split.data.tensors, split.val, own)
         for name, split in parts.sources.items()
-    ]  # fmt: skip
+    ]
 
 
-def _liveness(
+def _sections(
     targets: Sequence[DomainEvaluation], sources: Sequence[DomainEvaluation]
-) -> dict[str, LivenessCurve]:
-    """Of each domain that is no source; the threshold comes from the sources' validation."""
-    validation = [found.videos for found in sources if found.videos is not None]
-    if not validation:
-        return {}
-    source = joined(validation)
-    return {
-        target.domain: liveness_curve(target.videos, source)
-        for target in targets
-        if target.videos is not None
-    }
+) -> dict[str, EvaluationSection]:
+    """Of domains that are no source, with what the sources' validation tells."""
+    both = [without_none({e.domain: e.recorded for e in each}) for each in (targets, sources)]
+    found = {name: section.of_evaluation(*both) for name, section in SECTIONS.items()}
+    return without_none(found)
 
 
 def _on_new_data(
@@ -138,7 +129,7 @@ def _on_new_data(
         stored = trained.preparation.adopted(new.preparation, stored)
         known = (stored, places[labels] if len(places) else labels)
         every = torch.arange(len(labels))
-        found.append(_on(trained, name, "new data", known, every, new.videos.get(name)))
+        found.append(_on(trained, name, "new data", known, every, new))
     return found
 
 
@@ -148,7 +139,7 @@ def _on(
     role: Role,
     samples: tuple[Tensor, ...],
     rows: Tensor,
-    videos: Videos | None,
+    data: DomainData,
 ) -> DomainEvaluation:
     stored, labels = samples
     outputs, truth = trained.outputs(stored, rows), labels[rows]
@@ -160,8 +151,10 @@ def _on(
     else:
         right = (outputs.sign() == truth).double().mean().item()
         metrics, confusion = {"accuracy": right}, None
-    scores = frames_scored(videos, trained.classes, labels, rows, outputs)
-    return DomainEvaluation(domain, role, len(truth), metrics, confusion, scores)
+    recorded = None
+    if data.recorder is not None and domain in data.groups:
+        recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
+    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded)
 
 
 def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -25,7 +25,7 @@ from domaingrad.bench.runs import (
 )
 from domaingrad.bench.runs.directory import Condition, Records
 from domaingrad.bench.runs.settings import OPTIMISATION
-from domaingrad.bench.runs.trainer import SealedVideos
+from domaingrad.bench.runs.trainer import Recorded
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
@@ -52,8 +52,8 @@ class Course:
     """By checkpoint."""
     others: tuple[float | None, ...]
     """By checkpoint: mean score on the other domains, each held out beside it by another run."""
-    videos: Mapping[int, SealedVideos]
-    """By step; empty where the data are no faces."""
+    groups: Mapping[int, Recorded]
+    """By step; empty where the data record nothing of groups."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -168,14 +168,14 @@ class Collected:
         columns = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
         return pd.DataFrame(rows, columns=columns)
 
-    def videos(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], SealedVideos]:
-        """Scores of the videos at the checkpoints that were selected, by :data:`PLACE`.
+    def groups(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], Recorded]:
+        """What was recorded of groups at the checkpoints that were selected, by :data:`PLACE`.
 
         Args:
             selected: one row a data set, method, held-out domain and trial.
         """
         steps = {tuple(row[name] for name in PLACE): row["step"] for _, row in selected.iterrows()}
-        found = {tuple(course.place.values()): course.videos for course in self.courses}
+        found = {tuple(course.place.values()): course.groups for course in self.courses}
         return {place: found[place][step] for place, step in steps.items() if step in found[place]}
 
 
@@ -243,7 +243,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
                 records.checkpoints,
                 tuple(records.sealed[each.step][one] for each in records.checkpoints),
                 tuple(_others(pairs_of_run, each.step) for each in records.checkpoints),
-                records.videos,
+                records.groups,
             )
         )
     return Collected(

@@ -13,8 +13,9 @@ from domaingrad.bench.methods import METHODS, Method
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import SELECTIONS, Selection
 from domaingrad.bench.runs import Plan, PlannedData, SweepDirectory
+from domaingrad.bench.schema import without_none
+from domaingrad.bench.sections import SECTIONS, SweepSection
 
-from .liveness_of_sweep import LivenessRow, liveness_rows
 from .records import PLACE, collect
 from .significance import Difference, paired_differences
 
@@ -70,8 +71,8 @@ class DataSummary:
     """What the methods of these runs told: one row a run, checkpoint and name of a number."""
     draws: pd.DataFrame
     """One row a run and hyper-parameter."""
-    liveness: tuple[LivenessRow, ...]
-    """Of faces, by the first selection method: rates by video."""
+    sections: Mapping[str, SweepSection]
+    """What only such data have, by name; of the runs that the first selection method selects."""
 
     @property
     def headline(self) -> Selection:
@@ -142,7 +143,7 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
     checkpoints = collected.checkpoints()
     numbers, draws = collected.numbers(), collected.draws()
     chosen = selected[selected["selection"] == plan.request.selections[0]]
-    first, videos = chosen[PLACE], collected.videos(chosen)
+    first, recorded = chosen[PLACE], collected.groups(chosen)
     methods = [look_up("method", name, METHODS) for name in plan.request.methods]
     summaries = []
     for data in plan.data:
@@ -161,7 +162,12 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
                 curves=_of(checkpoints, data).merge(first, on=PLACE),
                 numbers=_of(numbers, data).merge(first, on=PLACE),
                 draws=_of(draws, data),
-                liveness=tuple(liveness_rows(videos, data.name, methods, data.held_out)),
+                sections=without_none(
+                    {
+                        name: section.of_sweep(recorded, data.name, methods, data.held_out)
+                        for name, section in SECTIONS.items()
+                    }
+                ),
             )
         )
     return Summary(

@@ -18,8 +18,6 @@ from domaingrad.bench.domains import Task
 from domaingrad.bench.methods import Method
 from domaingrad.bench.protocol import SELECTIONS
 
-from .liveness_of_sweep import CAPTION as LIVENESS
-from .liveness_of_sweep import COLUMNS as LIVENESS_COLUMNS
 from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
@@ -155,12 +153,13 @@ def print_tables(summary: Summary, console: Console) -> None:
             for texts in paired_texts(data):
                 paired.add_row(*map(escape, texts))
             _print(paired, console)
-        if data.liveness:
-            faces = _table("live faces and attacks", LIVENESS_COLUMNS)
-            faces.columns[1].justify = "left"
-            for found in data.liveness:
-                faces.add_row(*map(escape, found.texts()))
-            _print(faces, console)
+        for section in data.sections.values():
+            more = _table(section.table.title, section.table.columns)
+            for column in more.columns[: section.table.left]:
+                column.justify = "left"
+            for cells in section.table.rows:
+                more.add_row(*map(escape, cells))
+            _print(more, console)
     for caption in captions(summary):
         console.print(caption, soft_wrap=True, highlight=False)
 
@@ -174,9 +173,8 @@ def captions(summary: Summary) -> list[str]:
         found.append(SIDE_BY_SIDE)
     if any(data.differences[data.headline.name] for data in summary.data):
         found.append(PAIRED)
-    if any(data.liveness for data in summary.data):
-        found.append(LIVENESS)
-    return found
+    sections = (section for data in summary.data for section in data.sections.values())
+    return [*found, *dict.fromkeys(section.table.caption for section in sections)]
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
@@ -255,16 +253,15 @@ def to_json(summary: Summary) -> str:
             }
             for data in summary.data
         },
-        "liveness": [
-            {
-                "data": data.data.name,
-                "method": row.method.info.name,
-                "held_out": row.held_out,
-                "trials": {name: [asdict(v) for v in each] for name, each in row.values().items()},
-            }
-            for data in summary.data
-            for row in data.liveness
-        ],
+        **{
+            name: [
+                row
+                for data in summary.data
+                if name in data.sections
+                for row in data.sections[name].document
+            ]
+            for name in dict.fromkeys(name for data in summary.data for name in data.sections)
+        },
         "selected": summary.selected.to_dict("records"),
         "missing": missing_lines(summary),
         "warnings": dict(summary.warnings),

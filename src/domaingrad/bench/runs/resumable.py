@@ -25,7 +25,7 @@ from .loggers import end, log_again, logged, logger_in
 from .ranks import Ranks
 from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, training_of
 from .trained import TrainedModel
-from .trainer import Checkpoint, DeviceContext, Sealed, SealedVideos, Splits, Trainer
+from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,13 @@ def _keep(
     directory: RunDirectory,
     checkpoint: Checkpoint,
     sealed: Sealed,
-    videos: SealedVideos,
+    groups: Recorded,
     better: Callable[[], bytes] | None,
     state: Mapping[str, Any],
     loggers: Sequence[Any],
 ) -> None:
     """Write down a checkpoint, the model if it is a better one, and the state to go on from."""
-    directory.append(checkpoint, sealed, videos)
+    directory.append(checkpoint, sealed, groups)
     if better is not None:
         directory.save_model(better())
     directory.save_state(state)

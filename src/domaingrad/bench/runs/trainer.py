@@ -27,7 +27,7 @@ from domaingrad.bench.domains import (
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
 from domaingrad.bench.models import Network
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
-from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored
+from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
 from .optimizers import Optimizers
@@ -74,9 +74,9 @@ class HeldOutScores:
 Sealed = Mapping[str, HeldOutScores]
 """Scores by domain held out."""
 
-SealedVideos = Mapping[str, VideoScores]
-"""By domain, where samples are frames of faces, live or not: of the sources' validation splits, and
-of all there is of those held out."""
+Recorded = Mapping[str, Mapping[str, Any]]
+"""By domain, what the data's recorder keeps of groups: of the sources' validation splits, and of
+all there is of the domains held out."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Splits:
             name: split_domain(
                 domain,
                 generator_of(*trial, "split", name),
-                data.videos[name].of_sample if name in data.videos else None,
+                data.groups[name].of_sample if name in data.groups else None,
             )
             for name, domain in data.domains.items()
         }
@@ -254,7 +254,7 @@ class Trainer:
         self.steps_done += 1
         return self.steps_done in self._marks
 
-    def checkpoint(self) -> tuple[Checkpoint, Sealed, SealedVideos]:
+    def checkpoint(self) -> tuple[Checkpoint, Sealed, Recorded]:
         """Evaluate; what may be looked at, and what stays sealed. A collective call."""
         ranks = self._context.ranks
         loss = ranks.mean(self._last_loss.item(), self._samples)
@@ -294,11 +294,11 @@ class Trainer:
                 metrics=self.learner.metrics(),
             )
         sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
-        videos = {
-            name: self._videos(name, torch.cat(each), torch.cat(outputs[name]))
+        recorded = {
+            name: self._recorded(name, torch.cat(each), torch.cat(outputs[name]))
             for name, each in rows.items()
         }
-        return seen, sealed, {name: found for name, found in videos.items() if found is not None}
+        return seen, sealed, without_none(recorded)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on with the same numbers; a collective call."""
@@ -379,12 +379,13 @@ class Trainer:
         labels = split.data.tensors[1][rows]
         return score(self._data.task, outputs, self._splits.target.scaled(labels))
 
-    def _videos(self, domain: str, rows: Tensor, outputs: Tensor) -> VideoScores | None:
-        """Of frames of faces; ``None`` for other data, and once training has diverged."""
-        if domain not in self._data.videos or not outputs.isfinite().all():
+    def _recorded(self, domain: str, rows: Tensor, outputs: Tensor) -> Mapping[str, Any] | None:
+        """Of a domain with groups; ``None`` for other data, and once training has diverged."""
+        data = self._data
+        if data.recorder is None or domain not in data.groups or not outputs.isfinite().all():
             return None
-        labels, videos = self._data.domains[domain].tensors[1], self._data.videos[domain]
-        return frames_scored(videos, self._data.classes, labels, rows, outputs.softmax(1))
+        labels = data.domains[domain].tensors[1]
+        return data.recorder(data.groups[domain], data.classes, labels, rows, outputs.softmax(1))
 
 
 def require_sources(method: Method, sources: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from .data import DataError
-from .decoding import is_image
+from domaingrad.bench.domains.data import DataError
+from domaingrad.bench.domains.decoding import is_image
 
 Images = dict[int, Image.Image]
 """By number in the video."""

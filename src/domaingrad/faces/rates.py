@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from domaingrad.bench.protocol.video_scores import Numbers, VideoScores, require, require_both
+from .video_scores import Numbers, VideoScores, require, require_both
 
 Counts = npt.NDArray[np.int64]
 
@@ -51,7 +51,7 @@ def hter(scores: VideoScores, threshold: float) -> float:
     Raises:
         DataError: live faces or attacks are missing.
 
-    >>> from domaingrad.bench.protocol.video_scores import video_scores
+    >>> from domaingrad.faces.video_scores import video_scores
     >>> hter(video_scores([0.9, 0.4, 0.6, 0.1], range(4), [1, 1, 0, 0], ["", "", "p", "p"]), 0.5)
     0.5
     """
@@ -114,7 +114,7 @@ def eer(scores: VideoScores) -> EqualError:
     Raises:
         DataError: live faces or attacks are missing.
 
-    >>> from domaingrad.bench.protocol.video_scores import video_scores
+    >>> from domaingrad.faces.video_scores import video_scores
     >>> eer(video_scores([0.9, 0.4, 0.6, 0.1], range(4), [1, 1, 0, 0], ["", "", "p", "p"]))
     EqualError(rate=0.5, threshold=0.6)
     """

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from domaingrad.bench.domains.data import DataError
-from domaingrad.bench.domains.fas_synthetic import sample_sheet, write_fas_synthetic
-from domaingrad.bench.domains.fas_synthetic.dataset import split_of
-from domaingrad.bench.domains.fas_synthetic.videos import video
+from domaingrad.faces.synthetic import sample_sheet, write_fas_synthetic
+from domaingrad.faces.synthetic.dataset import split_of
+from domaingrad.faces.synthetic.videos import video
 
 DOMAINS = ("C", "I", "M", "O")
 SMALL = {"size": 32, "subjects": 3, "frames": 2}

@@ -11,9 +11,9 @@ import torch
 from domaingrad.bench.domains import load
 from domaingrad.bench.domains.data import DataError, DataOptions, News
 from domaingrad.bench.domains.decoding import decode
-from domaingrad.bench.domains.face_sets import FACE_SETS, PROTOCOLS, known_set
-from domaingrad.bench.domains.faces import FACES, of_protocol
 from domaingrad.bench.names import UnknownNameError
+from domaingrad.faces.reader import FACES, of_protocol
+from domaingrad.faces.sets import FACE_SETS, PROTOCOLS, known_set
 
 SMALL = DataOptions(size=6)
 
@@ -60,7 +60,7 @@ def root(tmp_path, face_set):
 
 def videos_of(data, domain):
     """Frames by name of their video."""
-    videos = data.videos[domain]
+    videos = data.groups[domain]
     return dict(Counter(videos.names[number] for number in videos.of_sample))
 
 
@@ -73,10 +73,10 @@ def test_frames_videos_and_attacks_are_those_listed(root):
     assert labels.tolist() == [0, 0, 1, 1, 1, 1]
     files = [root / "mine" / "frames" / v / f"{f}.png" for v in "abc" for f in range(2)]
     assert torch.equal(stored, torch.stack([decode(file, 6) for file in files]))
-    videos = data.videos["mine"]
+    videos = data.groups["mine"]
     assert videos.of_sample.tolist() == [0, 0, 1, 1, 2, 2]
     assert videos.names == tuple(f"mine/frames/{video}" for video in "abc")
-    assert videos.attacks == ("", "mask", "mask")
+    assert videos.kinds == ("", "mask", "mask")
 
 
 def test_the_kind_is_known_to_load(root):
@@ -131,7 +131,7 @@ def test_videos_without_a_number_are_told_by_folder_and_name(root, save, names, 
     for number, name in enumerate(names):
         save(root / "mine" / "x" / name, number)
     write(root / "mine", [entry(f"x/{name}", 0) for name in names])
-    assert list(read(root).videos["mine"].names) == [f"mine/{video}" for video in videos]
+    assert list(read(root).groups["mine"].names) == [f"mine/{video}" for video in videos]
 
 
 def test_numbers_of_videos_count_within_their_list(root):
@@ -162,8 +162,8 @@ def test_paths_may_be_absolute_or_relative_to_the_root(root):
     rows = [entry(root / "mine/frames/a/0.png", 1), entry("mine/frames/b/0.png", 0)]
     write(root / "mine", rows)
     data = read(root)
-    assert data.videos["mine"].names == ("mine/frames/a", "mine/frames/b")
-    assert data.videos["mine"].attacks == ("", "unnamed")
+    assert data.groups["mine"].names == ("mine/frames/a", "mine/frames/b")
+    assert data.groups["mine"].kinds == ("", "unnamed")
     assert any("attacks without a kind count as one kind" in note for note in data.notes)
 
 
@@ -233,7 +233,7 @@ def test_corrupt_frames_are_named_and_left_out_on_request_alone(root):
     with pytest.raises(DataError, match=r"frames/c/0\.png"):
         read(root)
     data = read(root, replace(SMALL, skip_unreadable=True))
-    assert data.videos["mine"].names == ("mine/frames/a", "mine/frames/b")
+    assert data.groups["mine"].names == ("mine/frames/a", "mine/frames/b")
     assert "mine: videos without a readable frame (1): mine/frames/c" in data.notes
 
 
@@ -313,7 +313,7 @@ def test_a_protocol_has_its_domains_alone(four):
     for name, (sources, held_out) in PROTOCOLS.items():
         data, left_out = of_protocol(four, name)
         assert left_out == held_out
-        assert {*data.domains} == {*data.videos} == {*sources, held_out}
+        assert {*data.domains} == {*data.groups} == {*sources, held_out}
         letters, _, last = name.partition("-")
         assert (letters.split("&"), last) == (list(sources), held_out)
 

@@ -19,24 +19,26 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from domaingrad.bench.domains.data import DataError, DataOptions, DomainData, News, Reader
+from domaingrad.bench.domains.files import listed, visible
+from domaingrad.bench.domains.labelled import (
+    IMAGE_OPTIONS,
+    LabelledImage,
+    check_labelled,
+    read_labelled,
+)
 from domaingrad.bench.names import look_up
 
-from .data import DataError, DataOptions, DomainData, News, Reader
-from .face_sets import FACE_SETS, PROTOCOLS, FaceSet, known_set
-from .fas_synthetic.dataset import SETTINGS
-from .files import listed, visible
-from .labelled import IMAGE_OPTIONS, LabelledImage, check_labelled, read_labelled
+from .sets import FACE_SETS, LIVE, PROTOCOLS, UNNAMED, FaceSet, known_set
+from .synthetic.dataset import SETTINGS
+from .video_scores import frames_scored
 
 LISTS = "ROOT/SET/{all,train,valid,test,real,fake}_label.json"
 READ = (("all",), ("train", "valid", "test"), ("real", "fake"))
 """Lists that together are a set: the first of these that are there are read."""
 
-LIVE = "live"
 CLASSES = ("spoof", LIVE)
 """By label in the lists; sorted, as everywhere, live is class 0."""
-
-UNNAMED = "unnamed"
-"""Kind of the attacks of lists that name none."""
 
 KEYS = ("photo_path", "photo_label")
 VIDEO, ATTACK = "photo_belong_to_video_ID", "photo_attack"
@@ -90,7 +92,7 @@ def read_faces(path: Path, options: DataOptions, news: News) -> DomainData:
         notes += _counted(folder, [image for image in images if image.domain == folder.domain])
     check_labelled(images, str(path), options.least)
     data = read_labelled(path.resolve().name, images, options, news, notes)
-    data = replace(data, notes=(*data.notes, *_lost(images, data)))
+    data = replace(data, notes=(*data.notes, *_lost(images, data)), recorder=frames_scored)
     return data if options.protocol is None else of_protocol(data, options.protocol)[0]
 
 
@@ -99,7 +101,7 @@ def of_protocol(data: DomainData, name: str) -> tuple[DomainData, str]:
 
     Args:
         data: as :func:`read_faces` returns them.
-        name: in :data:`~.face_sets.PROTOCOLS`.
+        name: in :data:`~.sets.PROTOCOLS`.
 
     Raises:
         UnknownNameError: another name.
@@ -120,7 +122,7 @@ def of_protocol(data: DomainData, name: str) -> tuple[DomainData, str]:
         replace(
             data,
             domains={letter: data.domains[letter] for letter in wanted},
-            videos={letter: data.videos[letter] for letter in wanted if letter in data.videos},
+            groups={letter: data.groups[letter] for letter in wanted if letter in data.groups},
             fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
         ),
         held_out,
@@ -266,7 +268,7 @@ def _check_files(images: Sequence[LabelledImage], root: Path) -> None:
 def _check_videos(images: Sequence[LabelledImage], root: Path) -> None:
     shown: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for image in images:
-        shown[image.domain, image.video].add((image.label, image.attack))
+        shown[image.domain, image.group].add((image.label, image.kind))
     if mixed := [f"{video} of {domain}" for (domain, video), is_ in shown.items() if len(is_) > 1]:
         raise DataError(
             f"expected frames of one class and one kind of attack in each video, found several in "
@@ -274,7 +276,7 @@ def _check_videos(images: Sequence[LabelledImage], root: Path) -> None:
             f"by {VIDEO}."
         )
     # Only where a folder is a video: what lies beside others may be anything.
-    places = {i.path.parent.parent for i in images if i.path.parent.as_posix().endswith(i.video)}
+    places = {i.path.parent.parent for i in images if i.path.parent.as_posix().endswith(i.group)}
     beside = [
         place / name
         for place in sorted(places)
@@ -290,7 +292,7 @@ def _check_videos(images: Sequence[LabelledImage], root: Path) -> None:
 
 def _counted(folder: FaceFolder, images: Sequence[LabelledImage]) -> list[str]:
     """Compare numbers of videos with the published ones."""
-    videos = {image.video: image for image in images}
+    videos = {image.group: image for image in images}
     live = sum(image.label == LIVE for image in videos.values())
     count = (live, len(videos) - live)
     notes = []
@@ -309,7 +311,7 @@ def _counted(folder: FaceFolder, images: Sequence[LabelledImage]) -> list[str]:
         )
     if [each.name for each in folder.lists] != ["all_label.json"]:
         notes.append(f"{folder.domain}: read {listed([each.name for each in folder.lists])}")
-    if any(image.attack == UNNAMED for image in videos.values()):
+    if any(image.kind == UNNAMED for image in videos.values()):
         notes.append(
             f"{folder.domain}: attacks without a kind count as one kind ({UNNAMED!r}), as in APCER"
         )
@@ -324,9 +326,9 @@ def _lost(images: Sequence[LabelledImage], data: DomainData) -> Iterator[str]:
     """Name the videos of which skipping unreadable files left nothing."""
     listed_videos: dict[str, set[str]] = defaultdict(set)
     for image in images:
-        listed_videos[image.domain].add(image.video)
+        listed_videos[image.domain].add(image.group)
     for domain, videos in sorted(listed_videos.items()):
-        if gone := sorted(videos - {*data.videos[domain].names}):
+        if gone := sorted(videos - {*data.groups[domain].names}):
             yield f"{domain}: videos without a readable frame ({len(gone):,}): {listed(gone)}"
 
 
@@ -335,9 +337,21 @@ def _requests() -> str:
     return f"Lists of your own will do. Of the usual four sets: {known}."
 
 
+def held_out_of(options: DataOptions) -> str | None:
+    """The set of faces that a protocol holds out.
+
+    Raises:
+        UnknownNameError: a protocol that does not exist.
+    """
+    if options.protocol is None:
+        return None
+    return look_up("protocol", options.protocol, PROTOCOLS)[1]
+
+
 FACES = Reader(
     kind="faces",
     summary=f"Videos of live faces and attacks, frames listed in {LISTS}.",
     read=read_faces,
     options=(*IMAGE_OPTIONS, "protocol"),
+    hold_out=held_out_of,
 )

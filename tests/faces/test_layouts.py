@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from domaingrad.bench.domains.data import DataError, DataOptions, News
-from domaingrad.bench.domains.face_frames import evenly
-from domaingrad.bench.domains.face_layouts import LAYOUTS, find_videos, prepare_faces
-from domaingrad.bench.domains.faces import FACES
 from domaingrad.bench.names import UnknownNameError
+from domaingrad.faces.frames import evenly
+from domaingrad.faces.layouts import LAYOUTS, find_videos, prepare_faces
+from domaingrad.faces.reader import FACES
 
 # Videos of each set as it is published, with part and kind of attack as its documentation says.
 EXAMPLES = {
@@ -128,15 +128,15 @@ def test_the_lists_are_read_back_with_every_video(lay_out, tmp_path, kind):
     face = LAYOUTS[kind].face
     data = FACES.read(out, DataOptions(size=6, least=1), News())
     assert list(data.domains) == [face.letter]
-    videos = data.videos[face.letter]
+    videos = data.groups[face.letter]
     expected = {name: told for name, told in EXAMPLES[kind].items() if told[0] != "valid"}
-    assert dict(zip(videos.names, videos.attacks, strict=True)) == {
+    assert dict(zip(videos.names, videos.kinds, strict=True)) == {
         name: attack for name, (_, attack) in expected.items()
     }
     assert videos.of_sample.bincount().tolist() == [2] * len(expected)
     labels = data.domains[face.letter].tensors[1]
     for label, number in zip(labels.tolist(), videos.of_sample.tolist(), strict=True):
-        assert data.classes[label] == ("spoof" if videos.attacks[number] else "live")
+        assert data.classes[label] == ("spoof" if videos.kinds[number] else "live")
 
 
 def test_lists_are_ssdgs_and_leave_development_out_of_all(lay_out, tmp_path):

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, Videos
-from domaingrad.bench.domains.faces import LIVE, UNNAMED
+from domaingrad.bench.domains import DataError, Groups
 from domaingrad.bench.domains.files import listed
+
+from .sets import LIVE, UNNAMED
 
 Numbers = npt.NDArray[np.float64]
 
@@ -138,16 +139,16 @@ def video_scores(
 
 
 def frames_scored(
-    videos: Videos | None,
-    classes: Sequence[str],
+    videos: Groups,
+    classes: tuple[str, ...],
     labels: Tensor,
     rows: Tensor,
     probabilities: Tensor,
-) -> VideoScores | None:
-    """The score of each video that some samples of a domain are frames of.
+) -> dict[str, list[Any]] | None:
+    """The score of each video that some samples of a domain are frames of, as it is recorded.
 
     Args:
-        videos: of the domain, if it has any.
+        videos: of the domain.
         classes: names of the classes.
         labels: of all its samples, shape [n].
         rows: the samples in question, shape [m].
@@ -156,12 +157,13 @@ def frames_scored(
     Returns:
         ``None`` where samples are no frames of live faces and attacks.
     """
-    if videos is None or LIVE not in classes:
+    if LIVE not in classes:
         return None
     live = classes.index(LIVE)
     shows_live = torch.zeros(len(videos.names), dtype=torch.bool)
     shows_live[videos.of_sample[labels == live]] = True
-    return video_scores(probabilities[:, live], videos.of_sample[rows], shows_live, videos.attacks)
+    number = videos.of_sample[rows]
+    return video_scores(probabilities[:, live], number, shows_live, videos.kinds).described()
 
 
 def joined(parts: Sequence[VideoScores]) -> VideoScores:

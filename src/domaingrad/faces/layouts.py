@@ -29,13 +29,13 @@ from typing import Any, Literal
 
 import joblib
 
+from domaingrad.bench.domains.data import DataError, News
+from domaingrad.bench.domains.decoding import is_image
+from domaingrad.bench.domains.files import listed, visible
 from domaingrad.bench.names import look_up
 
-from .data import DataError, News
-from .decoding import is_image
-from .face_frames import UnreadableError, frames_of, pyav
-from .face_sets import CASIA, MSU, OULU, REPLAY, FaceSet
-from .files import listed, visible
+from .frames import UnreadableError, frames_of, pyav
+from .sets import CASIA, MSU, OULU, REPLAY, FaceSet
 
 Kind = Literal["oulu-npu", "casia-fasd", "replay-attack", "msu-mfsd"]
 Part = Literal["train", "valid", "test"]

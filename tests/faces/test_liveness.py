@@ -12,16 +12,14 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.domains.faces import UNNAMED
-from domaingrad.bench.protocol.video_scores import VideoScores, joined, video_scores
-from domaingrad.bench.reports.liveness import Threshold, liveness_metrics
-from domaingrad.bench.reports.liveness_plot import (
+from domaingrad.faces.liveness import Threshold, liveness_metrics
+from domaingrad.faces.plots import (
     LivenessCurve,
     liveness_plot,
     operating_points,
     plot_liveness,
 )
-from domaingrad.bench.reports.liveness_rates import (
+from domaingrad.faces.rates import (
     acer,
     apcer,
     apcer_by_attack,
@@ -32,6 +30,8 @@ from domaingrad.bench.reports.liveness_rates import (
     hter,
     tpr_at_fpr,
 )
+from domaingrad.faces.reader import UNNAMED
+from domaingrad.faces.video_scores import VideoScores, joined, video_scores
 
 
 def scores(lives, attacks, kinds=None):

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data import DataError
-from ..files import listed
+from domaingrad.bench.domains.data import DataError
+from domaingrad.bench.domains.files import listed
+
 from .cameras import CAMERAS
 from .videos import Attack, video
 

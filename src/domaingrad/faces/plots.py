@@ -11,13 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.protocol.video_scores import Numbers
+from domaingrad.bench.reports.plot_files import RESOLUTION, written_to
+from domaingrad.bench.reports.themes import COLOURS, Plot, themed
 
 from .liveness import LivenessCurve
-from .liveness_rates import bpcer, far
-from .plot_files import RESOLUTION, written_to
-from .plots import COLOURS, Plot, themed
-from .summary import DataSummary
+from .rates import bpcer, far
+from .video_scores import Numbers
 
 TITLE = "Live faces and attacks"
 CAPTION = (
@@ -48,20 +47,21 @@ def liveness_plot(
     return themed(TITLE, CAPTION, lambda: _draw(curves, colours))
 
 
-def liveness_plots(data: DataSummary) -> list[Plot]:
-    """The curves of a sweep's methods, a plot a held-out domain, from the first trial there is."""
-    titles = (row.method.info.title for row in data.methods)
+def liveness_plots(
+    by_domain: Mapping[str, Mapping[str, LivenessCurve]], titles: Sequence[str]
+) -> list[Plot]:
+    """The curves of a sweep's methods, a plot a held-out domain, from the first trial there is.
+
+    Args:
+        by_domain: by held-out domain and title of the method.
+        titles: of all methods, in order, which gives them their colours.
+    """
     colour_of = {title: COLOURS[index % len(COLOURS)] for index, title in enumerate(titles)}
     plots = []
-    for domain in data.data.held_out:
-        curves = {
-            row.method.info.title: row.curves[0]
-            for row in data.liveness
-            if row.held_out == domain and row.curves[0].scores.both
-        }
+    for domain, found in by_domain.items():
+        curves = {title: curve for title, curve in found.items() if curve.scores.both}
         if curves:
-            own = [colour_of[title] for title in curves]
-            plot = liveness_plot(curves, own)
+            plot = liveness_plot(curves, [colour_of[title] for title in curves])
             title = f"{TITLE}, {domain} held out"
             plots.append(replace(plot, title=title, caption=f"First trial. {CAPTION}"))
     return plots

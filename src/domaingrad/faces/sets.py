@@ -10,6 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LIVE = "live"
+"""The class that is no attack."""
+UNNAMED = "unnamed"
+"""Kind of the attacks of lists that name none."""
+
 
 @dataclass(frozen=True)
 class FaceSet:
@@ -19,7 +24,7 @@ class FaceSet:
     """Its name in protocols."""
     title: str
     kind: str
-    """What :func:`~.face_layouts.prepare_faces` calls it."""
+    """What :func:`~.layouts.prepare_faces` calls it."""
     folder: str
     """Of its lists, as in SSDG."""
     names: frozenset[str]

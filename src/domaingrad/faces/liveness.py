@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.protocol.video_scores import Numbers, VideoScores, require_both
 
-from .liveness_rates import LOW_FPR, Accepted, Counts, eer, once
+from .rates import LOW_FPR, Accepted, Counts, eer, once
+from .video_scores import Numbers, VideoScores, require_both
 
 LEVEL = 0.95
 """Of the confidence intervals."""
@@ -119,7 +119,7 @@ def liveness_metrics(
     Raises:
         DataError: no target videos at all, or source validation without live faces or attacks.
 
-    >>> from domaingrad.bench.protocol.video_scores import video_scores
+    >>> from domaingrad.faces.video_scores import video_scores
     >>> source = video_scores([0.9, 0.6, 0.5, 0.1], range(4), [1, 1, 0, 0], ["", "", "p", "p"])
     >>> faces = video_scores([0.9, 0.4], range(2), [1, 1], ["", ""])
     >>> found = liveness_metrics(faces, source, np.random.default_rng(0))
