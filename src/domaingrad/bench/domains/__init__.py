@@ -1,6 +1,6 @@
 """Domains: data sets whose samples come from several named domains."""
 
-from .base import DataSet, Recipe, Schedule, Training, correct, losses, score
+from .base import DataSet, correct, losses, score
 from .data import (
     AsStored,
     DataError,
@@ -16,6 +16,7 @@ from .data import (
 from .datasets import from_datasets
 from .loading import DATA_SETS, IN_MEMORY, READERS, load, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
+from .recipes import Recipe, Schedule, Training
 
 __all__ = [
     "DATA_SETS",

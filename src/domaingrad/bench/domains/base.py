@@ -1,54 +1,17 @@
-"""What a data set is: named domains of the same task, and how it is usually trained."""
+"""What a data set is that a program draws, and how outputs are judged."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from domaingrad.bench.models import Architecture
-
 from .data import AsStored, DomainData, Domains, Task
-
-Schedule = Literal["constant", "one-cycle", "exponential"]
-"""The learning rate: as it is, one cycle up to it and down (Smith & Topin), or ×.9995 a step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a model is trained: the same for every method, so that runs can be compared."""
-
-    steps: int
-    batch: int
-    """Samples per domain and step."""
-    learning_rate: float
-    weight_decay: float
-    optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Schedule = "one-cycle"
-    checkpoints: int = 10
-    """How often, evenly through training, a model is evaluated and may be selected."""
-
-    def described(self, model: str) -> str:
-        """Everything, in one line."""
-        return (
-            f"{model}, {self.optimiser} with learning rate {self.learning_rate:g} "
-            f"({self.schedule}) and weight decay {self.weight_decay:g}, "
-            f"{self.batch} samples per domain and step"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Training):
-    """How a data set is trained, and what."""
-
-    backbone: Architecture
-    chosen: str
-    """How these settings came about, for the reader of a report to judge."""
+from .recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -76,6 +39,7 @@ class DataSet:
             name=self.name,
             domains=domains,
             preparation=AsStored(tuple(inputs.shape[1:])),
+            recipe=self.recipe,
             task=self.task,
             classes=tuple(str(label) for label in range(self.classes))
             if self.task == "classification"

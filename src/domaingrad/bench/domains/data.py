@@ -13,6 +13,8 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.schema import Option, Whole, settings
 
+from .recipes import Recipe
+
 Task = Literal["classification", "regression", "signed-regression"]
 """Classes with cross-entropy; numbers with half the squared error; or labels −1 and 1 with half the
 squared error, told by the sign."""
@@ -154,6 +156,8 @@ class DomainData:
     name: str
     domains: Domains
     preparation: Preparation
+    recipe: Recipe
+    """How such data are usually trained."""
     task: Task
     classes: tuple[str, ...]
     """Names of the classes; empty where labels are numbers."""
@@ -164,7 +168,7 @@ class DomainData:
     fingerprint: str = ""
     """Changes when the data do."""
     built_in: bool = False
-    """Whether they are one of the library's own data sets, with a recipe."""
+    """Whether they are drawn by a program, an entry of the list of data sets."""
     groups: Mapping[str, Groups] = field(default_factory=dict)
     """By domain, where samples belong together: groups are split whole, and batches hold as many
     samples of each class."""

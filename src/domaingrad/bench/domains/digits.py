@@ -11,8 +11,9 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import Architecture
 
-from .base import DataSet, Recipe
+from .base import DataSet
 from .data import Domains, News
+from .recipes import Recipe
 
 COLOUR_FLIP = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
 """Domain, by how often its colour tells the noisy label; probability that it tells the other."""

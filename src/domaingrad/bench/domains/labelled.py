@@ -16,6 +16,7 @@ from .cache import decoded
 from .data import DataError, DataOptions, DomainData, Groups, News
 from .files import listed
 from .photographs import Photographs
+from .recipes import for_photographs
 
 DEFAULT_SIZE = 224
 IMAGE_OPTIONS = ("size", "skip_unreadable")
@@ -116,6 +117,7 @@ def read_labelled(
             for domain, places in sorted(rows.items())
         },
         preparation=preparation,
+        recipe=for_photographs(preparation.shape),
         task="classification",
         classes=classes,
         notes=(*notes, *pixels.notes, *_missing(kept, classes)),

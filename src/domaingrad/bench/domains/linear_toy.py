@@ -8,8 +8,9 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import Architecture
 
-from .base import DataSet, Recipe
+from .base import DataSet
 from .data import Domains
+from .recipes import Recipe
 
 DOMAINS = 4
 SAMPLES = 64
@@ -57,7 +58,7 @@ LINEAR_TOY = DataSet(
         weight_decay=0.01,
         chosen="a third of the notebook's learning rate, at which methods that sum the gradients "
         "do not diverge, and coupled weight decay",
-        optimiser="sgd",
+        optimizer="sgd",
         schedule="exponential",
     ),
     task="signed-regression",

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from .data import DataError, DataOptions, DomainData, Domains, News, Preparation, Reader
 from .digits import coloured, rotated
+from .recipes import for_digits
 
 FILES = {
     "train-images-idx3-ubyte": "train-labels-idx1-ubyte",
@@ -159,6 +160,7 @@ def _read(
         name=name,
         domains=domains,
         preparation=Digits(*inputs.shape[1:]),
+        recipe=for_digits(tuple(inputs.shape[1:])),
         task="classification",
         classes=classes,
         notes=()

@@ -10,8 +10,9 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import Architecture
 
-from .base import DataSet, Recipe
+from .base import DataSet
 from .data import Domains
+from .recipes import Recipe
 
 DOMAINS = 16
 SAMPLES = 1024

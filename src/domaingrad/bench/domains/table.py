@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from .csv_file import CsvFile, open_csv
 from .data import DataError, DataOptions, DomainData, News, Reader
 from .files import listed
+from .recipes import TABLES
 from .table_rows import (
     WHOLE,
     Table,
@@ -106,6 +107,7 @@ def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # n
         name=path.name.removesuffix(".gz").removesuffix(".csv"),
         domains=domains,
         preparation=Table(numeric, categorical, options.missing),
+        recipe=TABLES,
         task=task,
         classes=classes,
         notes=tuple(notes),

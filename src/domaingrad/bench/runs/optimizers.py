@@ -46,7 +46,7 @@ class Optimizers:
         given: dict[str, Any] = {
             "weight_decay": training.weight_decay if weight_decay is None else weight_decay
         }
-        if betas is not None and training.optimiser == "adam":
+        if betas is not None and training.optimizer == "adam":
             given["betas"] = betas
         optimizer = self._made(parameters, given)
         share = 1.0 if learning_rate is None else learning_rate / training.learning_rate
@@ -73,7 +73,7 @@ class Optimizers:
 
     def _made(self, parameters: Iterable[Tensor], given: dict[str, Any]) -> Optimizer:
         rate = self._training.learning_rate
-        if self._training.optimiser == "adam":
+        if self._training.optimizer == "adam":
             return Adam(parameters, rate, fused=True, **given)
         return SGD(parameters, rate, **given)
 

@@ -22,7 +22,6 @@ from .settings import (
     TrainConfig,
     deciding,
     resolved,
-    search_space,
     training_in_words,
     written,
 )
@@ -250,7 +249,7 @@ def _config(
     names = (request.seed, data.name, f"trial {trial}")
     optimisation = {
         name: distribution
-        for name, distribution in search_space(data).items()
+        for name, distribution in data.recipe.distributions.items()
         if name not in request.settings
     }
     config = TrainConfig(

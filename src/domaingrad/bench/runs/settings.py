@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from functools import cache
@@ -25,9 +24,8 @@ from domaingrad.bench.domains import (
     Training,
 )
 from domaingrad.bench.methods import METHODS, Method
-from domaingrad.bench.models import BACKBONES, Architecture, default_backbone
+from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.names import import_plugins, look_up
-from domaingrad.bench.protocol import Choice, Distribution, PowerOfTen, PowerOfTwo
 from domaingrad.bench.schema import (
     Count,
     Number,
@@ -51,7 +49,7 @@ PRECISIONS: dict[Precision, torch.dtype | None] = {
 """In which autocast computes."""
 
 OWN = "own"
-"""The backbone that a built-in data set brings along."""
+"""The backbone that data bring along with arguments of its own."""
 
 DECIDED_BY = "decided_by"
 """Where a written config says what decides the numbers beside its settings."""
@@ -122,50 +120,6 @@ class TrainConfig:
         return tuple(name for name in (self.hold_out, self.also_hold_out) if name is not None)
 
 
-def default_training(data: DomainData) -> Training:
-    """How such data are usually trained.
-
-    Built-in data have their own recipe; the rest has DomainBed's defaults for photographs (Adam,
-    learning rate 5e-5, 32 per domain) and digits (1e-3, 64), 5000 steps. For tables, ours: 1e-3,
-    64, 1000 steps.
-    """
-    if data.built_in:
-        return DATA_SETS[data.name].recipe
-    photographs = data.preparation.kind == "photographs"
-    return Training(
-        steps=1000 if _is_table(data) else 5000,
-        batch=32 if photographs else 64,
-        learning_rate=5e-5 if photographs else 1e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        checkpoints=20,
-    )
-
-
-def search_space(data: DomainData) -> Mapping[str, Distribution]:
-    """From what a random search draws the optimisation of such data.
-
-    DomainBed's (arXiv 2007.01434, appendix D) for photographs and the digits of MNIST. For the
-    rest, ours: around the defaults as theirs lie.
-    """
-    if data.preparation.kind == "photographs":
-        return {
-            "learning_rate": PowerOfTen(-5, -3.5),
-            "weight_decay": PowerOfTen(-6, -2),
-            "batch": PowerOfTwo(3, 5.5),
-            "dropout": Choice((0.0, 0.1, 0.5)),
-        }
-    if not data.built_in and not _is_table(data):
-        return {"learning_rate": PowerOfTen(-4.5, -2.5), "batch": PowerOfTwo(3, 9)}
-    usual = default_training(data)
-    rate, batch = math.log10(usual.learning_rate), math.log2(usual.batch)
-    return {
-        "learning_rate": PowerOfTen(rate - 1.5, rate + 0.5),
-        "weight_decay": PowerOfTen(-6, -2),
-        "batch": PowerOfTwo(batch - 1, batch + 1),
-    }
-
-
 def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
     """How models are trained, and how these settings came about.
 
@@ -173,17 +127,9 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
         config: resolved settings.
         data: the data.
     """
-    training = training_of(config, data)
-    if data.built_in:
-        recipe = DATA_SETS[data.name].recipe
-        model = str(architecture_of(config, data))
-        given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
-        chosen = recipe.chosen
-    else:
-        usual = default_training(data)
-        model = str(config.backbone)
-        given = [name for name in OPTIMISATION if getattr(usual, name) != getattr(training, name)]
-        chosen = "ours, not tuned" if _is_table(data) else "DomainBed's defaults"
+    training, recipe = training_of(config, data), data.recipe
+    model, chosen = str(architecture_of(config, data)), recipe.chosen
+    given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
     if given:
         chosen += f"; given, not chosen so: {', '.join(name.replace('_', ' ') for name in given)}"
     if config.weights is not None:
@@ -220,17 +166,12 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
             f"also_hold_out is a second domain beside hold_out; found {config.also_hold_out} "
             f"beside {config.hold_out}."
         )
-    if config.backbone == OWN and not data.built_in:
-        raise DataError(
-            f"the backbone {OWN!r} is that of a built-in data set, and {data.name} is none; name "
-            f"another."
-        )
-    training = training_of(config, data)
+    training, usual = training_of(config, data), data.recipe.backbone
     return replace(
         config,
         data=_from_anywhere(config.data),
         hyperparameters=method_of(config).hyperparameters(),
-        backbone=config.backbone or _default_backbone(data),
+        backbone=config.backbone or (OWN if usual.arguments else usual.name),
         weights=config.weights and str(Path(config.weights).expanduser().absolute()),
         **{name: getattr(training, name) for name in OPTIMISATION},
     )
@@ -239,7 +180,7 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
 def training_of(config: TrainConfig, data: DomainData) -> Training:
     """The part of the settings that is optimisation."""
     return replace(
-        default_training(data),
+        data.recipe,
         **without_none({name: getattr(config, name) for name in OPTIMISATION}),
     )
 
@@ -267,10 +208,10 @@ def method_of(config: TrainConfig) -> Method:
 
 
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
-    """The backbone of resolved settings, or that which a built-in data set brings along."""
+    """The backbone of resolved settings, or that which the data bring along."""
     assert config.backbone is not None
     if config.backbone == OWN:
-        return DATA_SETS[data.name].recipe.backbone
+        return data.recipe.backbone
     return Architecture(config.backbone)
 
 
@@ -331,16 +272,6 @@ def config_from(written: Mapping[str, Any]) -> TrainConfig:
     config = TrainConfig(**settings | {"plugins": tuple(settings["plugins"])})
     import_plugins(config.plugins)
     return config
-
-
-def _is_table(data: DomainData) -> bool:
-    return data.preparation.kind == "table" or len(data.preparation.shape) == 1
-
-
-def _default_backbone(data: DomainData) -> str:
-    if data.built_in:
-        return OWN
-    return "mlp" if _is_table(data) else default_backbone(data.preparation.shape)
 
 
 def _from_anywhere(data: str) -> str:
