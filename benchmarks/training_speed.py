@@ -23,7 +23,7 @@ from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from domaingrad.bench.domains import DataOptions, DomainData, News, Training, load
+from domaingrad.bench.domains import DomainData, News, Training, load
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.models import Network, build
 from domaingrad.bench.runs.launching import PlainCPU
@@ -135,7 +135,7 @@ def main(
 ) -> None:
     """Measure, print the table, and write it to benchmarks/results."""
     torch.set_num_threads(threads)
-    data = load(f"colored-mnist:{folder}", DataOptions(), News(), torch.Generator())
+    data = load(f"colored-mnist:{folder}", {}, News(), torch.Generator())
     splits = Splits.of(data, HELD_OUT, ("speed",))
     table, shares = header("ours"), []
     for method in RULES:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.domains import DataOptions, from_datasets
+from domaingrad.bench.domains import from_datasets
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.identity import NUMERICS
 from domaingrad.bench.runs.settings import TrainConfig
@@ -86,9 +86,9 @@ RUNS: dict[str, TrainConfig] = {
         data="a table",
         hold_out="site-2",
         method="agr-sum",
-        data_options=DataOptions(target="ill", domain="site"),
+        data_options={"target": "ill", "domain": "site"},
     ),
-    "folder": replace(CAMERAS, data="a folder", hold_out="c", data_options=DataOptions(size=36)),
+    "folder": replace(CAMERAS, data="a folder", hold_out="c", data_options={"size": 36}),
     "cnn": replace(CAMERAS, backbone="mnist-cnn", method="sand-mask"),
     "resnet18": replace(CAMERAS, backbone="resnet18", schedule="one-cycle", weight_decay=0.01),
     "resnet18, and-mask": replace(CAMERAS, backbone="resnet18", method="and-mask"),

@@ -93,9 +93,8 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(table, tmp_path_factory):
-    from domaingrad.bench.domains import DataOptions
 
-    options = DataOptions(target="ill", domain="site")
+    options = {"target": "ill", "domain": "site"}
     config = TrainConfig(
         f"csv:{table}", "d", data_options=options, steps=150, batch=32, learning_rate=0.01,
         accelerator="cpu",

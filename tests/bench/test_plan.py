@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 import torch
 
-from domaingrad.bench.domains import DataOptions
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs import Plan, Request, make_plan
 from domaingrad.bench.runs.settings import TrainConfig
@@ -163,7 +162,7 @@ def test_what_is_no_plan_is_refused(text):
         ({"hold_out": ("sketch",)}, "no domain to hold out 'sketch'"),
         ({"trials": 0}, "trials: input should be greater than or equal to 1; found 0"),
         ({"draws": 0}, "draws: input should be greater than or equal to 1; found 0"),
-        ({"data_options": DataOptions(size=3)}, "take no size"),
+        ({"data_options": {"size": 3}}, "take no size"),
         (
             {"selections": ("leave-one-domain-out",)},
             "colored-digits then has 1 left to train on, and sand-mask takes 2",
@@ -181,7 +180,7 @@ def test_photographs_and_tables_have_their_own_space(tmp_path):
     (tmp_path / "table.csv").write_text("\n".join(rows))
     request = Request(
         (str(tmp_path / "table.csv"),), ("erm",), trials=1, draws=30,
-        data_options=DataOptions(target="label", domain="site"),
+        data_options={"target": "label", "domain": "site"},
     )  # fmt: skip
     plan, _ = make_plan(request)
     rates = [run.config.learning_rate for run in plan.runs if run.draw]

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from domaingrad.bench.domains import DataError, DataOptions
+from domaingrad.bench.domains import DataError
 from domaingrad.bench.models import BACKBONES
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import FullDiskError
@@ -53,7 +53,7 @@ def photographs(root: Path) -> TrainConfig:
         pixels = torch.randint(256, (20, 20, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     return TrainConfig(
-        str(root), "c", data_options=DataOptions(size=16), backbone="mnist-cnn", steps=3, batch=4,
+        str(root), "c", data_options={"size": 16}, backbone="mnist-cnn", steps=3, batch=4,
         checkpoints=1, accelerator="cpu",
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from domaingrad.bench.domains import DataOptions, News, load
+from domaingrad.bench.domains import News, load
 from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.trained import TrainedModel
@@ -75,7 +75,7 @@ def by_video(model, data, name, rows):
 def test_rates_by_video_are_those_of_a_literal_count(trained, faces):
     told = json.loads(run("evaluate", trained, "--json").stdout)["liveness"]["M"]
     model = TrainedModel.load(trained / "model.safetensors")
-    data = load(f"faces:{faces}", DataOptions(size=32), News(), torch.Generator())
+    data = load(f"faces:{faces}", {"size": 32}, News(), torch.Generator())
     parts = Splits.of(data, ("M",), (0, data.name, "trial 0"))
     every = torch.arange(len(data.domains["M"]))
     scores, live, attack = zip(*by_video(model, data, "M", every), strict=True)
@@ -111,7 +111,7 @@ def test_curves_are_drawn_and_the_tables_name_the_oracle(trained):
 
 
 def test_videos_are_not_torn_apart_and_batches_are_balanced(faces):
-    data = load(f"faces:{faces}", DataOptions(size=32), News(), generator_of("unused"))
+    data = load(f"faces:{faces}", {"size": 32}, News(), generator_of("unused"))
     parts = Splits.of(data, ("M",), (0, data.name, "trial 0"))
     for name, split in parts.sources.items():
         of_sample = data.groups[name].of_sample

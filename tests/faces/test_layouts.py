@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from domaingrad.bench.domains.data import DataError, DataOptions, News
+from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.names import UnknownNameError
 from domaingrad.faces.frames import evenly
 from domaingrad.faces.layouts import LAYOUTS, find_videos, prepare_faces
-from domaingrad.faces.reader import FACES
+from domaingrad.faces.reader import FACES, FaceOptions
 
 # Videos of each set as it is published, with part and kind of attack as its documentation says.
 EXAMPLES = {
@@ -126,7 +126,7 @@ def test_the_lists_are_read_back_with_every_video(lay_out, tmp_path, kind):
     out = tmp_path / "out"
     prepare_faces(kind, lay_out(kind), out, 2, News())
     face = LAYOUTS[kind].face
-    data = FACES.read(out, DataOptions(size=6, least=1), News())
+    data = FACES.read(out, FaceOptions(size=6, least=1), News())
     assert list(data.domains) == [face.letter]
     videos = data.groups[face.letter]
     expected = {name: told for name, told in EXAMPLES[kind].items() if told[0] != "valid"}

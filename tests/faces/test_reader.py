@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from domaingrad.bench.domains import load
-from domaingrad.bench.domains.data import DataError, DataOptions, News
+from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.decoding import decode
 from domaingrad.bench.names import UnknownNameError
-from domaingrad.faces.reader import FACES, of_protocol
+from domaingrad.faces.reader import FACES, FaceOptions, of_protocol
 from domaingrad.faces.sets import FACE_SETS, PROTOCOLS, known_set
 
-SMALL = DataOptions(size=6)
+SMALL = FaceOptions(size=6)
 
 
 def entry(path, label, video=None, attack=None):
@@ -80,7 +80,7 @@ def test_frames_videos_and_attacks_are_those_listed(root):
 
 
 def test_the_kind_is_known_to_load(root):
-    data = load(f"faces:{root}", SMALL, News(), torch.Generator())
+    data = load(f"faces:{root}", {"size": 6}, News(), torch.Generator())
     assert data.fingerprint == read(root).fingerprint
 
 

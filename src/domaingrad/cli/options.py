@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Annotated, Any, get_args
 
 import typer
 
-from domaingrad.bench.schema import options_of, without_none
+from domaingrad.bench.domains import READERS
+from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.schema import Option, options_of, without_none
 
 Command = Callable[..., None]
 
 
-def takes(*schemas: type[Any], before: str) -> Callable[[Command], Command]:
-    """Give a command the options of settings; ``**settings`` gets what was given, by schema.
+def takes(before: str) -> Callable[[Command], Command]:
+    """Give a command the options of readers and of trainings; what was given comes as one dict.
 
     Args:
-        schemas: of :func:`~domaingrad.bench.schema.settings`.
         before: the command's own option that they come before, in its help.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        made = {schema: _parameters(schema) for schema in schemas}
+        own = [p for p in signature.parameters.values() if p.name != "settings"]
+        # What several readers take is shown once, in the words of the first.
+        shown: dict[str, tuple[str, Any, Any, Option]] = {}
+        for reader in READERS.values():
+            for option in options_of(reader.options):
+                shown.setdefault(option[0], option)
+        reading = _parameters(shown.values())
+        training = _parameters(options_of(TrainConfig))
         place = next(at for at, parameter in enumerate(own) if parameter.name == before)
-        every = [*own[:place], *(p for each in made.values() for p, _ in each), *own[place:]]
+        every = [*own[:place], *(p for p, _ in (*reading, *training)), *own[place:]]
 
         @wraps(command)
         def called(**values: Any) -> None:
-            settings = {}
-            for schema, each in made.items():
-                found = {p.name: read(values.pop(p.name)) for p, read in each}
-                settings[schema.__name__] = without_none(found)
-            command(**values, **settings)
+            told, settings = (
+                without_none({p.name: read(values.pop(p.name)) for p, read in each})
+                for each in (reading, training)
+            )
+            command(**values, settings=settings | {"data_options": told})
 
         called.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
         called.__annotations__ = {p.name: p.annotation for p in every}
@@ -44,10 +51,12 @@ def takes(*schemas: type[Any], before: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def _parameters(schema: type[Any]) -> list[tuple[inspect.Parameter, Callable[[Any], Any]]]:
-    """A parameter for each option of a schema, and how its value becomes the setting's."""
+def _parameters(
+    settings: Iterable[tuple[str, Any, Any, Option]],
+) -> list[tuple[inspect.Parameter, Callable[[Any], Any]]]:
+    """A parameter for each setting, and how its value becomes the setting's."""
     found = []
-    for name, kind, default, option in options_of(schema):
+    for name, kind, default, option in settings:
         several = kind == tuple[str, ...]
         flags = [option.flags or f"--{name.replace('_', '-')}"]
         shown = option.help

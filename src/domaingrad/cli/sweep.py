@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,6 @@ from domaingrad.bench.domains import (
     DATA_SETS,
     READERS,
     DataError,
-    DataOptions,
     told_to_hold_out,
 )
 from domaingrad.bench.methods import listed_methods
@@ -28,7 +28,6 @@ from domaingrad.bench.runs import (
     make_plan,
 )
 from domaingrad.bench.runs.cost import Cost, measure
-from domaingrad.bench.runs.settings import TrainConfig
 
 from . import options
 from .errors import bad_input
@@ -37,7 +36,7 @@ from .session import AsJson, Seed, Trials, carry_out_and_report, crew_of, names,
 from .training_view import TrainingView
 
 
-@options.takes(DataOptions, TrainConfig, before="seed")
+@options.takes(before="seed")
 def sweep(
     data: Annotated[
         list[str],
@@ -92,7 +91,8 @@ def sweep(
         Path, typer.Option(help="Directory for the plan, the runs and the report.")
     ] = Path("runs/sweep"),
     as_json: AsJson = False,
-    **settings: dict[str, Any],
+    *,
+    settings: Mapping[str, Any],
 ) -> None:
     """Compare methods under DomainBed's protocol, on any data.
 
@@ -111,9 +111,9 @@ def sweep(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        reading, shared = settings["DataOptions"], settings["TrainConfig"]
-        accelerator, plugins = shared.get("accelerator"), shared.pop("plugins", ())
-        given, told = names(data, "--data"), DataOptions(**reading)
+        shared = dict(settings)
+        told, plugins = shared.pop("data_options"), shared.pop("plugins", ())
+        accelerator, given = shared.get("accelerator"), names(data, "--data")
         import_plugins(plugins)
         chosen = [told_to_hold_out(each, told) for each in given]
         request = Request(

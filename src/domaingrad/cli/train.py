@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench.domains import READERS, DataError, DataOptions, told_to_hold_out
+from domaingrad.bench.domains import READERS, DataError, told_to_hold_out
 from domaingrad.bench.methods import listed_methods
 from domaingrad.bench.names import import_plugins
 from domaingrad.bench.runs.directory import CONFIG, read_config
@@ -31,7 +32,7 @@ from .processes import ended_together, is_first, is_first_on_node
 from .training_view import TrainingView
 
 
-@options.takes(DataOptions, TrainConfig, before="devices")
+@options.takes(before="devices")
 def train(
     data: Annotated[
         str | None,
@@ -79,7 +80,8 @@ def train(
         Path | None, typer.Option(help="Directory of the run.  [default: runs/NAME by content]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    **settings: dict[str, Any],
+    *,
+    settings: Mapping[str, Any],
 ) -> None:
     """Train one model so that it holds on a domain that it has never seen.
 
@@ -98,11 +100,11 @@ def train(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        chosen = settings["TrainConfig"] | {
+        chosen = dict(settings) | {
             "data": data, "hold_out": hold_out, "method": method, "seed": seed, "trial": trial,
             "hyperparameters": _pairs(set_) or None,
         }  # fmt: skip
-        resolved = _settings(config, without_none(chosen), settings["DataOptions"])
+        resolved = _settings(config, without_none(chosen))
         place = out or Path("runs") / _name_of(resolved)
         processes = processes_of(devices, nodes)
         run = run_training if processes == (1, 1) else partial(train_together, processes=processes)
@@ -113,7 +115,7 @@ def train(
         _tell(result, errors, as_json)
 
 
-def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any]) -> TrainConfig:
+def _settings(config: Path | None, given: dict[str, Any]) -> TrainConfig:
     """Those of a file, and before them those of the command line."""
     base: dict[str, Any] = {}
     if config is not None:
@@ -125,11 +127,11 @@ def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any
             **(base.get("hyperparameters") or {}),
             **given["hyperparameters"],
         }
-    base = base | given
-    base["data_options"] = dict(base.get("data_options") or {}) | reading
+    told = {**(base.get("data_options") or {}), **given["data_options"]}
+    base = base | given | {"data_options": told}
     import_plugins(tuple(base.get("plugins") or ()))
     if "hold_out" not in base and "data" in base:
-        chosen = told_to_hold_out(base["data"], DataOptions(**base["data_options"]))
+        chosen = told_to_hold_out(base["data"], told)
         base |= {} if chosen is None else {"hold_out": chosen}
     for name in ("data", "hold_out"):
         if name not in base:

@@ -17,17 +17,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from domaingrad.bench.domains.data import DataError, DataOptions, DomainData, News, Reader
+from domaingrad.bench.domains.data import DataError, DomainData, News, Reader
 from domaingrad.bench.domains.files import listed, visible
 from domaingrad.bench.domains.labelled import (
-    IMAGE_OPTIONS,
+    ImageOptions,
     LabelledImage,
     check_labelled,
     read_labelled,
 )
 from domaingrad.bench.names import look_up
+from domaingrad.bench.schema import Option, settings
 
 from .sets import FACE_SETS, LIVE, PROTOCOLS, UNNAMED, FaceSet, known_set
 from .synthetic.dataset import SETTINGS
@@ -62,7 +63,17 @@ class FaceFolder:
     lists: tuple[Path, ...]
 
 
-def read_faces(path: Path, options: DataOptions, news: News) -> DomainData:
+@settings
+class FaceOptions(ImageOptions):
+    """What the reader of faces may be told."""
+
+    protocol: Annotated[
+        str | None,
+        Option(f"Faces: sources and the set held out, one of {', '.join(PROTOCOLS)} (in quotes)."),
+    ] = None
+
+
+def read_faces(path: Path, options: FaceOptions, news: News) -> DomainData:
     """Read the frames that the lists in the folders of a root name, each folder a domain.
 
     Names of the known sets, as ``oulu`` or ``CASIA-FASD``, become O, C, I and M. Of a set
@@ -337,7 +348,7 @@ def _requests() -> str:
     return f"Lists of your own will do. Of the usual four sets: {known}."
 
 
-def held_out_of(options: DataOptions) -> str | None:
+def held_out_of(options: FaceOptions) -> str | None:
     """The set of faces that a protocol holds out.
 
     Raises:
@@ -352,6 +363,6 @@ FACES = Reader(
     kind="faces",
     summary=f"Videos of live faces and attacks, frames listed in {LISTS}.",
     read=read_faces,
-    options=(*IMAGE_OPTIONS, "protocol"),
+    options=FaceOptions,
     hold_out=held_out_of,
 )

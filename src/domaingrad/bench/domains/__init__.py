@@ -4,17 +4,17 @@ from .base import DataSet, correct, losses, score
 from .data import (
     AsStored,
     DataError,
-    DataOptions,
     DomainData,
     Domains,
     Groups,
     News,
     Preparation,
     Reader,
+    ReaderOptions,
     Task,
 )
 from .datasets import from_datasets
-from .loading import DATA_SETS, IN_MEMORY, READERS, load, told_to_hold_out
+from .loading import DATA_SETS, IN_MEMORY, READERS, load, options_of, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
 from .recipes import Recipe, Schedule, Training
 
@@ -25,7 +25,6 @@ __all__ = [
     "READERS",
     "AsStored",
     "DataError",
-    "DataOptions",
     "DataSet",
     "DomainData",
     "Domains",
@@ -33,6 +32,7 @@ __all__ = [
     "News",
     "Preparation",
     "Reader",
+    "ReaderOptions",
     "Recipe",
     "Schedule",
     "Task",
@@ -41,6 +41,7 @@ __all__ = [
     "from_datasets",
     "load",
     "losses",
+    "options_of",
     "preparation_from",
     "score",
     "told_to_hold_out",

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.schema import Option, Whole, settings
+from domaingrad.bench.schema import Whole, settings
 
 from .recipes import Recipe
 
@@ -196,29 +196,9 @@ class News:
 
 
 @settings
-class DataOptions:
-    """What a reader may need to be told."""
+class ReaderOptions:
+    """What every reader may be told; a reader's own options are a subclass."""
 
-    target: Annotated[str | None, Option("Table: the column to predict.")] = None
-    domain: Annotated[str | None, Option("Table: the column of domains.")] = None
-    categorical: Annotated[tuple[str, ...], Option("Table: columns whose numbers are names.")] = ()
-    drop: Annotated[tuple[str, ...], Option("Table: columns to leave out.")] = ()
-    missing: Annotated[
-        tuple[str, ...],
-        Option("Table: texts for a missing value, as '?', beside the empty one.", commas=False),
-    ] = ()
-    task: Annotated[
-        Literal["classification", "regression"] | None,
-        Option("Table: classes, or a number; classes unless there are many different numbers."),
-    ] = None
-    size: Annotated[Whole | None, Option("Images: height and width; 224 unless told.")] = None
-    skip_unreadable: Annotated[
-        bool,
-        Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
-    ] = False
-    protocol: Annotated[
-        str | None, Option("Faces: sources and the set held out, as 'O&C&I-M' (in quotes).")
-    ] = None
     least: Whole = 2
     """Fewest domains and classes that will do: two to train on, one to evaluate."""
 
@@ -230,8 +210,8 @@ class Reader:
     kind: str
     summary: str
     """In one line, for the command line's list."""
-    read: Callable[[Path, DataOptions, News], DomainData]
-    options: tuple[str, ...] = field(default=())
-    """Names of the :class:`DataOptions` that it heeds."""
-    hold_out: Callable[[DataOptions], str | None] = lambda _: None
+    read: Callable[[Path, Any, News], DomainData]
+    """Of a path, these options, and who hears of the reading."""
+    options: type[ReaderOptions] = ReaderOptions
+    hold_out: Callable[[Any], str | None] = lambda _: None
     """The domain that options say to hold out, if they do."""

@@ -8,19 +8,33 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.schema import Option, Whole, settings
+
 from .cache import decoded
-from .data import DataError, DataOptions, DomainData, Groups, News
+from .data import DataError, DomainData, Groups, News, ReaderOptions
 from .files import listed
 from .photographs import Photographs
 from .recipes import for_photographs
 
 DEFAULT_SIZE = 224
-IMAGE_OPTIONS = ("size", "skip_unreadable")
-"""Names of the options that every reader of image files heeds."""
+
+
+@settings
+class ImageOptions(ReaderOptions):
+    """What every reader of image files may be told."""
+
+    size: Annotated[
+        Whole | None, Option(f"Images: height and width.  [default: {DEFAULT_SIZE}]")
+    ] = None
+    skip_unreadable: Annotated[
+        bool,
+        Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def check_labelled(images: Sequence[LabelledImage], where: str, least: int = 2) 
 def read_labelled(
     name: str,
     images: Sequence[LabelledImage],
-    options: DataOptions,
+    options: ImageOptions,
     news: News,
     notes: Sequence[str] = (),
 ) -> DomainData:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from torch import Generator
 
@@ -10,7 +13,7 @@ from domaingrad.bench.names import Registry, look_up
 
 from . import digits, linear_toy, spirals
 from .base import DataSet
-from .data import DataError, DataOptions, DomainData, News, Reader
+from .data import DataError, DomainData, News, Reader, ReaderOptions
 from .folder import FOLDER
 from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
@@ -42,26 +45,46 @@ BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST}
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
 
-def load(data: str, options: DataOptions, news: News, generator: Generator) -> DomainData:
+def load(data: str, options: Mapping[str, Any], news: News, generator: Generator) -> DomainData:
     """Read data from disk, or draw a built-in data set.
 
     Args:
         data: ``KIND:PATH`` with a kind of :data:`READERS`, the name of a built-in data set, or a
             path alone, of a folder of images, a ``.csv`` or a ``.json`` manifest.
-        options: what the reader is told.
+        options: what the reader is told, by name.
         news: who hears of decoding.
         generator: from which a built-in data set is drawn; nothing else uses it.
 
     Raises:
         UnknownNameError: a name in no list.
         DataError: data that cannot be read, an option that the reader does not know.
+        SettingError: a value that does not fit an option.
     """
+    told = options_of(data, options)
     if data in DATA_SETS:
-        _require_heeded(data, (), options)
         return DATA_SETS[data].draw(generator)
     reader, place = reader_of(data)
-    _require_heeded(reader.kind, reader.options, options)
-    return reader.read(Path(place).expanduser(), options, news)
+    return reader.read(Path(place).expanduser(), told, news)
+
+
+def options_of(data: str, options: Mapping[str, Any]) -> ReaderOptions:
+    """The options of the reader of some data.
+
+    Raises:
+        DataError: one that it does not know.
+        SettingError: a value that does not fit.
+    """
+    kind, schema = data, ReaderOptions
+    if data not in DATA_SETS:
+        reader, _ = reader_of(data)
+        kind, schema = reader.kind, reader.options
+    known = [entry.name for entry in fields(schema)]
+    if unknown := [name for name in options if name not in known]:
+        raise DataError(
+            f"data of the kind {kind} take no {', '.join(unknown)}; they take "
+            f"{', '.join(name for name in known if name != 'least') or 'no options'}. Leave it out."
+        )
+    return schema(**options)
 
 
 def reader_of(data: str) -> tuple[Reader, str]:
@@ -84,13 +107,14 @@ def reader_of(data: str) -> tuple[Reader, str]:
     return _reader_of(Path(data)), data
 
 
-def told_to_hold_out(data: str, options: DataOptions) -> str | None:
+def told_to_hold_out(data: str, options: Mapping[str, Any]) -> str | None:
     """The domain that the options of a reader say to hold out, if they do.
 
     Raises:
         UnknownNameError, DataError: as :func:`load`.
     """
-    return None if data in DATA_SETS else reader_of(data)[0].hold_out(options)
+    told = options_of(data, options)
+    return None if data in DATA_SETS else reader_of(data)[0].hold_out(told)
 
 
 def _reader_of(path: Path) -> Reader:
@@ -108,17 +132,3 @@ def _reader_of(path: Path) -> Reader:
         raise DataError(f"there is no {path}, neither as a folder nor as a file.")
     look_up("data set", str(path), {**DATA_SETS, **READERS})
     raise DataError(f"expected --data {path}:PATH, for data that lie on disk; found no path.")
-
-
-def _require_heeded(kind: str, heeded: tuple[str, ...], options: DataOptions) -> None:
-    """Refuse options that would do nothing."""
-    given = [
-        name
-        for name, default in vars(DataOptions()).items()
-        if getattr(options, name) != default and name not in (*heeded, "least")
-    ]
-    if given:
-        raise DataError(
-            f"data of the kind {kind} take no {', '.join(given)}; they take "
-            f"{', '.join(heeded) or 'no options'}. Leave it out."
-        )

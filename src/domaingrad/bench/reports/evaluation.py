@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
@@ -111,9 +111,9 @@ def _on_new_data(
     drawing = generator_of(config.seed, data, f"trial {config.trial}", "data")
     if trained.task == "signed-regression":
         raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
-    options = replace(config.data_options, least=1)
-    if options.target is not None:
-        options = replace(options, task=trained.task)
+    options = {**config.data_options, "least": 1}
+    if "target" in options and trained.task == "regression":
+        options["task"] = trained.task
     new = load(data, options, news, drawing)
     if new.task != trained.task:
         raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")

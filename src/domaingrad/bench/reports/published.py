@@ -135,7 +135,7 @@ def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None
             f"the published numbers are of {known.backbone}, these of {_model(data)}: not "
             f"comparable."
         )
-    size = summary.plan.request.data_options.size or DEFAULT_SIZE
+    size = summary.plan.request.data_options.get("size") or DEFAULT_SIZE
     if known.size not in (None, size):
         return f"the published numbers are of images at {known.size}², these at {size}²."
     settings = summary.plan.request.settings

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, Task, load
+from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, Task, load
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.protocol import SELECTIONS, drawn
@@ -52,7 +52,7 @@ class Request:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of :class:`TrainConfig` that hold in all runs, and so are not drawn."""
-    data_options: DataOptions = field(default_factory=DataOptions)
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     """Modules that are imported for what they register, by every worker too."""
 
@@ -333,7 +333,7 @@ def differences(one: Request, other: Request) -> Iterator[tuple[str, Any, Any]]:
     flat = [
         {name: value for name, value in vars(request).items() if name not in NESTED}
         | dict(request.settings)
-        | vars(request.data_options)
+        | dict(request.data_options)
         for request in (one, other)
     ]
     for name in dict.fromkeys([*flat[0], *flat[1]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, field, fields, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +18,10 @@ from domaingrad.bench.domains import (
     DATA_SETS,
     IN_MEMORY,
     DataError,
-    DataOptions,
     DomainData,
     Schedule,
     Training,
+    options_of,
 )
 from domaingrad.bench.methods import METHODS, Method
 from domaingrad.bench.models import BACKBONES, Architecture
@@ -72,7 +72,8 @@ class TrainConfig:
     """A second one, as leave-one-domain-out selection takes it."""
     method: str = "erm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    data_options: DataOptions = field(default_factory=DataOptions)
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    """What the data's reader is told, by name."""
     backbone: Annotated[
         str | None,
         Option(
@@ -170,6 +171,7 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     return replace(
         config,
         data=_from_anywhere(config.data),
+        data_options=_told(config),
         hyperparameters=method_of(config).hyperparameters(),
         backbone=config.backbone or (OWN if usual.arguments else usual.name),
         weights=config.weights and str(Path(config.weights).expanduser().absolute()),
@@ -272,6 +274,18 @@ def config_from(written: Mapping[str, Any]) -> TrainConfig:
     config = TrainConfig(**settings | {"plugins": tuple(settings["plugins"])})
     import_plugins(config.plugins)
     return config
+
+
+def _told(config: TrainConfig) -> dict[str, Any]:
+    """A reader's options that are not at their defaults."""
+    if not config.data_options:
+        return {}
+    told = options_of(config.data, config.data_options)
+    return {
+        entry.name: value
+        for entry in fields(told)
+        if (value := getattr(told, entry.name)) != entry.default
+    }
 
 
 def _from_anywhere(data: str) -> str:
