@@ -137,7 +137,7 @@ def one(config: TrainConfig, out: Path) -> Done:
     assert config.hold_out is not None
     return Done(
         config.method, config.hold_out, config.trial, result.selected.val_score,
-        result.held_out.train, result.seconds,
+        result.held_out.score, result.seconds,
     )  # fmt: skip
 
 

@@ -158,7 +158,9 @@ def test_the_model_that_is_kept_gives_the_scores_of_its_checkpoint(tmp_path):
     stored, labels = domains["camera-1"].tensors
     right = (model.outputs(stored).argmax(1) == labels).sum().item()
     assert result.held_out is not None
-    assert right == pytest.approx(16 * result.held_out.train + 4 * result.held_out.val)
+    assert right == pytest.approx(
+        16 * result.held_out.score + 4 * result.held_out.oracle_validation
+    )
     assert model.classes == ("live", "spoof")
     assert model.sources == ("camera-0", "camera-2")
 
@@ -188,7 +190,7 @@ def test_without_a_domain_held_out_each_is_first_held_out_in_turn(tmp_path):
     assert set(result.estimate.scores) == {"+90%", "+80%", "-90%"}
     alone = train(DIGITS, tmp_path / "alone")
     assert alone.held_out is not None
-    assert result.estimate.scores["-90%"] == alone.held_out.train
+    assert result.estimate.scores["-90%"] == alone.held_out.score
 
 
 def test_regression_does_not_depend_on_the_unit_of_the_target(tmp_path):
@@ -203,7 +205,7 @@ def test_regression_does_not_depend_on_the_unit_of_the_target(tmp_path):
         )
         assert result.task == "regression"
         assert result.held_out is not None
-        scores.append(result.held_out.train)
+        scores.append(result.held_out.score)
         told = result.model.outputs(x[2])
         error = (told - (unit * y[2] + offset)).square().mean()
         assert error < 0.2 * (unit * y[2]).var()

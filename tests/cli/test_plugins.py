@@ -1,5 +1,6 @@
 """What CONTRIBUTING shows works as it is written there, from a file beside the command."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+import yaml
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -74,6 +77,31 @@ def test_another_method_extends_a_sweep_and_another_source_of_one_does_not_end_t
     assert other.returncode == 2
     assert "code of share is" in other.stderr
     assert "code of vrex is" not in other.stderr
+
+
+def test_a_reader_of_a_plug_in_is_trained_on_with_its_own_options(tmp_path):
+    (tmp_path / "sensing.py").write_text(block("register.reader"))
+    (tmp_path / "hall").mkdir()
+    x = torch.randn(3, 60, 4, generator=torch.Generator().manual_seed(0))
+    for number, each in enumerate(x):
+        torch.save((each, (each[:, 0] > 0).long()), tmp_path / "hall" / f"s{number}.pt")
+    settings = {"data": "sensors:hall", "hold_out": "s2", "plugins": ["sensing"], "steps": 60}
+    settings |= {"data_options": {"unit": 2.0}, "accelerator": "cpu"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    done = domaingrad(tmp_path, "train", "--config", "config.yaml", "--out", "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["held_out"] > 0.7
+    written = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert written["data_options"] == {"unit": 2.0}
+    seen = domaingrad(
+        tmp_path, "inspect", "out", "--samples", 8
+    )  # which reads data and model again
+    assert seen.returncode == 0, seen.stderr
+    settings["data_options"] = {"units": 2.0}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    wrong = domaingrad(tmp_path, "train", "--config", "config.yaml", "--out", "other")
+    assert wrong.returncode == 2
+    assert "data of the kind sensors take no units; they take unit" in wrong.stderr
 
 
 def test_a_plug_in_that_is_not_there_is_told(tmp_path):

@@ -55,7 +55,7 @@ def train(
     >>> domains = {f"site-{k}": TensorDataset(x[k], (x[k, :, 0] > 0).long()) for k in range(3)}
     >>> with tempfile.TemporaryDirectory() as out:
     ...     result = train(domains, out, hold_out="site-2", method="and-mask", steps=60)
-    >>> result.held_out.train > 0.8
+    >>> result.held_out.score > 0.8
     True
     """
     data = from_datasets(domains, name, classes)

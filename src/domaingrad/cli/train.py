@@ -185,7 +185,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "hold_out": result.config.hold_out,
         "selected_step": result.selected.step,
         "source_validation": result.selected.val_score,
-        "held_out": None if held_out is None else held_out.train,
+        "held_out": None if held_out is None else held_out.score,
         "estimate": result.estimate and result.estimate.scores,
         "seconds": result.seconds,
     }
@@ -199,7 +199,7 @@ def _table(result: Result) -> Table:
         f"{result.selected.step}, which is selected by it",
     )
     if result.held_out is not None:
-        told = _number(result.held_out.train, result)
+        told = _number(result.held_out.score, result)
         table.add_row(f"{result.config.hold_out}, held out", f"{told} on 80 % of it")
     if result.estimate is not None:
         scores = result.estimate.scores

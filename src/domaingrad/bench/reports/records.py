@@ -79,7 +79,7 @@ class Course:
                     last=checkpoint is self.checkpoints[-1],
                     source_validation=checkpoint.val_score,
                     other_domains=others,
-                    held_out_validation=sealed.val,
+                    held_out_validation=sealed.oracle_validation,
                 ),
                 sealed,
             )
@@ -108,8 +108,8 @@ class Collected:
                 **course.place,
                 "step": checkpoint.step,
                 "source_validation": checkpoint.val_score,
-                "held_out_score": sealed.train,
-                "held_out_validation": sealed.val,
+                "held_out_score": sealed.score,
+                "held_out_validation": sealed.oracle_validation,
                 "other_domains": others,
                 "agreement": checkpoint.agreement,
             }
@@ -147,7 +147,7 @@ class Collected:
                     "name": name,
                     "value": value,
                     "source_validation": course.checkpoints[best].val_score,
-                    "held_out_score": course.sealed[best].train,
+                    "held_out_score": course.sealed[best].score,
                 }
                 for name, value in values.items()
             ]
@@ -193,7 +193,7 @@ def _selected(selection: Selection, courses: Iterable[Course]) -> dict[str, Any]
         "draw": chosen.draw,
         "step": chosen.step,
         "source_validation": chosen.source_validation,
-        "held_out_score": scores[chosen.draw, chosen.step][1].train,
+        "held_out_score": scores[chosen.draw, chosen.step][1].score,
     }
 
 
@@ -272,5 +272,5 @@ def _kind(run: PlannedRun, held_out: frozenset[str]) -> tuple[Any, ...]:
 
 def _others(pairs: Mapping[str, Mapping[int, Sealed]], step: int) -> float | None:
     """Mean score on the domains held out beside the one in question; ``None`` if one is missing."""
-    scores = [sealed[step][other].train for other, sealed in pairs.items() if step in sealed]
+    scores = [sealed[step][other].score for other, sealed in pairs.items() if step in sealed]
     return sum(scores) / len(scores) if pairs and len(scores) == len(pairs) else None

@@ -65,10 +65,10 @@ class Checkpoint:
 class HeldOutScores:
     """The sealed side of a checkpoint: scores on the splits of the held-out domain."""
 
-    train: float
-    """What is reported, as in DomainBed."""
-    val: float
-    """For the oracle alone."""
+    score: float
+    """On its training split, which is what is reported, as in DomainBed."""
+    oracle_validation: float
+    """On its validation split, for the oracle alone."""
 
 
 Sealed = Mapping[str, HeldOutScores]

@@ -66,7 +66,7 @@ class Estimate:
     def scores(self) -> dict[str, float]:
         """Score on each domain while it was held out, at the selected checkpoint."""
         return {
-            name: result.held_out.train
+            name: result.held_out.score
             for name, result in self.results.items()
             if result.held_out is not None
         }
