@@ -71,7 +71,7 @@ def test_a_number_of_samples_that_no_domain_has_had_is_seen() -> None:
     ),
 )
 @settings(
-    max_examples=200 if ALL else 6,
+    max_examples=200 if ALL else 4,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],

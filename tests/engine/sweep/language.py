@@ -447,7 +447,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any], Draw]] = {
                       _text),
 }  # fmt: skip
 
-QUICK = {"Bert classifier", "Llama causal", "T5, checkpointed", "Wav2Vec2", "LoRA"}
+QUICK = {"Bert classifier", "T5", "Wav2Vec2", "LoRA"}
 
 REFUSED: dict[str, str] = dict.fromkeys(
     ("T5, checkpointed", "Wav2Vec2", "Hubert"), r"setattr\(\) on Tensor.requires_grad"

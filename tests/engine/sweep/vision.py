@@ -198,7 +198,7 @@ TORCHVISION: dict[str, tuple[int, dict[str, Any]]] = {
     "maxvit_t": (224, {}),
 }
 
-QUICK = {"vit_tiny_patch16_224", "convit_tiny", "levit_128s", "resnet10t", "convnext_atto"}
+QUICK = {"vit_tiny_patch16_224", "convit_tiny", "levit_128s"}
 
 REFUSED: dict[str, str] = {}
 """What the refusal says, by name."""

@@ -682,13 +682,30 @@ MIXING: dict[str, tuple[Callable[[], nn.Module], Draw, str]] = {
 }
 """Models that mix samples, how they are fed, and what the refusal says."""
 
+QUICK = {
+    "top-k tokens",
+    "picked within",
+    "scattered within",
+    "time first and flat, as many as samples",
+    "attention, as many as samples",
+    "in place",
+    "repeated samples",
+    "norm of flattened frames",
+    "siamese norm",
+    "pointnet",
+    "norm of tokens",
+    "linear, then in place",
+    "replaced buffer",
+    "hypernetwork",
+}
+
 CASES: dict[str, Case] = {
     **{
         name: Case(build, draw, refused, quick=True)
         for name, (build, draw, refused) in MIXING.items()
     },
     **{
-        name: Case(build, draw, quick=True)
+        name: Case(build, draw, quick=name in QUICK)
         for name, (build, draw) in {
             "sorted within": (between(_sorted_within), FLAT),
             "top-k within": (between(_top_within, out=3), FLAT),

@@ -374,6 +374,7 @@ def captured(current: Pass) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any
     own = types.FunctionType(code, _passing.__globals__)
 
     def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
-        return torch._dynamo.disable(CapturedGraph(current, graph, examples), recursive=False)
+        run_plainly: Any = torch._dynamo.disable
+        return run_plainly(CapturedGraph(current, graph, examples), recursive=False)
 
-    return torch.compile(own, backend=backend, fullgraph=True)  # type: ignore[no-any-return]
+    return torch.compile(own, backend=backend, fullgraph=True)

@@ -158,7 +158,7 @@ def _is_alike(one: Placements, other: Placements) -> bool:
 
 
 def _of_gradient(output: Placements) -> Placements:
-    """Where the samples lie in the gradient of an output: it has a row a sample, if alike or not."""
+    """Where the samples lie in the gradient of an output: a row a sample, if alike or not."""
     if isinstance(output, Sampled) and output == Sampled(0):
         return Sampled(0)
     if isinstance(output, Shared) and 0 in output.free:

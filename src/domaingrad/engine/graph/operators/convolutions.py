@@ -67,9 +67,8 @@ class _Backward:
         rows = g.shape[0] // units.samples
         if mask[0]:
             own_x = how.backward(g, x, weight, (True, False, False))[0]
-        if mask[1] or mask[2]:
-            if not self._axis.plain:
-                g, x = (_by_sample(self._axis, t, units) for t in (g, x))
+        if (mask[1] or mask[2]) and not self._axis.plain:
+            g, x = (_by_sample(self._axis, t, units) for t in (g, x))
         if mask[1]:
             own_weight = convolution_gradients(how, x, weight, g, units, rows)
         if mask[2]:
