@@ -16,6 +16,7 @@ from domaingrad.engine.units import Units
 
 aten = torch.ops.aten
 N = 6
+EVALUATED = aten._native_batch_norm_legit_no_training.default
 
 
 class At:
@@ -110,7 +111,7 @@ KEPT = [
     (aten.convolution.default, x(2, 5), At(2, 3, 3), None, [2], [1], [1], True, [0], 1),
     (aten.native_layer_norm.default, x(4, 3), [3], At(3), At(3), 1e-5),
     (aten.native_group_norm.default, x(4, 5), At(4), At(4), N, 4, 5, 2, 1e-5),
-    (aten._native_batch_norm_legit_no_training.default, x(4), *[At(4)] * 3, Truth(4), 0.1, 0.1),
+    (EVALUATED, x(4), At(4), At(4), At(4), Truth(4), 0.1, 0.1),
     (aten.avg_pool2d.default, x(2, 4, 4), [2, 2]),
     (aten.max_pool2d_with_indices.default, x(2, 4, 4), [2, 2]),
     (aten._adaptive_avg_pool2d.default, x(2, 4, 4), [2, 2]),

@@ -118,8 +118,9 @@ def mv(call: Call) -> Outcome:
     left, right = call.at(call["self"]), call.at(call["vec"])
     if isinstance(left, Sampled) and left.dim == 0 and isinstance(right, (Shared, PerUnit)):
         return Outcome(left)
-    summed = isinstance(left, Sampled) and left.dim == 1 and isinstance(right, Sampled)
-    if summed and call.in_backward and _aligned(left, right):
+    if not isinstance(left, Sampled) or not isinstance(right, Sampled):
+        raise call.mixes()
+    if left.dim == 1 and call.in_backward and _aligned(left, right):
         return Outcome(PerUnit())
     raise call.mixes()
 
