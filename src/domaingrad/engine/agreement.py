@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
+from .compiling import Compile, inductor_options, original
 from .distributed.placement import Likeness, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
@@ -28,13 +29,14 @@ from .errors import (
 )
 from .gathered import Gathered, Gatherer
 from .inventory import Inventory
-from .receivers import Agreement, agreement_of
+from .receivers import Agreement, ElementwiseAgreement, agreement_of
 from .reduction import Kernels
 from .scratch import Scratch
 from .separate_passes import SeparatePasses
 from .step import Step, warn_of_non_finite
 
 if TYPE_CHECKING:
+    from .graph.capture import RuleInGraph
     from .graph.engine import GraphEngine, MixedPass
 
 Engine = Literal["auto", "single-pass", "streaming"]
@@ -78,6 +80,9 @@ class GradientAgreement:
         kernels: ``"eager"`` runs an element-wise rule operation by operation, ``"compiled"`` as one
             loop by ``torch.compile``; ``"auto"`` compiles for large tensors where a compiler is
             found (single pass only).
+        compile: send the model and the rule through ``torch.compile``, with these of its options
+            (``{"mode": "reduce-overhead"}``); so it is for a model that is
+            ``torch.compile(model, …)`` already.
         half: between processes, send gradients and updates in bfloat16, which keeps their signs.
         alone: in a program of several processes, this one trains its model by itself.
 
@@ -87,7 +92,8 @@ class GradientAgreement:
 
     Raises:
         TypeError: a model that is no module, a rule that is no rule.
-        ValueError: an unknown engine, a weight that is not positive, a model with nothing to train.
+        ValueError: an unknown engine, a weight that is not positive, a model with nothing to train,
+            a model compiled by another backend than Inductor.
 
     >>> import domaingrad as dg
     >>> model = nn.Linear(2, 1)
@@ -108,6 +114,7 @@ class GradientAgreement:
         weights: Mapping[Hashable, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         kernels: Kernels = "auto",
+        compile: Compile = False,
         half: bool = False,
         alone: bool = False,
     ) -> None:
@@ -148,6 +155,7 @@ class GradientAgreement:
         self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
         self._kernels = kernels
+        self._compiler = inductor_options(model, compile)
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
         self._warned: set[str] = set()
@@ -158,8 +166,8 @@ class GradientAgreement:
         self._step: Step | None = None
         self._processes: Processes | None = None
         self._likeness = Likeness()
-        if isinstance(model, DistributedDataParallel):
-            self._processes = Processes(model, half, self._weights)
+        if isinstance(wrapped := original(model), DistributedDataParallel):
+            self._processes = Processes(wrapped, half, self._weights)
         elif not alone:
             require_wrapped(self._trained)
 
@@ -197,14 +205,16 @@ class GradientAgreement:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         if self.engine == "streaming":
             return self._separately(batch, inputs, options)
-        inventory = Inventory(self._inner)
+        inventory = Inventory(original(self._inner))
         reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
             return self._separately(batch, inputs, options)
         try:
             if reason is not None:
                 raise UnsupportedModelError(reason)
-            passed, outputs = self._captured.forward(inventory, batch, inputs, options)
+            passed, outputs = self._captured.forward(
+                inventory, batch, inputs, options, lambda: self._expected(batch)
+            )
         except UnsupportedModelError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:
@@ -216,7 +226,7 @@ class GradientAgreement:
         if self._graphs is None:
             from .graph.engine import GraphEngine  # noqa: PLC0415, Dynamo takes a second to import
 
-            self._graphs = GraphEngine()
+            self._graphs = GraphEngine(compiler=self._compiler)
         return self._graphs
 
     @property
@@ -236,6 +246,11 @@ class GradientAgreement:
             self._scratch,
             self._kernels,
         )
+
+    def _expected(self, batch: Batch) -> RuleInGraph | None:
+        """The rule of the next update, where a compiled graph may apply it."""
+        agreement = None if self._processes is not None else self._agreement(batch)
+        return agreement.in_graph if isinstance(agreement, ElementwiseAgreement) else None
 
     def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
         passes = SeparatePasses(batch)

@@ -318,6 +318,8 @@ class Comparison:
 class Sketches:
     """Keeps, of each unit's gradient of each parameter, two random products and the norm."""
 
+    in_graph = None
+
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.found: dict[int, Tensor] = {}
         """[K, 3] by the parameter's identity."""
