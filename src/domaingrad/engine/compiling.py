@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 WITHOUT_COMPILER = ("eager", "aot_eager")
@@ -33,9 +32,11 @@ def inductor_options(model: nn.Module, asked: Compile) -> dict[str, Any] | None:
             than Inductor.
     """
     if asked is not False:
-        return _of(torch.compile(nn.Identity(), **({} if asked is True else asked)))
-    compiled = next((module for module in model.modules() if _is_compiled(module)), None)
-    return None if compiled is None else _of(compiled)
+        compiled = nn.Identity()
+        compiled.compile(**({} if asked is True else asked))
+        return _of(compiled)
+    found = next((module for module in model.modules() if _is_compiled(module)), None)
+    return None if found is None else _of(found)
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -64,5 +65,5 @@ def _context(compiled: nn.Module) -> Any:
     context = getattr(compiled, "dynamo_ctx", None)
     if context is not None:
         return context
-    cells = compiled._compiled_call_impl.get_compiler_config.__closure__  # type: ignore[misc, union-attr]
+    cells = compiled._compiled_call_impl.get_compiler_config.__closure__  # type: ignore[union-attr]
     return cells[0].cell_contents

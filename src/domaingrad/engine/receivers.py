@@ -123,7 +123,9 @@ class ElementwiseAgreement:
     def _reduce_together(self, small: Small) -> None:
         stacks = small.stacks.values()
         sizes = [math.prod(stack.shape[1:]) for stack in stacks]
-        vectors = [stack.reshape(len(stack), size) for stack, size in zip(stacks, sizes, strict=True)]
+        vectors = [
+            stack.reshape(len(stack), size) for stack, size in zip(stacks, sizes, strict=True)
+        ]
         flat = torch.cat(vectors, 1)
         proposals, witness = self._reduction.propose_each(flat, sizes, self.factors)
         if _is_not_finite(witness):

@@ -260,9 +260,9 @@ class CapturedGraph:
                 continue
             if "num_batches_tracked" in self._sources[what.idx]:
                 for user in node.users:
-                    if user.target is aten.add.Tensor and user.args == (node, 1):
-                        if any(_is_kept(after) for after in user.users):
-                            user.target = self._in_place(_counted)
+                    counts = user.target is aten.add.Tensor and user.args == (node, 1)
+                    if counts and any(_is_kept(after) for after in user.users):
+                        user.target = self._in_place(_counted)
 
     def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
         """What the graph calls in the place of an operator."""
@@ -346,7 +346,7 @@ def _draws(node: Node) -> bool:
         return False
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    return given.get("dropout_p", 1.0) != 0.0
+    return bool(given.get("dropout_p", 1.0) != 0.0)
 
 
 def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
@@ -428,6 +428,6 @@ def captured(
 
     def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
         own = CapturedGraph(current, graph, examples, compiler)
-        return torch._dynamo.disable(own, recursive=False)
+        return torch._dynamo.disable(own, recursive=False)  # type: ignore[no-untyped-call]
 
     return torch.compile(own, backend=backend, fullgraph=True)  # type: ignore[no-any-return]

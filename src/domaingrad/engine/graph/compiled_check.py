@@ -33,8 +33,7 @@ def require_same(
         AgreementError: the two differ.
     """
     rule = captured.current.expected()
-    kept = _Kept()
-    compiled: Receiver = kept if rule is None else _Applied(rule)
+    kept, compiled = _Kept(), _Kept(rule)
     buffers = [
         (arg, arg.clone())
         for index, arg in enumerate(args)
@@ -43,7 +42,6 @@ def require_same(
         and not isinstance(arg, nn.Parameter)
     ]
     without, _ = _passed(captured, captured.again(args), kept)
-    stacks, kept.stacks = kept.stacks, {}
     _restore(buffers)
     outputs, updates = _passed(captured, call(*args), compiled)
     _restore(buffers)
@@ -51,11 +49,12 @@ def require_same(
         if not _is_near(other, one, _tolerance(one)):
             raise AgreementError(_DIFFERENT.format(what="outputs"))
     for parameter, update in zip(captured.parameters, updates, strict=True):
-        stack = stacks.get(id(parameter))
+        stack = kept.stacks.get(id(parameter))
         if stack is None:
             continue
-        found = kept.stacks.get(id(parameter)) if rule is None else update
-        if found is None or not _agree(stack, found, rule):
+        shown = compiled.stacks.get(id(parameter))
+        found, by = (update, rule) if shown is None else (shown, None)
+        if found is None or not _agree(stack, found, by):
             raise AgreementError(_DIFFERENT.format(what="gradients"))
 
 
@@ -66,25 +65,16 @@ _DIFFERENT = (
 
 
 class _Kept:
-    """Keeps the stacks."""
+    """Keeps the stacks, unless the graph applies a rule."""
 
-    in_graph = None
-
-    def __init__(self) -> None:
+    def __init__(self, rule: RuleInGraph | None = None) -> None:
+        self.in_graph = rule
         self.stacks: dict[int, Tensor] = {}
 
     def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
         """Keep a stack."""
         self.stacks[id(parameter)] = gradients.stack()
         return None
-
-
-class _Applied(_Kept):
-    """Lets the graph apply the rule."""
-
-    def __init__(self, rule: RuleInGraph) -> None:
-        super().__init__()
-        self.in_graph: RuleInGraph | None = rule  # type: ignore[assignment]
 
 
 def _passed(

@@ -53,9 +53,7 @@ class GraphEngine:
             they are.
     """
 
-    def __init__(
-        self, of_samples: bool = False, compiler: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, of_samples: bool = False, compiler: Mapping[str, Any] | None = None) -> None:
         self._of_samples = of_samples
         self._current = Pass()
         compile_graph = None

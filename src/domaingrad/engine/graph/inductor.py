@@ -18,10 +18,11 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 from torch._inductor.virtualized import V
+from torch._subclasses import FakeTensor
+from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
-from torch.func import functionalize
 
 from domaingrad.rules import ElementwiseRule
 from domaingrad.rules.statistics import accumulation_dtype, statistics_of
@@ -90,7 +91,7 @@ class InductorGraphs:
         try:
             # What a cache holds was made without the pass.
             with torch._functorch.config.patch(enable_autograd_cache=False):
-                call: Callable[..., Sequence[Any]] = compile_fx(
+                call: Any = compile_fx(
                     copy.deepcopy(self._graph),
                     list(args),
                     inner_compile=_Inner(captured, inline, self._options),
@@ -103,7 +104,7 @@ class InductorGraphs:
             raise _explained(error) from error
         if not captured.draws:
             require_same(captured, args, call)
-        return call
+        return call  # type: ignore[no-any-return]
 
 
 class _Inline(CustomGraphPass):
@@ -119,9 +120,11 @@ class _Inline(CustomGraphPass):
     def __call__(self, graph: Graph) -> None:
         """Work on the joint graph."""
         joint = graph.owning_module
+        assert joint is not None
         self.gradients, proof = self._captured.rewrite(joint)
         output = graph.output_node()
-        results, first = list(output.args[0]), len(output.args[0]) - len(self.gradients)
+        results = _results(output)
+        first = len(results) - len(self.gradients)
         with graph.inserting_before(output):
             for place, gradient in enumerate(self.gradients, first):
                 if gradient is not None:
@@ -154,7 +157,7 @@ def _inline(joint: GraphModule) -> None:
     """Trace a graph that calls Python functions down to what a compiler knows, in place."""
     graph = joint.graph
     output = graph.output_node()
-    results, described = list(output.args[0]), dict(output.meta)
+    results, described = _results(output), dict(output.meta)
     moved = [(n.args[0], n.args[1], n.meta) for n in graph.nodes if n.target is aten.copy_.default]
     output.args = ((*results, *(new for _, new, _ in moved)),)
     for node in reversed(graph.nodes):
@@ -175,6 +178,10 @@ def _inline(joint: GraphModule) -> None:
     joint.recompile()
 
 
+def _results(output: Node) -> list[Any]:
+    return list(output.args[0])  # type: ignore[arg-type]
+
+
 def _copied(
     traced: GraphModule, graph: Graph, owner: GraphModule, inputs: Sequence[Node]
 ) -> Sequence[Any]:
@@ -191,7 +198,7 @@ def _copied(
 
 def _traced(function: Callable[..., Any], values: Sequence[Any]) -> GraphModule:
     """A function of fake tensors as a graph of operators that change no tensor."""
-    mode = next(value.fake_mode for value in values if isinstance(value, Tensor))
+    mode = next(value.fake_mode for value in values if isinstance(value, FakeTensor))
     trace = make_fx(
         functionalize(function),
         decomposition_table=select_decomp_table(),
@@ -267,7 +274,7 @@ class _Backward:
         args += _numbers(rule, args)
         *updates, sums = together(args)
         rule.note(sums)
-        return updates
+        return list(updates)
 
     def _shown(self, args: list[Any], receiver: Receiver) -> list[Any]:
         if self._stacks is None:
@@ -286,10 +293,9 @@ class _Backward:
         if key not in self._by_rule:
             graph = copy.deepcopy(self._graph)
             numbers = _numbers(rule, self._examples)
-            fake = next(x.fake_mode for x in self._examples if isinstance(x, Tensor))
+            fake = next(x.fake_mode for x in self._examples if isinstance(x, FakeTensor))
             examples = [fake.from_tensor(x, static_shapes=True) for x in numbers]
-            units = self._captured.current.units
-            agreed = _append(graph, rule, examples, units.count)
+            agreed = _append(graph, rule, examples)
             self._by_rule[key] = (
                 self._compiled(graph, [*self._examples, *examples]) if agreed else None
             )
@@ -321,15 +327,13 @@ def _state(rule: ElementwiseRule) -> Hashable:
     return state
 
 
-def _append(
-    graph: GraphModule, rule: RuleInGraph, numbers: Sequence[Tensor], count: int
-) -> bool:
+def _append(graph: GraphModule, rule: RuleInGraph, numbers: Sequence[Tensor]) -> bool:
     """Let the backward graph apply a rule to each of its stacks; whether the rule can be traced."""
     own = graph.graph
     output = own.output_node()
-    results = list(output.args[0])
+    results = _results(output)
     last = [node for node in own.nodes if node.op == "placeholder"][-1]
-    more = []
+    more: list[Node] = []
     with own.inserting_after(last):
         for name, value in reversed(list(zip(_names(rule), numbers, strict=True))):
             node = own.placeholder(name)

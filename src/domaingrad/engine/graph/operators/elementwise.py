@@ -62,6 +62,7 @@ for packet in operators(
     "complex",
     "view_as_complex_copy",
     "fill",
+    "leaky_relu_backward",
     "threshold_backward",
     "rrelu_with_noise_functional",
     "binary_cross_entropy_backward",
