@@ -37,14 +37,55 @@ class Block(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-def resnet18(classes: int, norm: Norm = nn.BatchNorm2d) -> nn.Sequential:
-    """ResNet-18 (He et al., arXiv 1512.03385), 11.2 million parameters."""
-    layers: list[nn.Module] = [
+class Bottleneck(nn.Module):
+    """A 1×1, a 3×3 and a 1×1 convolution, and a shortcut."""
+
+    def __init__(self, inputs: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.norm1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.norm2 = norm(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.norm3 = norm(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the block."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
+
+
+def stem(norm: Norm) -> list[nn.Module]:
+    """What all ResNets begin with: a quarter of the size, 64 channels."""
+    return [
         nn.Conv2d(3, 64, 7, 2, 3, bias=False),
         norm(64),
         nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
     ]
+
+
+def resnet50(classes: int, norm: Norm = nn.BatchNorm2d) -> nn.Sequential:
+    """ResNet-50 (He et al., arXiv 1512.03385), strides in the 3×3; 23.5 million parameters."""
+    layers = stem(norm)
+    inputs = 64
+    for width, depth, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for number in range(depth):
+            layers.append(Bottleneck(inputs, width, stride if number == 0 else 1, norm))
+            inputs = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def resnet18(classes: int, norm: Norm = nn.BatchNorm2d) -> nn.Sequential:
+    """ResNet-18 (He et al., arXiv 1512.03385), 11.2 million parameters."""
+    layers = stem(norm)
     inputs = 64
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         layers += [Block(inputs, width, stride, norm), Block(width, width, 1, norm)]

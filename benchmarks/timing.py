@@ -85,11 +85,12 @@ def measure(
     seed: int = 0,
     slow: float = SLOW,
     very_slow: float = VERY_SLOW,
+    progress: bool = True,
 ) -> dict[str, Timing]:
     """Time each way in each round, in an order drawn anew; the first way is the reference.
 
     Two warm-up rounds (compilation, first-step checks) are left out; the second shows who is slow.
-    ``before`` runs before each call and is not timed.
+    ``before`` runs before each call and is not timed. ``progress`` shows a bar.
     """
     timings = {name: Timing(failure=failure_of(way, before)) for name, way in ways.items()}
     names = [name for name, timing in timings.items() if timing.failure is None]
@@ -104,7 +105,7 @@ def measure(
         for name in names
     }
     shuffled = random.Random(seed)
-    for number in track(range(rounds), description=title):
+    for number in track(range(rounds), description=title, disable=not progress):
         due = [name for name in names if number % stride[name] == 0]
         shuffled.shuffle(due)
         taken = {name: seconds_of(ways[name], before) for name in due}

@@ -1,9 +1,13 @@
-"""Lets torchvision be imported where its extension is of another build than PyTorch."""
+"""Lets torchvision be imported beside another build of PyTorch; lines for the summary's end."""
 
 import importlib.util
 from pathlib import Path
 
+import pytest
 import torch
+
+SUMMARY = "summary"
+"""A property of a test's report (``record_property``) that is printed at the end of the run."""
 
 OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -34,3 +38,11 @@ def _operators_for_torchvision() -> torch.library.Library | None:
 
 # Kept, since the operators go with it.
 OPERATORS_FOR_TORCHVISION = _operators_for_torchvision()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests that passed have to say."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == SUMMARY:
+                terminalreporter.write_line(value)

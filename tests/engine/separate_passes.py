@@ -80,12 +80,14 @@ class Agreed:
         self._problem, self._model, self._way = problem, model, way
         self._state = deepcopy(model.state_dict())
         engine: dg.engine.Engine = "single-pass" if way == "single pass" else "streaming"
-        self._agree = dg.GradientAgreement(model, dg.Mean(), engine=engine)
+        self._first = dg.Mean()
+        self._agree = dg.GradientAgreement(model, self._first, engine=engine)
 
     def __call__(self, rule: dg.rules.Rule) -> dict[str, Tensor | None]:
         problem, model, agree = self._problem, self._model, self._agree
+        if agree.rule is not self._first:
+            model.zero_grad()
         agree.rule = rule
-        model.zero_grad()
         model.load_state_dict(self._state)
         torch.manual_seed(SEED_OF_PASSES)
         if self._way != "domain by domain":
@@ -99,6 +101,13 @@ class Agreed:
                     problem.losses(outputs, problem.targets[rows]).mean().backward()
             agree.combine()
         return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def agreed_gradients(
+    problem: Problem, model: nn.Module, rule: dg.rules.Rule, way: Way
+) -> dict[str, Tensor | None]:
+    """What the engine leaves in ``.grad``."""
+    return Agreed(problem, model, way)(rule)
 
 
 def reference_and_copy(

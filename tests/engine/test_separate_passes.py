@@ -12,7 +12,7 @@ from domaingrad.engine import reduction
 from . import equations
 from .equations import Stacks, Updates
 from .problems import LABELS, PROBLEMS, RANDOM, UNFIT, Problem
-from .separate_passes import WAYS, Agreed, Way, reference_and_copy
+from .separate_passes import WAYS, Agreed, Way, agreed_gradients, reference_and_copy
 
 Case = tuple[Callable[[], dg.rules.Rule], Callable[[Stacks], Updates]]
 
@@ -80,7 +80,7 @@ def test_updates_are_the_equations_of_separate_passes(
 def test_pcgrad_projects_over_all_parameters_together(problem: str, way: Way) -> None:
     two = PROBLEMS[problem].only(LABELS[0], LABELS[2])
     gradients, _, model = reference_and_copy(two, way)
-    compare(Agreed(two, model, way)(dg.PCGrad()), equations.pcgrad_of_two(gradients))
+    compare(agreed_gradients(two, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -96,7 +96,7 @@ def test_pcgrad_of_conflicting_domains(way: Way) -> None:
     tensors_that_agree = [name for name, g in gradients.items() if (g[0] * g[1]).sum() > 0]
     assert tensors_that_agree, "else a projection of each tensor by itself could pass"
     compare(
-        Agreed(conflicting, model, way)(dg.PCGrad()), equations.pcgrad_of_two(gradients)
+        agreed_gradients(conflicting, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients)
     )
 
 
@@ -136,6 +136,6 @@ def test_the_two_ways_are_equal_to_the_last_bit_but_for_the_loss_mean() -> None:
     updates = []
     for way in ("mixed batch", "domain by domain"):
         _, _, model = reference_and_copy(PROBLEMS["mlp"])
-        updates.append(Agreed(PROBLEMS["mlp"], model, way)(dg.AgrRand()))
+        updates.append(agreed_gradients(PROBLEMS["mlp"], model, dg.AgrRand(), way))
     for name in updates[0]:
         torch.testing.assert_close(updates[0][name], updates[1][name], rtol=RTOL, atol=ATOL)

@@ -5,7 +5,6 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import astuple
 
 import numpy as np
@@ -18,16 +17,10 @@ from torch import Tensor, nn
 
 import domaingrad as dg
 from domaingrad.bench.models import mnist_cnn
+from domaingrad.engine.graph.operators import products
+from domaingrad.engine.graph.verification import Comparison
 from domaingrad.engine.loops import compiler_found
 from domaingrad.engine.reduction import Reduction
-from domaingrad.engine.single_pass.inventory import Inventory
-from domaingrad.engine.single_pass.units import Units
-from domaingrad.engine.single_pass.verification import (
-    Examination,
-    PerhapsUnfitError,
-    UnfitError,
-    examine,
-)
 from tests.reference import rules as reference
 
 from .problems import PROBLEMS, UNFIT
@@ -113,7 +106,7 @@ def test_a_module_that_mixes_samples_is_named() -> None:
     x, y, domain = batch([0, 0, 1, 1, 1])
     agree = dg.GradientAgreement(model, dg.Mean())
     with pytest.warns(
-        dg.SinglePassWarning, match=r"module 'mix' \(Mixer\) mixes samples of different domains"
+        dg.SinglePassWarning, match=r"module 'mix' \(Mixer\): aten.mm.default mixes samples"
     ):
         outputs = agree(x, domain)
     agree.backward(losses_of(outputs, y))
@@ -690,15 +683,18 @@ def test_a_loss_that_begins_to_mix_domains_is_refused() -> None:
 
 
 @pytest.mark.parametrize("first", [0.0, float("nan")])
-def test_a_first_batch_that_shows_nothing_is_no_proof(first: float) -> None:
-    model = nn.Sequential(Centred().double())
-    model[0].on = True
+def test_a_first_batch_that_shows_nothing_is_no_check(first: float) -> None:
+    """It passes domain by domain, and the next batch is compared."""
+    model = mlp()
     agree = dg.GradientAgreement(model, dg.Mean())
     x, y, domain = batch([0, 1, 0, 1, 1])
     agree(torch.full_like(x, first), domain)
     agree.discard()
-    with pytest.warns(dg.SinglePassWarning, match="mixes samples"):
-        agree.backward(losses_of(agree(x, domain), y))
+    with pytest.raises(dg.AgreementError, match="all samples of the batch are the same"):
+        dg.GradientAgreement(model, dg.Mean(), engine="single-pass")(
+            torch.full_like(x, first), domain
+        )
+    agree.backward(losses_of(agree(x, domain), y))
     assert_mean(model, separate(model, x, y, domain))
 
 
@@ -767,28 +763,62 @@ class Rounding(nn.Module):
         return h + torch.finfo(h.dtype).eps * len(h)
 
 
-class MixingOnTheWayBack(nn.Module):
-    """One in a hundred of a gradient goes to all samples alike."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        mean = h.mean(0)
-        return h + 0.01 * (mean - mean.detach())
-
-
-@pytest.mark.parametrize(("between", "fits"), [(Rounding(), True), (MixingOnTheWayBack(), False)])
-def test_float64_decides_where_rounding_could_explain_a_difference(between, fits):
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_float64_decides_where_rounding_could_explain_a_difference(
+    is_exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 64), between, nn.ReLU(), nn.Linear(64, 2))
-    inputs = torch.randn(4, 4)
+    model = nn.Sequential(nn.Linear(4, 64), Rounding(), nn.ReLU(), nn.Linear(64, 2))
+    inputs, domain = torch.randn(4, 4), torch.arange(4)
     with torch.no_grad():
         # One activation of the first sample crosses its kink, to little effect.
         model[0].weight[0], model[0].bias[0] = torch.tensor([1.0, 0, 0, 0]), 0.0
         model[3].weight[:, 0] *= 0.1
         inputs[0, 0] = -2 * torch.finfo(inputs.dtype).eps
-    inventory, units = Inventory(model), Units((1, 1, 1, 1))
-    examination = Examination(inventory, units, inputs, {})
-    with pytest.raises(PerhapsUnfitError, match="is not that of separate passes"):
-        examination.compare(examination.plan())
-    with nullcontext() if fits else pytest.raises(UnfitError, match="not that of separate passes"):
-        examine(inventory, units, inputs, {})
+    asked = []
+    in_float64 = Comparison.in_float64
+    monkeypatch.setattr(
+        Comparison, "in_float64", lambda self: (asked.append(True), in_float64(self))
+    )
+    if not is_exact:
+
+        class Mixed(products.Products):
+            """One in a hundred of a gradient is that of all units."""
+
+            def fill(self, rows: slice, out: Tensor) -> None:
+                super().fill(rows, out)
+                out += 0.01 * out.mean(0)
+
+        monkeypatch.setattr(products, "Products", Mixed)
+    agree = dg.GradientAgreement(model, dg.Mean(), engine="single-pass")
+    if is_exact:
+        agree(inputs, domain)
+    else:
+        with pytest.raises(dg.AgreementError, match="not that of separate passes"):
+            agree(inputs, domain)
+    assert asked
     assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
+
+
+def test_it_explains_which_way_each_gradient_takes() -> None:
+    model = mlp()
+    agree = dg.GradientAgreement(model, dg.Mean())
+    assert agree.explain() == "no batch has passed yet"
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    agree.backward(losses_of(agree(x, domain), y))
+    assert agree.explain().splitlines() == [
+        "0.weight  one pass, aten.mm.default",
+        "0.bias    one pass, aten.sum.dim_IntList",
+        "2.weight  one pass, aten.mm.default",
+        "2.bias    one pass, aten.sum.dim_IntList",
+    ]
+
+
+def test_it_explains_why_a_model_passes_domain_by_domain() -> None:
+    agree = dg.GradientAgreement(BatchAttention().double(), dg.Mean())
+    x, _, domain = batch([0, 0, 1, 1, 1])
+    with pytest.warns(dg.SinglePassWarning):
+        agree(x, domain)
+    reason, first, *_ = agree.explain().splitlines()
+    assert reason == "domain by domain: module 'mix' (Mixer): aten.mm.default mixes samples"
+    assert first.split() == ["body.weight", "domain", "by", "domain"]

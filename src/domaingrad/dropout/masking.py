@@ -80,7 +80,9 @@ class Masking:
     @property
     def in_force(self) -> bool:
         """Whether weights are seen through their masks now."""
-        return bool(self._under_way) and not self._suspended
+        # A graph is captured of forward passes alone, and hooks are no part of it.
+        under_way = torch.compiler.is_compiling() or bool(self._under_way)
+        return under_way and not self._suspended
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -120,11 +122,15 @@ class Masking:
                 del vars(place.module)[MASKS]
 
     def _enter(self, module: nn.Module, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         if module is self._around[0]:
             self._under_way.clear()  # what an interrupt has left behind
         self._under_way.append(module)
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         # Another hook may have failed before ours, so that this module was never entered.
         if module in self._under_way:
             while self._under_way.pop() is not module:

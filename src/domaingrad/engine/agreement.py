@@ -114,7 +114,7 @@ class GradientAgreement:
         weights: Mapping[Hashable, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         kernels: Kernels = "auto",
-        compile: Compile = False,
+        compile: Compile = False,  # noqa: A002, as PyTorch calls it
         half: bool = False,
         alone: bool = False,
     ) -> None:
@@ -158,6 +158,9 @@ class GradientAgreement:
         self._compiler = inductor_options(model, compile)
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
+        self._known: tuple[Tensor, Batch] | None = None
+        self._streamed: str | None = None
+        """Why the latest batch passed domain by domain, if it did."""
         self._warned: set[str] = set()
         self._batch: SeparatePasses | MixedPass | None = None
         self._gathered = Gathered()
@@ -189,37 +192,52 @@ class GradientAgreement:
                 gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        if torch.is_grad_enabled() and Shards.of(self._trained) is not None:
+        inventory = Inventory(original(self._inner))
+        trained = inventory.trained
+        if torch.is_grad_enabled() and Shards.of(trained) is not None:
             raise AgreementError(
                 "the parameters are spread over processes by fully_shard, and agree(x, domain) "
                 "looks at whole ones. Use `with agree.domain(name)`: every process goes through "
                 "the same domains in the same order, each with its own samples of them."
             )
-        batch = Batch(domain)
+        batch = self._batch_of(domain)
         batch.check(inputs, options)
         if not torch.is_grad_enabled():
             return SeparatePasses(batch).forward(self._inner, inputs, options)
         if self._processes is not None:
-            self._processes.begin(self.rule, self._trained, samples=True)
+            self._processes.begin(self.rule, trained, samples=True)
         else:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
+        self._streamed = None
         if self.engine == "streaming":
+            self._streamed = "engine='streaming'"
             return self._separately(batch, inputs, options)
-        inventory = Inventory(original(self._inner))
         reason = inventory.out_of_sight
         if reason is not None and self.engine == "auto":
+            self._streamed = reason
             return self._separately(batch, inputs, options)
         try:
             if reason is not None:
                 raise UnsupportedModelError(reason)
             passed, outputs = self._captured.forward(
-                inventory, batch, inputs, options, lambda: self._expected(batch)
+                inventory, batch, inputs, options, lambda: self._expected(batch, trained)
             )
         except UnsupportedModelError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:
             self._batch = passed
         return outputs
+
+    def _batch_of(self, domain: Tensor) -> Batch:
+        """A batch with the same domains in the same order is looked at once."""
+        known = self._known
+        if known is not None and isinstance(domain, Tensor) and domain.device.type == "cpu":
+            before, batch = known
+            if domain.dtype == before.dtype and torch.equal(domain, before):
+                return batch
+        batch = Batch(domain)
+        self._known = domain.detach().clone(), batch
+        return batch
 
     @property
     def _captured(self) -> GraphEngine:
@@ -234,22 +252,28 @@ class GradientAgreement:
         """The model without what synchronises it."""
         return self.model if self._processes is None else self._processes.model.module
 
-    def _agreement(self, batch: Batch) -> Agreement:
+    def _agreement(self, passed: MixedPass) -> Agreement:
+        batch = passed.batch
         if self._processes is not None:
             return self._among_processes(dict(zip(batch.labels, batch.sizes, strict=True)))
+        return self._agreement_on(batch, passed.parameters)
+
+    def _agreement_on(self, batch: Batch, trained: Sequence[nn.Parameter]) -> Agreement:
         scale = self._loss_scale
         return agreement_of(
             self.rule,
-            self._trained,
+            trained,
             [self._weights.get(label, 1.0) / scale for label in batch.labels],
             scale,
             self._scratch,
             self._kernels,
         )
 
-    def _expected(self, batch: Batch) -> RuleInGraph | None:
+    def _expected(self, batch: Batch, trained: Sequence[nn.Parameter]) -> RuleInGraph | None:
         """The rule of the next update, where a compiled graph may apply it."""
-        agreement = None if self._processes is not None else self._agreement(batch)
+        if self._processes is not None:
+            return None
+        agreement = self._agreement_on(batch, trained)
         return agreement.in_graph if isinstance(agreement, ElementwiseAgreement) else None
 
     def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
@@ -267,6 +291,7 @@ class GradientAgreement:
                 f"the single pass is not exact for this model: {error}. Use engine='auto' or "
                 f"'streaming', which pass the domains one after the other where need be."
             ) from error
+        self._streamed = str(error)
         outputs = self._separately(batch, inputs, options)
         if not isinstance(error, InconclusiveError) and str(error) not in self._warned:
             self._warned.add(str(error))
@@ -299,7 +324,7 @@ class GradientAgreement:
         if isinstance(batch, SeparatePasses):
             self._walk_separately(batch, losses)
             return
-        agreement = self._agreement(batch.batch)
+        agreement = self._agreement(batch)
         batch.backward(losses, agreement)
         labels = batch.batch.labels
         if isinstance(agreement, DistributedAgreement):
@@ -370,6 +395,25 @@ class GradientAgreement:
                 batch.backward(index, losses)
                 gradients = {parameter: parameter.grad for parameter in trained}
             self._gathered.add(label, batch.batch.sizes[index], gradients)
+
+    def explain(self) -> str:
+        """How the domains' gradients of each parameter were told apart in the latest step.
+
+        A line a parameter: the operator of the captured graph that gives them in one pass, or
+        ``domain by domain`` with the reason in the first line.
+        """
+        names = [name for name, p in self._inner.named_parameters() if p.requires_grad]
+        if self._streamed is None and self._graphs is None:
+            return "no batch has passed yet"
+        width = max(map(len, names))
+        if self._streamed is not None:
+            lines = [f"domain by domain: {self._streamed}"]
+            return "\n".join([*lines, *(f"{name:{width}}  domain by domain" for name in names)])
+        ways = self._captured.ways
+        return "\n".join(
+            f"{name:{width}}  {'one pass, ' + ways[name] if name in ways else 'unused'}"
+            for name in names
+        )
 
     def remove(self) -> None:
         """End the use of this object; the model is as it was, since nothing was attached to it."""

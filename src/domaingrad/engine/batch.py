@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -33,18 +34,20 @@ class Batch:
                 f"sample; found {_described(domain)}."
             )
         self.size = len(domain)
-        labels, places, counts = torch.unique(domain, return_inverse=True, return_counts=True)
+        numbers = domain.cpu().numpy()
+        labels, places, counts = numpy.unique(numbers, return_inverse=True, return_counts=True)
         self.labels: list[int] = labels.tolist()
         self.sizes: tuple[int, ...] = tuple(counts.tolist())
-        self.order = domain.argsort(stable=True)
+        order = places.argsort(kind="stable")
+        self.order = torch.from_numpy(order)
         """The samples, domain after domain."""
-        self.is_in_order = bool((domain[1:] >= domain[:-1]).all())
+        self.is_in_order = bool((places[1:] >= places[:-1]).all())
         """Whether the batch already goes domain after domain."""
         self.rows: list[Tensor] = list(torch.split(self.order, list(self.sizes)))
         """The samples of each domain."""
-        self.back = self.order.argsort()
+        self.back = torch.from_numpy(order.argsort())
         """From the order by domain to that of the batch."""
-        self.shares: Tensor = counts.double().reciprocal()[places]
+        self.shares: Tensor = torch.from_numpy(1.0 / counts[places])
         """One over the number of samples of a sample's domain, in the order of the batch."""
 
     def check(self, inputs: Any, options: Mapping[str, Any]) -> None:

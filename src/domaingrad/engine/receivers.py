@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -127,6 +128,9 @@ class ElementwiseAgreement:
             stack.reshape(len(stack), size) for stack, size in zip(stacks, sizes, strict=True)
         ]
         flat = torch.cat(vectors, 1)
+        if self.rule.scope != "model":
+            self._reduce_at_once(small, flat, sizes)
+            return
         proposals, witness = self._reduction.propose_each(flat, sizes, self.factors)
         if _is_not_finite(witness):
             self._note(flat)
@@ -137,6 +141,28 @@ class ElementwiseAgreement:
             update = self._update(index, _shaped(own, stack.shape[1:]))
             if update is not None:
                 self._updates[index] = update
+
+    def _reduce_at_once(self, small: Small, flat: Tensor, sizes: Sequence[int]) -> None:
+        """One call of the rule for all of them, each under its own scale."""
+        proposal, witness = self._reduction.propose_together(flat, self.factors)
+        update = proposal.update
+        if proposal.terms:
+            index, lengths = _segments(tuple(sizes), flat.device)
+            sums = [
+                torch.segment_reduce(term, "sum", lengths=lengths, unsafe=True)
+                for term in proposal.terms
+            ]
+            tally = torch.stack([*sums, lengths.to(sums[0])])[:, index]
+            update = self.rule.finish(Tallied(update, mask=proposal.mask), tally)
+        update = self._scaled(update)
+        if _is_not_finite(witness):
+            self._note(flat)
+        parts = update.split_with_sizes(list(sizes))
+        for (place, stack), part in zip(small.stacks.items(), parts, strict=True):
+            if self.non_finite and not stack.isfinite().all() and part.isfinite().all():
+                part.fill_(math.nan)
+            # Of memory of its own, as it becomes somebody's ``.grad``.
+            self._updates[place] = part.view(stack.shape[1:]).clone()
 
     def _proposed(self, gradients: UnitGradients) -> Tallied:
         count, parts = gradients.count, []
@@ -158,6 +184,14 @@ class ElementwiseAgreement:
         """Note whose gradients are not finite."""
         finite = flat.isfinite().all(1).tolist()
         self.non_finite.update(unit for unit, ok in enumerate(finite) if not ok)
+
+
+@lru_cache(maxsize=64)
+def _segments(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of components side by side, the tensor that each belongs to, and each tensor's size."""
+    lengths = torch.tensor(sizes)
+    index = torch.arange(len(sizes)).repeat_interleave(lengths)
+    return index.to(device), lengths.to(device)
 
 
 def _is_not_finite(witness: Tensor) -> bool:

@@ -59,6 +59,10 @@ class Reduction:
         proposal, witness = self._eager(stack, factors)
         return proposal.tallied(), witness
 
+    def propose_together(self, stack: Tensor, factors: Tensor | None) -> tuple[Proposal, Tensor]:
+        """One proposal for several small tensors that lie one after the other in [K, n]."""
+        return self._from(statistics_of(_weighted(stack, factors), self._names))
+
     def propose_each(
         self, stack: Tensor, sizes: Sequence[int], factors: Tensor | None
     ) -> tuple[list[Tallied], Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,8 +54,11 @@ class Receiver(Protocol):
     def in_graph(self) -> RuleInGraph | None:
         """The rule, where a compiled graph may apply it in the place of :meth:`receive`."""
 
-    def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
-        """All units' gradients of one parameter; what goes to its ``.grad`` now, if anything."""
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """What such a graph made of all units' gradients of a parameter."""
+
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
+        """All units' gradients of one tensor; what autograd gets, if it is no parameter."""
 
 
 Compiler = Callable[["CapturedGraph", GraphModule], Callable[[Sequence[Any]], Sequence[Any]]]
@@ -74,6 +79,7 @@ class Pass:
     def __init__(self) -> None:
         self.units = Units(())
         self.receiver: Receiver | None = None
+        self.arguments: Sequence[Any] = ()
         self.verifying = False
         """Whether a new graph may run before it was compared with separate passes."""
         self.graph: CapturedGraph | None = None
@@ -82,13 +88,13 @@ class Pass:
         """The rule that the next walk back is most likely to apply."""
 
     @contextmanager
-    def walking(self, units: Units, receiver: Receiver) -> Iterator[None]:
-        """While autograd walks back."""
-        self.units, self.receiver = units, receiver
+    def walking(self, units: Units, arguments: Sequence[Any], receiver: Receiver) -> Iterator[None]:
+        """While autograd walks back through a graph that had these arguments."""
+        self.units, self.arguments, self.receiver = units, arguments, receiver
         try:
             yield
         finally:
-            self.receiver = None
+            self.arguments, self.receiver = (), None
 
 
 class CapturedGraph:
@@ -111,14 +117,15 @@ class CapturedGraph:
     ) -> None:
         self.current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
-        self._parameters: dict[int, nn.Parameter] = {}
         self.is_checked = False
         """Whether a step through it was compared with separate passes."""
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
+        self.ways: dict[str, str] = {}
+        """By the name of a parameter, the operator that its gradients come from."""
         self._of_samples: set[int] = set()
         self.outputs: Sequence[Any] = ()
-        """Of the latest pass."""
+        """Of the latest pass, as its arguments."""
         self.arguments: Sequence[Any] = ()
         self.draws = False
         """Whether it draws random numbers."""
@@ -131,23 +138,19 @@ class CapturedGraph:
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        if not self._parameters:
-            self._parameters = {
-                i: arg for i, arg in enumerate(args) if isinstance(arg, nn.Parameter)
-            }
         if not (self.is_checked or self.current.verifying):
             raise NewGraph(self)
         self.current.graph = self
         self.arguments = args
         if self._compiled is None or self.current.verifying:
-            self.outputs = self._call(*args)
+            self.outputs = self.again(args)
         else:
             self.outputs = self._compiled(args)
         return self.outputs
 
     def again(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Another forward pass with the arguments of one before."""
-        return self._call(*arguments)  # type: ignore[no-any-return]
+        return self._call(*map(leaf, arguments))  # type: ignore[no-any-return]
 
     def holds_samples(self, output: Tensor) -> int | None:
         """The number of an output of the latest pass that has a row a sample."""
@@ -193,6 +196,11 @@ class CapturedGraph:
         proof = Prover(shapes, self.current.units.samples).prove(joint.graph, starts, tangents)
         self._check_outputs(proof, described, results)
         self._count_batches(placeholders)
+        self.ways = {
+            _name(self._sources[what.grad_of.idx]): _operator(node)
+            for what, node in zip(described, results, strict=True)
+            if type(what).__name__ == "GradAOTOutput" and isinstance(node, Node)
+        }
         for node, taken in proof.runs.items():
             node.target = self._in_place(taken)
         _let_views_copy(joint)
@@ -294,7 +302,7 @@ class CapturedGraph:
         backward.recompile()
 
     def _receiving(self, index: int, per_unit: bool) -> Callable[[Any], Tensor | None]:
-        current, parameter = self.current, self.parameter
+        current = self.current
 
         def receive(gradients: Any) -> Tensor | None:
             if current.receiver is None:
@@ -303,22 +311,20 @@ class CapturedGraph:
                 gradients = alike(gradients, current.units)
             if not isinstance(gradients, UnitGradients):
                 gradients = Stacked(gradients)
-            return current.receiver.receive(parameter(index), gradients)
+            return current.receiver.receive(current.arguments[index], gradients)
 
         return receive
-
-    def parameter(self, index: int) -> nn.Parameter:
-        """The parameter that is one of the inputs."""
-        return self._parameters[index]
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those among the inputs that are trained."""
-        return [p for p in self._parameters.values() if p.requires_grad]
 
     def is_of_model(self, index: int) -> bool:
         """Whether an input is a parameter or a buffer, and no sample."""
         return self._sources[index].startswith("L['model']")
+
+
+def leaf(argument: Any) -> Any:
+    """What autograd sees of a parameter, whose own ``.grad`` is written when all have agreed."""
+    if isinstance(argument, nn.Parameter) and argument.requires_grad:
+        return argument.detach().requires_grad_()
+    return argument
 
 
 @dataclass(frozen=True)
@@ -383,6 +389,25 @@ def _source(node: Node) -> str:
     return str(name() if callable(name) else name)
 
 
+def _name(source: str) -> str:
+    """The name of a parameter, from where Dynamo found it."""
+    return ".".join(re.findall(r"\['([^']*)'\]", source)[1:])
+
+
+def _operator(node: Node) -> str:
+    """Of which operator a gradient is the result, apart from views."""
+    while node.op == "call_function":
+        inner = node.args[0] if node.args else None
+        is_view = node.target in VIEWS or node.target is operator.getitem
+        if not (is_view and isinstance(inner, Node)):
+            return str(node.target)
+        node = inner
+    return node.name
+
+
+VIEWS = {aten.view.default, aten.t.default, aten.permute.default, aten._unsafe_view.default}
+
+
 def _without_double_transposes(joint: GraphModule) -> None:
     """t(t(x)) is x: so the gradient of a linear layer's weight is a product as it stands."""
     for node in joint.graph.nodes:
@@ -430,4 +455,4 @@ def captured(
         own = CapturedGraph(current, graph, examples, compiler)
         return torch._dynamo.disable(own, recursive=False)  # type: ignore[no-untyped-call]
 
-    return torch.compile(own, backend=backend, fullgraph=True)  # type: ignore[no-any-return]
+    return torch.compile(own, backend=backend, fullgraph=True)

@@ -41,20 +41,18 @@ def require_same(
         and captured.is_of_model(index)
         and not isinstance(arg, nn.Parameter)
     ]
-    without, _ = _passed(captured, captured.again(args), kept)
+    without = _passed(captured, captured.again(args), args, kept)
     _restore(buffers)
-    outputs, updates = _passed(captured, call(*args), compiled)
+    outputs = _passed(captured, call(*args), args, compiled)
     _restore(buffers)
     for one, other in zip(without, outputs, strict=True):
         if not _is_near(other, one, _tolerance(one)):
             raise AgreementError(_DIFFERENT.format(what="outputs"))
-    for parameter, update in zip(captured.parameters, updates, strict=True):
-        stack = kept.stacks.get(id(parameter))
-        if stack is None:
-            continue
-        shown = compiled.stacks.get(id(parameter))
-        found, by = (update, rule) if shown is None else (shown, None)
-        if found is None or not _agree(stack, found, by):
+    for key, stack in kept.stacks.items():
+        found, by = compiled.updates.get(key), rule
+        if found is None:
+            found, by = compiled.stacks[key], None
+        if not _agree(stack, found, by):
             raise AgreementError(_DIFFERENT.format(what="gradients"))
 
 
@@ -70,23 +68,28 @@ class _Kept:
     def __init__(self, rule: RuleInGraph | None = None) -> None:
         self.in_graph = rule
         self.stacks: dict[int, Tensor] = {}
+        self.updates: dict[int, Tensor] = {}
 
-    def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """Keep what the graph made of a stack."""
+        self.updates[id(parameter)] = update
+
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
         """Keep a stack."""
         self.stacks[id(parameter)] = gradients.stack()
         return None
 
 
 def _passed(
-    captured: CapturedGraph, results: Sequence[Any], receiver: Receiver
-) -> tuple[list[Tensor], Sequence[Tensor | None]]:
+    captured: CapturedGraph, results: Sequence[Any], args: Sequence[Any], receiver: Receiver
+) -> list[Tensor]:
     outputs = [result for result in results if isinstance(result, Tensor)]
     starts = [output for output in outputs if output.requires_grad]
     directions = [_direction(output) for output in starts]
     current = captured.current
-    with current.walking(current.units, receiver):
-        found = torch.autograd.grad(starts, captured.parameters, directions, allow_unused=True)
-    return [output.detach() for output in outputs], found
+    with current.walking(current.units, args, receiver):
+        torch.autograd.backward(starts, directions)
+    return [output.detach() for output in outputs]
 
 
 def _direction(output: Tensor) -> Tensor:

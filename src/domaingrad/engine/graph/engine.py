@@ -64,6 +64,11 @@ class GraphEngine:
         self._call = captured(self._current, compile_graph)
         self._unsupported: dict[Hashable, str] = {}
 
+    @property
+    def ways(self) -> Mapping[str, str]:
+        """By the name of a parameter, the operator that its gradients came from."""
+        return {} if self._current.graph is None else self._current.graph.ways
+
     def forward(
         self,
         inventory: Inventory,
@@ -101,7 +106,7 @@ class GraphEngine:
             raise
         graph = self._current.graph
         assert graph is not None
-        passed = MixedPass(batch, inventory.trained, self._current, graph)
+        passed = MixedPass(batch, inventory.trained, self._current, graph, graph.arguments)
         try:
             return passed, tree_map_only(Tensor, passed.output, tree)
         finally:
@@ -171,16 +176,23 @@ class MixedPass:
         parameters: what is trained.
         current: what the captured graph asks while it runs.
         graph: the graph.
+        arguments: that it had.
     """
 
     def __init__(
-        self, batch: Batch, parameters: Sequence[nn.Parameter], current: Pass, graph: CapturedGraph
+        self,
+        batch: Batch,
+        parameters: Sequence[nn.Parameter],
+        current: Pass,
+        graph: CapturedGraph,
+        arguments: Sequence[Any],
     ) -> None:
         self.batch = batch
         self.parameters = parameters
         self._units = current.units
         self._current = current
         self._graph = graph
+        self._arguments = arguments
         self._walking = False
         self._outputs: list[Tensor] = []
         self._cuts: list[Tensor] = []
@@ -228,7 +240,8 @@ class MixedPass:
             self._walking = False
         outputs, self._outputs, self._cuts = self._outputs, [], []
         pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
-        with self._current.walking(self._units, route):
+        arguments, self._arguments = self._arguments, ()
+        with self._current.walking(self._units, arguments, route):
             torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
         route.finish()
 
@@ -282,15 +295,18 @@ class _Route:
         self._index = {id(parameter): index for index, parameter in enumerate(parameters)}
         self._direct: dict[int, list[Tensor | None]] = {}
         self._stashed: dict[int, Tensor] = {}
+        self._updates: dict[int, Tensor] = {}
 
-    def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
         """Hand on the units' gradients of a parameter; later if the losses use it, too."""
-        index = self._index[id(parameter)]
+        index = self._index.get(id(parameter))
+        if index is None:
+            return gradients.stack().sum(0)
         if index in self._direct:
             self._stashed[index] = gradients.stack()
-            return None
-        update = self._receiver.receive(index, gradients)
-        return None if update is None else update.to(parameter.dtype)
+        elif (update := self._receiver.receive(index, gradients)) is not None:
+            self._updates[index] = update
+        return None
 
     @property
     def in_graph(self) -> RuleInGraph | None:
@@ -298,6 +314,10 @@ class _Route:
         if self._direct or not isinstance(self._receiver, ElementwiseAgreement):
             return None
         return self._receiver.in_graph
+
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """What a compiled graph made of all units' gradients of a parameter."""
+        self._updates[self._index[id(parameter)]] = update
 
     def behind(self, losses: Tensor) -> tuple[list[nn.Parameter], Hashable]:
         """The parameters that losses use directly (a penalty), and of what calls they are made.
@@ -333,7 +353,7 @@ class _Route:
 
     def finish(self) -> None:
         """Hand on what had to wait, and let autograd write what comes of it."""
-        updates: dict[int, Tensor | None] = {}
+        updates: dict[int, Tensor | None] = dict(self._updates)
         for index, parts in self._direct.items():
             stack = Given(self._parameters[index], parts).stack()
             if index in self._stashed:
@@ -350,7 +370,7 @@ class _Route:
 
 
 class _Aside:
-    """``.grad`` is empty for the block; what is written there is shown, and what was is put back."""
+    """``.grad`` is empty for the block; what is written there is shown, what was is put back."""
 
     def __init__(
         self,

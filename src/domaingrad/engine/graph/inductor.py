@@ -10,7 +10,7 @@ from typing import Any
 from warnings import warn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -30,7 +30,7 @@ from domaingrad.rules.statistics import accumulation_dtype, statistics_of
 from ..errors import FOREIGN_BACKWARD, AgreementError
 from ..gradients import Stacked
 from ..units import Units
-from .capture import CapturedGraph, Gradient, Receiver, RuleInGraph, alike
+from .capture import CapturedGraph, Gradient, Receiver, RuleInGraph, alike, leaf
 from .compiled_check import require_same
 from .layout import PerUnit
 from .operators import UnprovableError
@@ -68,7 +68,7 @@ class InductorGraphs:
         key = (units, *(self._described(i, arg) for i, arg in enumerate(args)))
         if key not in self._by_sizes:
             self._by_sizes[key] = self._compile(args)
-        return self._by_sizes[key](*args)
+        return self._by_sizes[key](*(leaf(arg) for arg in args))
 
     def _described(self, index: int, arg: Any) -> Hashable:
         """What is a constant of a compiled graph; Dynamo guards the model's own tensors."""
@@ -93,7 +93,7 @@ class InductorGraphs:
             with torch._functorch.config.patch(enable_autograd_cache=False):
                 call: Any = compile_fx(
                     copy.deepcopy(self._graph),
-                    list(args),
+                    [leaf(arg) for arg in args],
                     inner_compile=_Inner(captured, inline, self._options),
                     config_patches={**self._options, "joint_custom_pre_pass": inline},
                     decompositions={},
@@ -103,7 +103,7 @@ class InductorGraphs:
         except Exception as error:
             raise _explained(error) from error
         if not captured.draws:
-            require_same(captured, args, call)
+            require_same(captured, args, lambda *args: call(*(leaf(arg) for arg in args)))
         return call  # type: ignore[no-any-return]
 
 
@@ -270,22 +270,37 @@ class _Backward:
         rule = receiver.in_graph
         together = None if rule is None else self._with_rule(rule)
         if rule is None or together is None:
-            return self._shown(args, receiver)
+            if self._stacks is None:
+                self._stacks = self._compiled(copy.deepcopy(self._graph), self._examples)
+            return self._shown(list(self._stacks(args)), receiver, [])
         args += _numbers(rule, args)
-        *updates, sums = together(args)
+        *results, sums = together(args)
         rule.note(sums)
-        return list(updates)
+        return self._shown(results, receiver, self._parameters)
 
-    def _shown(self, args: list[Any], receiver: Receiver) -> list[Any]:
-        if self._stacks is None:
-            self._stacks = self._compiled(copy.deepcopy(self._graph), self._examples)
-        results = list(self._stacks(args))
+    def _shown(self, results: list[Any], receiver: Receiver, agreed: Sequence[int]) -> list[Any]:
+        """What autograd gets, after the receiver was shown all of it."""
+        arguments = self._captured.current.arguments
         for place, gradient in enumerate(self._gradients):
-            stack, results[place] = results[place], None
-            if gradient is not None and stack is not None:
-                parameter = self._captured.parameter(gradient.index)
-                results[place] = receiver.receive(parameter, Stacked(stack))
+            if gradient is None or results[place] is None:
+                continue
+            parameter, found = arguments[gradient.index], results[place]
+            results[place] = None
+            if place in agreed:
+                receiver.agreed(parameter, found)
+            else:
+                results[place] = receiver.receive(parameter, Stacked(found))
         return results
+
+    @property
+    def _parameters(self) -> list[int]:
+        """Places of those gradients that a rule is applied to."""
+        arguments = self._captured.current.arguments
+        return [
+            place
+            for place, gradient in enumerate(self._gradients)
+            if gradient is not None and isinstance(arguments[gradient.index], nn.Parameter)
+        ]
 
     def _with_rule(self, rule: RuleInGraph) -> Callable[..., Any] | None:
         """The graph that applies the rule, unless the rule cannot be traced."""
@@ -295,7 +310,7 @@ class _Backward:
             numbers = _numbers(rule, self._examples)
             fake = next(x.fake_mode for x in self._examples if isinstance(x, FakeTensor))
             examples = [fake.from_tensor(x, static_shapes=True) for x in numbers]
-            agreed = _append(graph, rule, examples)
+            agreed = _append(graph, rule, examples, self._parameters)
             self._by_rule[key] = (
                 self._compiled(graph, [*self._examples, *examples]) if agreed else None
             )
@@ -327,7 +342,9 @@ def _state(rule: ElementwiseRule) -> Hashable:
     return state
 
 
-def _append(graph: GraphModule, rule: RuleInGraph, numbers: Sequence[Tensor]) -> bool:
+def _append(
+    graph: GraphModule, rule: RuleInGraph, numbers: Sequence[Tensor], places: Sequence[int]
+) -> bool:
     """Let the backward graph apply a rule to each of its stacks; whether the rule can be traced."""
     own = graph.graph
     output = own.output_node()
@@ -341,7 +358,8 @@ def _append(graph: GraphModule, rule: RuleInGraph, numbers: Sequence[Tensor]) ->
             more.insert(0, node)
     known: dict[Hashable, GraphModule] = {}
     sums = []
-    for place, stack in enumerate(results):
+    for place in places:
+        stack = results[place]
         if not isinstance(stack, Node):
             continue
         value = stack.meta["val"]

@@ -108,6 +108,7 @@ class Comparison:
     options: Mapping[str, Any]
     current: Pass
     graph: CapturedGraph
+    _around: Any = None
 
     @property
     def parameters(self) -> Sequence[nn.Parameter]:
@@ -121,7 +122,7 @@ class Comparison:
         self.current.verifying = True
         try:
             with without_zeros(self.inventory), torch.enable_grad():
-                places = self._places(first)
+                places, self._around = self._places(first)
                 with WithoutChance():  # type: ignore[no-untyped-call]
                     self._compare(places)
         finally:
@@ -145,20 +146,19 @@ class Comparison:
         precise = Comparison(Inventory(model), self.units, inputs, options, current, current.graph)
         precise.compare(lambda: call(model, inputs, options))
 
-    def _places(self, first: Callable[[], Any]) -> list[int | None]:
-        """Which output of the graph each tensor that the model returns is."""
+    def _places(self, first: Callable[[], Any]) -> tuple[list[int | None], Any]:
+        """Which output of the graph each tensor that the model returns is, and what is around."""
         devices = {p.device for p in self.parameters if p.device.type == "cuda"}
         with preserved(self.inventory), torch.random.fork_rng(devices=devices):
             tree = first()
-            leaves = [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
-            return [self.graph.holds_samples(leaf) for leaf in leaves]
+            leaves, around = _parted(tree)
+            return [self.graph.holds_samples(leaf) for leaf in leaves], around
 
     def _compare(self, places: Sequence[int | None]) -> None:
         single, outputs, buffers = self._single(places)
         count = self.units.count
-        if self.units.pooled and self.inventory.training_batch_norms:
-            # A sample alone has no such gradient, but the sum of all must be that of the batch.
-            single = [None if s is None else s.mean(0, keepdim=True) for s in single]
+        if self._together:
+            # A sample alone has no such gradient, but the mean of all must be that of the batch.
             ranges = [(0, self.units.samples)]
         elif self.units.pooled:
             ends = torch.tensor(self.units.sizes).cumsum(0).tolist()
@@ -187,11 +187,16 @@ class Comparison:
             if not _root_mean_square(found) <= self._tolerance:
                 raise DifferenceError(self._unlike(index))
 
+    @property
+    def _together(self) -> bool:
+        """Whether the units' gradients have a meaning together only."""
+        return self.units.pooled and bool(self.inventory.training_batch_norms)
+
     def _single(
         self, places: Sequence[int | None]
     ) -> tuple[list[Tensor | None], list[Tensor], list[Tensor]]:
         """Sketches of the units' gradients, the outputs, and the buffers after the pass."""
-        sketches = Sketches(self.parameters)
+        sketches = Sketches(self.parameters, self._together)
         with preserved(self.inventory):
             results = self.graph.again(self.graph.arguments)
             outputs = [results[place] for place in places if place is not None]
@@ -199,7 +204,7 @@ class Comparison:
             starts = [output for output in outputs if output.requires_grad]
             shares = [1.0 / n for n in self.units.sizes for _ in range(n)]
             directions = self._directions(starts, 0, torch.tensor(shares))
-            with self.current.walking(self.units, sketches):
+            with self.current.walking(self.units, self.graph.arguments, sketches):
                 torch.autograd.backward(starts, directions)
         found = [sketches.found.get(id(parameter)) for parameter in self.parameters]
         return found, [output.detach() for output in outputs], buffers
@@ -211,9 +216,8 @@ class Comparison:
         inputs = _rows(self.inputs, start, size)
         for parameter in self.parameters:
             parameter.grad = None
-        leaves = tree_flatten(run(self.inventory.model, inputs, self.options))[0]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if len(tensors) != len(places):
+        tensors, around = _parted(run(self.inventory.model, inputs, self.options))
+        if around != self._around:
             raise UnsupportedModelError("what the model returns changes with the batch")
         outputs = [t for t, place in zip(tensors, places, strict=True) if place is not None]
         for output in outputs:
@@ -316,18 +320,31 @@ class Comparison:
 
 
 class Sketches:
-    """Keeps, of each unit's gradient of each parameter, two random products and the norm."""
+    """Keeps, of each unit's gradient of each parameter, two random products and the norm.
+
+    Args:
+        parameters: what is trained.
+        together: keep those of the mean over all units.
+    """
 
     in_graph = None
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], together: bool = False) -> None:
+        self._together = together
         self.found: dict[int, Tensor] = {}
         """[K, 3] by the parameter's identity."""
         self._index = {id(parameter): index for index, parameter in enumerate(parameters)}
 
-    def receive(self, parameter: nn.Parameter, gradients: UnitGradients) -> Tensor | None:
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """Never called, since no rule is in the graph."""
+
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
         """Reduce the gradients to a few numbers each."""
-        self.found[id(parameter)] = sketch(self._index[id(parameter)], gradients.stack())
+        if id(parameter) not in self._index:
+            return gradients.stack().sum(0)
+        stack = gradients.stack()
+        stack = stack.mean(0, keepdim=True) if self._together else stack
+        self.found[id(parameter)] = sketch(self._index[id(parameter)], stack)
         return None
 
 
@@ -391,6 +408,13 @@ def _samples_differ(inputs: Any) -> bool:
         and bool((leaf[1:] != leaf[:1]).logical_and(leaf[1:].isfinite()).any())
         for leaf in tree_flatten(inputs)[0]
     )
+
+
+def _parted(tree: Any) -> tuple[list[Tensor], Any]:
+    """The tensors in what a model returns, and what is around them."""
+    leaves, spec = tree_flatten(tree)
+    rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], (spec, rest)
 
 
 def _rows(inputs: Any, start: int, count: int) -> Any:
