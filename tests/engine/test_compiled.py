@@ -336,7 +336,7 @@ def mine(graph: GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
 
 
 def test_inductor_without_a_compiler_says_so() -> None:
-    options = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    options = {"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}
     agree = dg.GradientAgreement(
         mlp(), dg.Mean(), engine="single-pass", compile={"options": options}
     )

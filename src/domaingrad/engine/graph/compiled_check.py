@@ -21,8 +21,8 @@ def require_same(
 ) -> None:
     """Compare outputs, and what becomes of random gradients of them.
 
-    Components where a domain's gradient is zero but for rounding are left out where a rule was
-    applied: its sign is chance.
+    Gradients that are zero but for rounding (a bias before a norm) are left out, and so are single
+    components where a rule was applied: their sign is chance.
 
     Args:
         captured: the graph, which draws no random numbers.
@@ -48,13 +48,19 @@ def require_same(
     for one, other in zip(without, outputs, strict=True):
         if not _is_near(other, one, _tolerance(one)):
             raise AgreementError(_DIFFERENT.format(what="outputs"))
+    typical = max((_size(stack) for stack in kept.stacks.values()), default=0.0)
     for key, stack in kept.stacks.items():
+        if _size(stack) <= ROUNDING * _tolerance(stack) * typical:
+            continue
         found, by = compiled.updates.get(key), rule
         if found is None:
             found, by = compiled.stacks[key], None
         if not _agree(stack, found, by):
             raise AgreementError(_DIFFERENT.format(what="gradients"))
 
+
+ROUNDING = 0.1
+"""Share of the tolerance up to which a tensor's gradients, over the largest ones, are noise."""
 
 _DIFFERENT = (
     "the {what} of the compiled model are not those of the same graph without the compiler, so "
@@ -117,6 +123,12 @@ def _agree(stack: Tensor, found: Tensor, rule: RuleInGraph | None) -> bool:
     doubtful = (sizes <= tolerance * sizes.amax(1, keepdim=True)).any(0)
     share = float(doubtful.sum()) / max(1, int((wanted != 0).sum()))
     return _is_near(found.flatten()[~doubtful], wanted[~doubtful], tolerance + share)
+
+
+def _size(stack: Tensor) -> float:
+    """Root mean square of what is finite."""
+    finite = stack.double()[stack.isfinite()]
+    return float(finite.square().mean().sqrt()) if finite.numel() > 0 else 0.0
 
 
 def _is_near(one: Tensor, other: Tensor, tolerance: float) -> bool:
