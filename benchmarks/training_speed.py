@@ -19,13 +19,16 @@ import torch
 import typer
 from timing import ALTERNATION, Way, header, measure, rows, write
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from domaingrad.bench.domains import DataOptions, DomainData, News, Training, load
+from domaingrad.bench.domains import DomainData, News, Training, load
 from domaingrad.bench.methods import METHODS
-from domaingrad.bench.models import build
-from domaingrad.bench.runs.fitting import Fit, Parts
+from domaingrad.bench.models import Network, build
+from domaingrad.bench.runs.launching import PlainCPU
+from domaingrad.bench.runs.ranks import Ranks
+from domaingrad.bench.runs.trainer import DeviceContext, Splits, Trainer
 
 HELD_OUT, BATCH = "-90%", 64
 TAU, K = 0.5, 10.0
@@ -40,21 +43,24 @@ TRAINING = Training(
 class Ours(NamedTuple):
     """The loop that is measured, and its steps."""
 
-    fit: Fit
+    trainer: Trainer
     run: Way
 
 
-def ours(data: DomainData, parts: Parts, method: str, steps: int) -> Ours:
+def ours(data: DomainData, splits: Splits, method: str, steps: int) -> Ours:
     """The loop of the library."""
     torch.manual_seed(0)
-    model = build("mnist-cnn", parts.preparation.shape, data.outputs)
-    fit = Fit(data, parts, model, METHODS[method], TRAINING, ("speed",))
+    model = build("mnist-cnn", splits.preparation.shape, data.outputs)
+    context = DeviceContext(Ranks(PlainCPU), GradScaler("cpu", enabled=False))
+    network = Network(model, splits.preparation.shape)
+    method_of = METHODS[method]
+    trainer = Trainer(data, splits, network, method_of, TRAINING, ("speed",), context)
 
     def run() -> None:
         for _ in range(steps):
-            fit.advance()
+            trainer.step()
 
-    return Ours(fit, run)
+    return Ours(trainer, run)
 
 
 def and_mask(gradients: Tensor) -> Tensor:
@@ -73,13 +79,13 @@ def sand_mask(gradients: Tensor) -> Tensor:
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {"and-mask": and_mask, "sand-mask": sand_mask}
 
 
-def peer(data: DomainData, parts: Parts, method: str, steps: int, workers: int) -> Way:
+def peer(data: DomainData, splits: Splits, method: str, steps: int, workers: int) -> Way:
     """The loop of DomainBed's shape."""
     torch.manual_seed(0)
-    model = build("mnist-cnn", parts.preparation.shape, data.outputs)
+    model = build("mnist-cnn", splits.preparation.shape, data.outputs)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=0.0)
     loaders = zip(
-        *(endless(split.data, split.train, workers) for split in parts.sources.values()),
+        *(endless(split.data, split.train, workers) for split in splits.sources.values()),
         strict=True,
     )
 
@@ -129,21 +135,21 @@ def main(
 ) -> None:
     """Measure, print the table, and write it to benchmarks/results."""
     torch.set_num_threads(threads)
-    data = load(f"colored-mnist:{folder}", DataOptions(), News(), torch.Generator())
-    parts = Parts.of(data, HELD_OUT, ("speed",))
+    data = load(f"colored-mnist:{folder}", {}, News(), torch.Generator())
+    splits = Splits.of(data, HELD_OUT, ("speed",))
     table, shares = header("ours"), []
     for method in RULES:
-        own = ours(data, parts, method, steps)
+        own = ours(data, splits, method, steps)
         ways = {
             "domaingrad": own.run,
-            "DomainBed's way, no workers": peer(data, parts, method, steps, 0),
-            "DomainBed's way, 2 workers": peer(data, parts, method, steps, 2),
+            "DomainBed's way, no workers": peer(data, splits, method, steps, 0),
+            "DomainBed's way, 2 workers": peer(data, splits, method, steps, 2),
         }
         timings = measure(ways, rounds, method, before=lambda: None)
         spent = sum(timings["domaingrad"].seconds)
-        before = own.fit.waited
+        before = own.trainer.data_time
         own.run()
-        share = (own.fit.waited - before) / (spent / len(timings["domaingrad"].seconds))
+        share = (own.trainer.data_time - before) / (spent / len(timings["domaingrad"].seconds))
         for timing in timings.values():
             timing.seconds = [seconds / steps for seconds in timing.seconds]
         table += rows(method, timings)

@@ -19,7 +19,9 @@ def test_every_named_domain_is_made_and_no_other(name):
     for inputs, labels in (domain.tensors for domain in domains.values()):
         assert len(inputs) == len(labels) > 0
         assert inputs.isfinite().all()
-        assert data_set.build_model(data)(inputs).shape == (len(labels), data.outputs)
+        assert data_set.recipe.backbone.build(data.preparation.shape, data.outputs)(
+            inputs
+        ).shape == (len(labels), data.outputs)
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

@@ -93,9 +93,8 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(table, tmp_path_factory):
-    from domaingrad.bench.domains import DataOptions
 
-    options = DataOptions(target="ill", domain="site")
+    options = {"target": "ill", "domain": "site"}
     config = TrainConfig(
         f"csv:{table}", "d", data_options=options, steps=150, batch=32, learning_rate=0.01,
         accelerator="cpu",
@@ -110,7 +109,7 @@ def test_sources_are_told_on_their_validation_and_the_held_out_domain_on_all(tra
     assert told == {"a": source, "b": source, "c": source, "d": ("held out", 60)}
     sources = [found.metrics["accuracy"] for found in evaluation.domains[:3]]
     assert np.mean(sources) == pytest.approx(trained.selected.val_score)
-    held_out = 48 * trained.held_out.train + 12 * trained.held_out.val
+    held_out = 48 * trained.held_out.score + 12 * trained.held_out.oracle_validation
     assert evaluation.domains[3].metrics["accuracy"] == pytest.approx(held_out / 60)
     assert held_out > 54
     assert all(found.confusion.sum() == found.samples for found in evaluation.domains)

@@ -81,7 +81,9 @@ def test_training_does_not_look_at_the_held_out_domains(monkeypatch, trained):
             domains[name] = TensorDataset(-5 * inputs, 9 - labels)
         return domains
 
-    monkeypatch.setitem(DATA_SETS, data_set.name, dataclasses.replace(data_set, make=sabotaged))
+    monkeypatch.setitem(
+        DATA_SETS._entries, data_set.name, dataclasses.replace(data_set, make=sabotaged)
+    )
     checkpoints, sealed, _ = trained(run_config)
     assert checkpoints == honest[0]
     for name in ("0°", "30°"):
@@ -125,7 +127,9 @@ def test_what_a_run_warns_of_is_in_its_record(monkeypatch, trained):
             for name, domain in data_set.make(generator).items()
         }
 
-    monkeypatch.setitem(DATA_SETS, data_set.name, dataclasses.replace(data_set, make=overflowing))
+    monkeypatch.setitem(
+        DATA_SETS._entries, data_set.name, dataclasses.replace(data_set, make=overflowing)
+    )
     *_, result = trained(config("and-mask", steps=5))
     assert any("NonFiniteGradientWarning" in text for text in result.warnings)
 

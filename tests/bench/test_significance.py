@@ -36,7 +36,7 @@ def test_differences_are_taken_trial_by_trial_over_the_mean_of_domains():
         [np.mean([scores["and-mask", t, e] - scores["erm", t, e] for e in "abc"]) for t in range(5)]
     )
     error = math.sqrt(((d - d.mean()) ** 2).sum() / 4 / 5)
-    assert (found.method, found.rival, found.trials) == ("and-mask", "erm", 5)
+    assert (found.method, found.baseline, found.trials) == ("and-mask", "erm", 5)
     assert found.mean == pytest.approx(d.mean())
     assert found.standard_error == pytest.approx(error)
     assert found.p == pytest.approx(2 * stdtr(4, -abs(d.mean() / error)))
@@ -59,9 +59,9 @@ def test_equal_differences_have_no_p():
 
 
 def test_ablations_are_tested_against_the_published_selection_of_the_same_ratio():
-    methods = list(ABLATIONS["gsnr"].values())
-    scores = {(m.name, t, "a"): 0.1 * t for m in methods for t in range(2)}
-    found = {(d.method, d.rival) for d in paired_differences(runs(scores), methods, ["a"])}
+    methods = [METHODS["erm"], *ABLATIONS["gsnr"]]
+    scores = {(m.info.name, t, "a"): 0.1 * t for m in methods for t in range(2)}
+    found = {(d.method, d.baseline) for d in paired_differences(runs(scores), methods, ["a"])}
     assert ("drop-random", "gsnr-dropout") in found
     assert ("drop-random-fixed", "gsnr-dropout-fixed") in found
     assert ("gsnr-dropout", "erm") in found

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,3 +201,18 @@ def test_published_numbers_stand_beside_what_is_comparable_alone(tmp_path):
     summary = summary_of(tmp_path)
     assert list(against_published(summary)) == []
     assert not_comparable(summary) == ["colored-digits: no published numbers are known here."]
+
+
+def test_every_way_in_which_runs_differ_from_the_published_ones_is_named(tmp_path):
+    summary = summary_of(tmp_path)
+    (data,) = summary.data
+    planned = replace(data.data, name="colored-mnist", backbone="mnist-cnn", steps=50)
+    request = replace(summary.plan.request, settings={"steps": 50, "batch": 8}, draws=2, trials=3)
+    plan = replace(summary.plan, request=request)
+    rows = list(against_published(replace(summary, plan=plan, data=(replace(data, data=planned),))))
+    assert rows
+    for row in rows:
+        assert row[-1] == (
+            "2 draws of hyper-parameters, not 20; 50 steps, not 5001; given, not as there: batch; "
+            "one draw of the data for all trials, there one for each run"
+        )

@@ -15,13 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from domaingrad.bench.domains import DataError, DataOptions
-from domaingrad.bench.runs import fitting, resumable
+from domaingrad.bench.domains import DataError
+from domaingrad.bench.models import BACKBONES
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import FullDiskError
 from domaingrad.bench.runs.ranks import shares
 from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs.trainer import Trainer
 from domaingrad.bench.runs.training import train, train_together
 
 from ..engine.distributed.processes import in_processes
@@ -52,7 +53,7 @@ def photographs(root: Path) -> TrainConfig:
         pixels = torch.randint(256, (20, 20, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
     return TrainConfig(
-        str(root), "c", data_options=DataOptions(size=16), backbone="mnist-cnn", steps=3, batch=4,
+        str(root), "c", data_options={"size": 16}, backbone="mnist-cnn", steps=3, batch=4,
         checkpoints=1, accelerator="cpu",
     )  # fmt: skip
 
@@ -78,14 +79,14 @@ def drawing_model(*_):
 def cut_off(config, out, step, **options):
     """As if all processes were killed after a step."""
     with pytest.MonkeyPatch.context() as patch:
-        advance = fitting.Fit.advance
+        advance = Trainer.step
 
-        def stop(fit):
-            if fit.step == step:
+        def stop(trainer):
+            if trainer.steps_done == step:
                 raise CutOffError
-            return advance(fit)
+            return advance(trainer)
 
-        patch.setattr(fitting.Fit, "advance", stop)
+        patch.setattr(Trainer, "step", stop)
         with pytest.raises(CutOffError):
             train_together(config, out, **options)
 
@@ -114,13 +115,13 @@ def all_of_it(rank, world, place: Path):
         patch.setenv("NODE_RANK", str(rank))
         result = train_together(KILLED, place / "uncut", processes=(1, world))
         again = train_together(KILLED, place / "uncut", processes=(1, world))
-    found["told"] = (result.held_out.train, again.held_out.train)
+    found["told"] = (result.held_out.score, again.held_out.score)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resumable, "make_model", drawing_model)
+        patch.setitem(BACKBONES._entries, "drawing", drawing_model)
         for name in ("erm", "and-mask"):
             # BatchNorm needs two samples of a domain, wherever there are any.
-            config = replace(DIGITS, method=name, batch=6)
+            config = replace(DIGITS, method=name, batch=6, backbone="drawing")
             train_together(config, place / "whole" / name, **among)
             cut_off(config, place / "cut" / name, 6, **among)
             train_together(config, place / "cut" / name, **among)
@@ -249,7 +250,7 @@ def test_a_killed_process_ends_the_other_and_the_command_goes_on_to_the_same_bit
     assert cut[:2] == uncut[:2]
     for name, tensor in uncut[2].items():
         assert torch.equal(tensor, cut[2][name]), name
-    assert RunDirectory.existing(out).config()["made_by"]["processes"] == 2
+    assert RunDirectory.existing(out).config()["decided_by"]["processes"] == 2
 
 
 def test_processes_part_before_python_ends():
@@ -288,11 +289,11 @@ def test_nodes_that_know_nothing_of_each_other_are_refused(tmp_path, monkeypatch
         train_together(DIGITS, tmp_path / "out", processes=(1, 2))
 
 
-@pytest.mark.parametrize("dealt", ["domain by domain", "sample by sample"])
+@pytest.mark.parametrize("sharding", ["domain by domain", "sample by sample"])
 @pytest.mark.parametrize("sizes", [[5, 5], [4, 4, 4], [1, 1, 1, 1], [7]])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_shares_are_all_samples_once_and_even(dealt, sizes, world):
-    taken = [shares(dealt, sizes, rank, world) for rank in range(world)]
+def test_shares_are_all_samples_once_and_even(sharding, sizes, world):
+    taken = [shares(sharding, sizes, rank, world) for rank in range(world)]
     for domain, size in enumerate(sizes):
         rows = [row for own in taken for row in range(size)[own[domain]]]
         assert sorted(rows) == list(range(size))

@@ -28,7 +28,7 @@ def ablated(tmp_path_factory):
 def test_all_selections_are_compared_with_fixed_and_learned_ratios(ablated):
     out, result = ablated
     table = pd.read_csv(out / "results.csv")
-    assert set(table["method"]) == set(ABLATIONS["gsnr"])
+    assert set(table["method"]) == {"erm", *(m.info.name for m in ABLATIONS["gsnr"])}
     assert len(table.query("selection == 'training-domain-validation'")) == 9 * 3 * 2
     for words in ("GSNR dropout, learned ratio", "Drop random, fixed ratio", "paired over trials"):
         assert words in result.stdout
@@ -41,7 +41,7 @@ def test_all_selections_are_compared_with_fixed_and_learned_ratios(ablated):
 def test_learned_ratios_are_in_the_records_and_fixed_ones_are_not(ablated):
     directory = SweepDirectory.existing(ablated[0])
     for planned in directory.plan().runs:
-        told = RunDirectory(directory.place(planned.key)).checkpoints()[-1].numbers
+        told = RunDirectory(directory.place(planned.key)).checkpoints()[-1].metrics
         learned = planned.config.method in {
             "gsnr-dropout", "drop-low-gsnr", "drop-high-gradient", "drop-random",
         }  # fmt: skip
@@ -55,7 +55,10 @@ def test_what_is_kept_can_be_rescaled(ablated, tmp_path):
     result = run(*TINY, *arguments)
     assert result.exit_code == 0, result.output
     assert "GSNR dropout, fixed ratio, rescaled (ratio 0.3333)" in result.stdout
-    assert set(pd.read_csv(tmp_path / "results.csv")["method"]) == set(ABLATIONS["gsnr, rescaled"])
+    assert set(pd.read_csv(tmp_path / "results.csv")["method"]) == {
+        "erm",
+        *(m.info.name for m in ABLATIONS["gsnr, rescaled"]),
+    }
     losses = []
     for out, method in (
         (tmp_path, "gsnr-dropout-fixed-rescaled"),

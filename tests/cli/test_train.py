@@ -144,7 +144,7 @@ def test_a_written_config_runs_again_and_options_go_before_it(tmp_path):
     )
     assert other.exit_code == 0, other.output
     there = yaml.safe_load((tmp_path / "three" / "config.yaml").read_text())
-    assert there["hyperparameters"] == {"tau": 0.6, "k": 10.0}
+    assert there["hyperparameters"] == {"tau": 0.6, "k": 10.0, "variance": "absolute"}
     assert there["hold_out"] == "-90%"
 
 

@@ -38,5 +38,6 @@ def gsnr(
     - `domaingrad ablate gsnr --data rotated-digits --trials 10`
     - `domaingrad ablate gsnr --rescale --out runs/ablate-gsnr-rescaled`
     """
-    methods = list(ABLATIONS["gsnr, rescaled" if rescale else "gsnr"])
+    dropped = ABLATIONS["gsnr, rescaled" if rescale else "gsnr"]
+    methods = ["erm", *(method.info.name for method in dropped)]
     compare_built_in(data, methods, trials, steps, seed, out, jobs, as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from domaingrad.bench.methods import METHODS, QUICK
+from domaingrad.bench.methods import QUICK, listed_methods
 
 from .built_in import compare_built_in
 from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials
@@ -17,7 +17,7 @@ def compare(
     data: Data = ["spirals", "colored-digits"],  # noqa: B006 - typer reads the default
     methods: Annotated[
         list[str],
-        typer.Option(help=f"Methods, repeated or with commas: {', '.join(METHODS)}."),
+        typer.Option(help=f"Methods, repeated or with commas: {', '.join(listed_methods())}."),
     ] = list(QUICK),  # noqa: B006
     trials: Trials = 3,
     steps: Steps = None,

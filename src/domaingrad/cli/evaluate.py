@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +14,9 @@ from rich.table import Column, Table
 from domaingrad.bench.reports.evaluation import DomainEvaluation, Evaluation
 from domaingrad.bench.reports.evaluation import evaluate as run_evaluation
 from domaingrad.bench.reports.evaluation_plot import plot_confusion
-from domaingrad.bench.reports.liveness import Estimate, LivenessMetrics
-from domaingrad.bench.reports.liveness_plot import plot_liveness
 from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.sections import SECTIONS
+from domaingrad.bench.sections import Table as SectionTable
 
 from .errors import bad_input
 from .training_view import TrainingView
@@ -34,10 +33,6 @@ def evaluate(
         Path | None,
         typer.Option(help="Where the confusion matrices go.  [default: RUN/confusion.png]"),
     ] = None,
-    roc: Annotated[
-        Path | None,
-        typer.Option(help="Faces: where ROC and DET curves go.  [default: RUN/roc.png]"),
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Evaluate a trained model, domain by domain and class by class.
@@ -45,9 +40,7 @@ def evaluate(
     On the source domains the validation splits count, which also selected the model; on the domain
     held out all of its samples; of other data all samples of each domain.
 
-    Of faces, live or not, also by video: HTER, AUC, EER, APCER (of the worst kind of attack),
-    BPCER, ACER and TPR at FPR = 1 %, with intervals by bootstrap over videos, at the threshold
-    chosen on the sources' validation, and at the held-out domain's own, which is an oracle.
+    Data that have more to tell, as videos of faces, get tables and a picture of their own.
 
     - `domaingrad evaluate runs/train/PACS-sketch-erm-1a2b3c4d`
     """
@@ -57,15 +50,13 @@ def evaluate(
         evaluation = run_evaluation(directory, data, view.listener.news)
         picture = plot or directory.path / "confusion.png"
         drawn = evaluation.trained.task == "classification"
-        curves = {
-            name: curve
-            for name, curve in evaluation.liveness.items()
-            if curve.metrics.auc is not None
-        }
+        pictures = [picture] if drawn else []
         if drawn:
             plot_confusion(evaluation, picture)
-        if curves:
-            plot_liveness(curves, roc or directory.path / "roc.png")
+        for name, section in evaluation.sections.items():
+            if section.draw is not None:
+                pictures.append(directory.path / SECTIONS[name].picture)
+                section.draw(pictures[-1])
     if as_json:
         typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))
     else:
@@ -73,13 +64,11 @@ def evaluate(
         console.print(_by_domain(evaluation))
         if evaluation.trained.task == "classification":
             console.print(_by_class(evaluation))
-        for name, curve in evaluation.liveness.items():
-            console.print(_by_video(name, curve.metrics))
-    if curves:
-        place = roc or directory.path / "roc.png"
-        errors.print(f"Wrote {place}.", highlight=False, markup=False, soft_wrap=True)
-    if drawn:
-        errors.print(f"Wrote {picture}.", highlight=False, markup=False, soft_wrap=True)
+        for section in evaluation.sections.values():
+            for table in section.tables:
+                console.print(_section(table))
+    for path in pictures:
+        errors.print(f"Wrote {path}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def _as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -100,39 +89,17 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for found in evaluation.domains
         ],
-        "liveness": {name: asdict(curve.metrics) for name, curve in evaluation.liveness.items()},
+        **{name: section.document for name, section in evaluation.sections.items()},
     }
 
 
-def _by_video(name: str, metrics: LivenessMetrics) -> Table:
-    attacks = ", ".join(f"{count} {kind}" for kind, count in metrics.attacks.items()) or "none"
-    table = Table(
-        f"{escape(name)}, by video", Column("", justify="right"), box=None,
-        title=f"{metrics.live} live, attacks: {escape(attacks)}", title_justify="left",
-    )  # fmt: skip
-    for title, found in (
-        ("AUC", metrics.auc),
-        ("EER", metrics.eer),
-        ("TPR at FPR = 1 %", metrics.tpr_at_fpr),
-    ):
-        table.add_row(title, _estimate(found))
-    for rates in (metrics.at_source, metrics.at_target):
-        if rates is not None:
-            table.add_row(f"[bold]{rates.threshold.title}", f"{rates.threshold.value:.3f}")
-            for title, found in (
-                ("HTER", rates.hter),
-                ("APCER, worst kind", rates.apcer),
-                ("BPCER", rates.bpcer),
-                ("ACER", rates.acer),
-            ):
-                table.add_row(f"  {title}", _estimate(found))
-    return table
-
-
-def _estimate(found: Estimate | None) -> str:
-    if found is None:
-        return "–"
-    return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+def _section(table: SectionTable) -> Table:
+    shown = Table(box=None, title=escape(table.title), title_justify="left")
+    for place, name in enumerate(table.columns):
+        shown.add_column(escape(name), justify="left" if place < table.left else "right")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
 
 
 def _by_domain(evaluation: Evaluation) -> Table:

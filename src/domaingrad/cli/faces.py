@@ -8,9 +8,9 @@ from typing import Annotated, get_args
 import typer
 from rich.console import Console
 
-from domaingrad.bench.domains.face_layouts import Kind, prepare_faces
-from domaingrad.bench.domains.fas_synthetic import write_fas_synthetic
 from domaingrad.bench.names import look_up
+from domaingrad.faces.layouts import Kind, prepare_faces
+from domaingrad.faces.synthetic import write_fas_synthetic
 
 from .errors import bad_input
 from .training_view import TrainingView

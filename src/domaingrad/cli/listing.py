@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from domaingrad.bench.domains import DATA_SETS, READERS
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods import listed_methods
 from domaingrad.bench.reports import hyperparameter
 
 app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def data() -> None:
 def methods() -> None:
     """Methods, what they do with the domains' gradients, and their hyper-parameters."""
     table = Table(Column("name", no_wrap=True), "what it does", "hyper-parameters", "paper")
-    for entry in METHODS.values():
+    for entry in listed_methods().values():
         options = ", ".join(hyperparameter(*item) for item in entry.hyperparameters().items())
-        table.add_row(entry.name, entry.summary, options or "none", entry.paper)
+        table.add_row(entry.info.name, entry.info.summary, options or "none", entry.info.paper)
     Console().print(table)

@@ -1,122 +1,89 @@
-"""Options that several commands share: of data, and of training."""
+"""Options of commands, made of the settings that they set: each is declared there, once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from typing import Annotated, Any, get_args
 
 import typer
 
-from domaingrad.bench.domains import Schedule
-from domaingrad.bench.domains.face_sets import PROTOCOLS
-from domaingrad.bench.names import look_up
-from domaingrad.bench.runs.settings import Precision
+from domaingrad.bench.domains import READERS
+from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.schema import Option, options_of, without_none
 
-Target = Annotated[str | None, typer.Option(help="Table: the column to predict.")]
-Domain = Annotated[str | None, typer.Option(help="Table: the column of domains.")]
-Categorical = Annotated[list[str], typer.Option(help="Table: columns whose numbers are names.")]
-Drop = Annotated[list[str], typer.Option(help="Table: columns to leave out.")]
-Missing = Annotated[list[str], typer.Option(help="Table: texts for a missing value, as '?'.")]
-TaskName = Annotated[
-    str | None, typer.Option("--task", help="Table: classification or regression.")
-]
-Size = Annotated[int | None, typer.Option(help="Images: height and width.  [default: 224]")]
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Images: leave out those that are broken.")
-]
-Protocol = Annotated[
-    str | None,
-    typer.Option(
-        help=f"Faces: sources and the set held out, one of {', '.join(PROTOCOLS)} (in quotes)."
-    ),
-]
-Backbone = Annotated[
-    str | None,
-    typer.Option(
-        help="mlp, mnist-cnn, resnet18, resnet50, timm:NAME or torchvision:NAME.  "
-        "[default: by the data]"
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(help="The backbone's weights: .pt, .safetensors or .npz, in its names."),
-]
-FrozenNorms = Annotated[
-    bool | None,
-    typer.Option("--frozen-norms/--trained-norms", help="Keep BatchNorm's statistics."),
-]
-Augment = Annotated[
-    bool | None,
-    typer.Option("--augment/--no-augment", help="Vary photographs at random in training."),
-]
-Steps = Annotated[int | None, typer.Option(help="Training steps.")]
-Batch = Annotated[int | None, typer.Option(help="Samples per domain and step.")]
-LearningRate = Annotated[float | None, typer.Option(help="Of Adam.")]
-WeightDecay = Annotated[float | None, typer.Option(help="Of Adam, coupled.")]
-LearningRateSchedule = Annotated[
-    str | None,
-    typer.Option("--schedule", help=f"Of the learning rate: {', '.join(get_args(Schedule))}."),
-]
-Checkpoints = Annotated[
-    int | None, typer.Option(help="How often the model is evaluated, kept and may be selected.")
-]
-PrecisionName = Annotated[
-    str | None,
-    typer.Option("--precision", help=f"{', '.join(get_args(Precision))}.  [default: 32]"),
-]
-Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")]
-Devices = Annotated[
-    int | None,
-    typer.Option(help="Processes that train together on this node, one a device.  [default: 1]"),
-]
-Nodes = Annotated[
-    int | None, typer.Option(help="Nodes on which this command is given.  [default: 1]")
-]
-Accelerator = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.  [default: auto]")]
+Command = Callable[..., None]
 
 
-def data_options(
-    target: str | None,
-    domain: str | None,
-    categorical: list[str],
-    drop: list[str],
-    missing: list[str],
-    task: str | None,
-    size: int | None,
-    skip_unreadable: bool,
-    protocol: str | None,
-) -> dict[str, Any]:
-    """What was given of a reader's options, by name."""
-    return without_none(
-        {
-            "target": target,
-            "domain": domain,
-            "task": task,
-            "size": size,
-            "skip_unreadable": skip_unreadable or None,
-            "protocol": protocol,
-            "categorical": listed(categorical),
-            "drop": listed(drop),
-            "missing": tuple(missing) or None,
-        }
-    )
+def takes(before: str) -> Callable[[Command], Command]:
+    """Give a command the options of readers and of trainings; what was given comes as one dict.
 
-
-def held_out_of(protocol: str) -> str:
-    """The set of faces that a protocol holds out.
-
-    Raises:
-        UnknownNameError: a protocol that does not exist.
+    Args:
+        before: the command's own option that they come before, in its help.
     """
-    return look_up("protocol", protocol, PROTOCOLS)[1]
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "settings"]
+        # What several readers take is shown once, in the words of the first.
+        shown: dict[str, tuple[str, Any, Any, Option]] = {}
+        for reader in READERS.values():
+            for option in options_of(reader.options):
+                shown.setdefault(option[0], option)
+        reading = _parameters(shown.values())
+        training = _parameters(options_of(TrainConfig))
+        place = next(at for at, parameter in enumerate(own) if parameter.name == before)
+        every = [*own[:place], *(p for p, _ in (*reading, *training)), *own[place:]]
+
+        @wraps(command)
+        def called(**values: Any) -> None:
+            told, settings = (
+                without_none({p.name: read(values.pop(p.name)) for p, read in each})
+                for each in (reading, training)
+            )
+            command(**values, settings=settings | {"data_options": told})
+
+        called.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in every}
+        return called
+
+    return decorate
 
 
-def listed(texts: list[str]) -> tuple[str, ...] | None:
+def _parameters(
+    settings: Iterable[tuple[str, Any, Any, Option]],
+) -> list[tuple[inspect.Parameter, Callable[[Any], Any]]]:
+    """A parameter for each setting, and how its value becomes the setting's."""
+    found = []
+    for name, kind, default, option in settings:
+        several = kind == tuple[str, ...]
+        flags = [option.flags or f"--{name.replace('_', '-')}"]
+        shown = option.help
+        if isinstance(default, str | float) and not isinstance(default, bool):
+            shown += f"  [default: {default}]"
+        told = typer.Option(*flags, help=shown)
+        plain = list[str] if several else _or_none(kind)
+        parameter = inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=[] if several else None,
+            annotation=Annotated[plain, told],
+        )
+        separate = listed if option.commas else _as_given
+        found.append((parameter, separate if several else lambda value: value))
+    return found
+
+
+def _or_none(kind: Any) -> Any:
+    """For what may be left out: ``None`` says so."""
+    return kind if type(None) in get_args(kind) else kind | None
+
+
+def _as_given(texts: Sequence[str]) -> tuple[str, ...] | None:
+    return tuple(texts) or None
+
+
+def listed(texts: Sequence[str]) -> tuple[str, ...] | None:
     """Values given one by one or with commas."""
     return tuple(name.strip() for text in texts for name in text.split(",") if name.strip()) or None
-
-
-def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given."""
-    return {name: value for name, value in values.items() if value is not None}

@@ -15,8 +15,9 @@ from rich.table import Table
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.reports.run_parts import model_of_run
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.trained import Trained
+from domaingrad.bench.runs.trained import TrainedModel
 
 from .errors import bad_input
 from .evaluate import Run
@@ -40,7 +41,7 @@ def predict(
     with bad_input(Console(stderr=True)):
         if as_csv and as_json:
             raise DataError("expected --csv or --json; found both.")
-        trained = Trained.load(RunDirectory.existing(run).model)
+        trained = model_of_run(RunDirectory.existing(run))
         names, stored = trained.preparation.read(_paths(files))
         outputs = trained.outputs(stored)
     if as_json:
@@ -63,20 +64,20 @@ def _paths(files: list[str]) -> list[Path]:
     return paths
 
 
-def _prediction(trained: Trained, output: Tensor) -> str | float:
+def _prediction(trained: TrainedModel, output: Tensor) -> str | float:
     if trained.task == "classification":
         return trained.classes[int(output.argmax())]
     return output.item()
 
 
-def _as_json(trained: Trained, name: str, output: Tensor) -> dict[str, Any]:
+def _as_json(trained: TrainedModel, name: str, output: Tensor) -> dict[str, Any]:
     row: dict[str, Any] = {"file": name, "prediction": _prediction(trained, output)}
     if trained.task == "classification":
         row["probabilities"] = dict(zip(trained.classes, output.tolist(), strict=True))
     return row
 
 
-def _write_csv(trained: Trained, names: list[str], outputs: Tensor) -> None:
+def _write_csv(trained: TrainedModel, names: list[str], outputs: Tensor) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", "prediction", *(f"p({name})" for name in trained.classes)])
     for name, output in zip(names, outputs, strict=True):
@@ -84,7 +85,7 @@ def _write_csv(trained: Trained, names: list[str], outputs: Tensor) -> None:
         writer.writerow([name, _prediction(trained, output), *each])
 
 
-def _table(trained: Trained, names: list[str], outputs: Tensor) -> Table:
+def _table(trained: TrainedModel, names: list[str], outputs: Tensor) -> Table:
     table = Table("file", "prediction", "probabilities" if trained.classes else "", box=None)
     for name, output in zip(names, outputs, strict=True):
         likeliest = output.topk(min(SHOWN, len(output))) if trained.classes else None

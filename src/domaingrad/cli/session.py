@@ -199,7 +199,7 @@ def tell(summary: Summary, as_json: bool, published: bool, errors: Console) -> N
                 words = dict(zip(COLUMNS, row, strict=True))
                 console.print(
                     "{data}, {selection}, {method}: {here} here ({runs here}), {published} "
-                    "published".format(**words),
+                    "published. Other than there: {other than there}.".format(**words),
                     highlight=False,
                     soft_wrap=True,
                 )

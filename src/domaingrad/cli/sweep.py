@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from domaingrad.bench.domains import DATA_SETS, READERS, DataError, DataOptions
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.domains import (
+    DATA_SETS,
+    READERS,
+    DataError,
+    told_to_hold_out,
+)
+from domaingrad.bench.methods import listed_methods
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import SELECTIONS
 from domaingrad.bench.runs import (
     AnyCrew,
@@ -29,6 +36,7 @@ from .session import AsJson, Seed, Trials, carry_out_and_report, crew_of, names,
 from .training_view import TrainingView
 
 
+@options.takes(before="seed")
 def sweep(
     data: Annotated[
         list[str],
@@ -39,7 +47,7 @@ def sweep(
     ],
     methods: Annotated[
         list[str],
-        typer.Option(help=f"Repeated or with commas: {', '.join(METHODS)}."),
+        typer.Option(help=f"Repeated or with commas: {', '.join(listed_methods())}."),
     ] = ["erm", "and-mask", "sand-mask", "agr-sum"],  # noqa: B006 - typer reads it
     hold_out: Annotated[
         list[str],
@@ -53,28 +61,6 @@ def sweep(
         list[str],
         typer.Option(help=f"Selection methods, the headline first: {', '.join(SELECTIONS)}."),
     ] = ["training-domain-validation", "oracle-last", "oracle-best"],  # noqa: B006
-    target: options.Target = None,
-    domain: options.Domain = None,
-    categorical: options.Categorical = [],  # noqa: B006
-    drop: options.Drop = [],  # noqa: B006
-    missing: options.Missing = [],  # noqa: B006
-    task: options.TaskName = None,
-    size: options.Size = None,
-    skip_unreadable: options.SkipUnreadable = False,
-    protocol: options.Protocol = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    frozen_norms: options.FrozenNorms = None,
-    augment: options.Augment = None,
-    steps: options.Steps = None,
-    batch: options.Batch = None,
-    learning_rate: options.LearningRate = None,
-    weight_decay: options.WeightDecay = None,
-    schedule: options.LearningRateSchedule = None,
-    checkpoints: options.Checkpoints = None,
-    precision: options.PrecisionName = None,
-    compile_: options.Compile = None,
-    accelerator: options.Accelerator = None,
     seed: Seed = 0,
     jobs: Annotated[
         int | None,
@@ -105,6 +91,8 @@ def sweep(
         Path, typer.Option(help="Directory for the plan, the runs and the report.")
     ] = Path("runs/sweep"),
     as_json: AsJson = False,
+    *,
+    settings: Mapping[str, Any],
 ) -> None:
     """Compare methods under DomainBed's protocol, on any data.
 
@@ -123,35 +111,22 @@ def sweep(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        reading = options.data_options(
-            target, domain, categorical, drop, missing, task, size, skip_unreadable, protocol
-        )
-        settings = {
-            "backbone": backbone,
-            "weights": weights and str(weights),
-            "frozen_norms": frozen_norms,
-            "augment": augment,
-            "steps": steps,
-            "batch": batch,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "schedule": schedule,
-            "checkpoints": checkpoints,
-            "precision": precision,
-            "compile": compile_,
-            "accelerator": accelerator,
-        }
+        shared = dict(settings)
+        told, plugins = shared.pop("data_options"), shared.pop("plugins", ())
+        accelerator, given = shared.get("accelerator"), names(data, "--data")
+        import_plugins(plugins)
+        chosen = [told_to_hold_out(each, told) for each in given]
         request = Request(
-            data=names(data, "--data"),
+            data=given,
             methods=names(methods, "--methods"),
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
-            hold_out=tuple(hold_out)
-            or (() if protocol is None else (options.held_out_of(protocol),)),
+            hold_out=tuple(hold_out) or tuple(each for each in chosen if each is not None),
             seed=seed,
-            settings=settings,
-            data_options=DataOptions(**reading),
+            settings=shared,
+            data_options=told,
+            plugins=plugins,
         )
         if address is not None and launcher != "ray":
             raise DataError("--address is that of a Ray cluster; add --launcher ray.")

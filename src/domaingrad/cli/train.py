@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -13,14 +15,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench.domains import READERS, DataError
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.domains import READERS, DataError, told_to_hold_out
+from domaingrad.bench.methods import listed_methods
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.runs.directory import CONFIG, read_config
 from domaingrad.bench.runs.launching import processes_of
 from domaingrad.bench.runs.loggers import LOGGERS
-from domaingrad.bench.runs.settings import TrainConfig, config_from
+from domaingrad.bench.runs.settings import TrainConfig, config_from, deciding
 from domaingrad.bench.runs.training import NONE, Result, train_together
 from domaingrad.bench.runs.training import train as run_training
+from domaingrad.bench.schema import without_none
 
 from . import options
 from .errors import bad_input
@@ -28,6 +32,7 @@ from .processes import ended_together, is_first, is_first_on_node
 from .training_view import TrainingView
 
 
+@options.takes(before="devices")
 def train(
     data: Annotated[
         str | None,
@@ -43,7 +48,9 @@ def train(
             "score on a new domain by holding out each in turn first."
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(listed_methods())}.")
+    ] = None,
     set_: Annotated[
         list[str], typer.Option("--set", help="A hyper-parameter of the method, as tau=0.8.")
     ] = [],  # noqa: B006 - typer reads it
@@ -51,30 +58,15 @@ def train(
         Path | None,
         typer.Option(help=f"Settings of another run (its {CONFIG}); options given here go before."),
     ] = None,
-    target: options.Target = None,
-    domain: options.Domain = None,
-    categorical: options.Categorical = [],  # noqa: B006 - typer reads it
-    drop: options.Drop = [],  # noqa: B006
-    missing: options.Missing = [],  # noqa: B006
-    task: options.TaskName = None,
-    size: options.Size = None,
-    skip_unreadable: options.SkipUnreadable = False,
-    protocol: options.Protocol = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    frozen_norms: options.FrozenNorms = None,
-    augment: options.Augment = None,
-    steps: options.Steps = None,
-    batch: options.Batch = None,
-    learning_rate: options.LearningRate = None,
-    weight_decay: options.WeightDecay = None,
-    schedule: options.LearningRateSchedule = None,
-    checkpoints: options.Checkpoints = None,
-    precision: options.PrecisionName = None,
-    compile_: options.Compile = None,
-    accelerator: options.Accelerator = None,
-    devices: options.Devices = None,
-    nodes: options.Nodes = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train together on this node, one a device.  [default: 1]"
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes on which this command is given.  [default: 1]")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="All randomness derives from it and from names.")
     ] = None,
@@ -88,6 +80,8 @@ def train(
         Path | None, typer.Option(help="Directory of the run.  [default: runs/NAME by content]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    *,
+    settings: Mapping[str, Any],
 ) -> None:
     """Train one model so that it holds on a domain that it has never seen.
 
@@ -106,29 +100,22 @@ def train(
     """
     errors = Console(stderr=True)
     with bad_input(errors):
-        reading = options.data_options(
-            target, domain, categorical, drop, missing, task, size, skip_unreadable, protocol
-        )
-        given = {
-            "data": data, "hold_out": hold_out, "method": method, "backbone": backbone,
-            "hyperparameters": _pairs(set_) or None, "weights": weights and str(weights),
-            "frozen_norms": frozen_norms, "augment": augment, "steps": steps, "batch": batch,
-            "learning_rate": learning_rate, "weight_decay": weight_decay, "schedule": schedule,
-            "checkpoints": checkpoints, "precision": precision, "compile": compile_,
-            "accelerator": accelerator, "seed": seed, "trial": trial,
+        chosen = dict(settings) | {
+            "data": data, "hold_out": hold_out, "method": method, "seed": seed, "trial": trial,
+            "hyperparameters": _pairs(set_) or None,
         }  # fmt: skip
-        settings = _settings(config, options.without_none(given), reading)
-        place = out or Path("runs") / _name_of(settings)
+        resolved = _settings(config, without_none(chosen))
+        place = out or Path("runs") / _name_of(resolved)
         processes = processes_of(devices, nodes)
         run = run_training if processes == (1, 1) else partial(train_together, processes=processes)
         shown = Console(stderr=True, quiet=processes != (1, 1) and not is_first_on_node())
         with TrainingView(shown) as view, ended_together(errors):
-            result = run(settings, place, view.listener, loggers=options.listed(loggers) or ())
+            result = run(resolved, place, view.listener, loggers=options.listed(loggers) or ())
     if is_first():
         _tell(result, errors, as_json)
 
 
-def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any]) -> TrainConfig:
+def _settings(config: Path | None, given: dict[str, Any]) -> TrainConfig:
     """Those of a file, and before them those of the command line."""
     base: dict[str, Any] = {}
     if config is not None:
@@ -140,10 +127,12 @@ def _settings(config: Path | None, given: dict[str, Any], reading: dict[str, Any
             **(base.get("hyperparameters") or {}),
             **given["hyperparameters"],
         }
-    base = base | given
-    base["data_options"] = dict(base.get("data_options") or {}) | reading
-    if "hold_out" not in base and "protocol" in reading:
-        base["hold_out"] = options.held_out_of(reading["protocol"])
+    told = {**(base.get("data_options") or {}), **given["data_options"]}
+    base = base | given | {"data_options": told}
+    import_plugins(tuple(base.get("plugins") or ()))
+    if "hold_out" not in base and "data" in base:
+        chosen = told_to_hold_out(base["data"], told)
+        base |= {} if chosen is None else {"hold_out": chosen}
     for name in ("data", "hold_out"):
         if name not in base:
             raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")
@@ -157,7 +146,7 @@ def _name_of(config: TrainConfig) -> str:
     held_out = "none" if config.hold_out is None else config.hold_out
     data = Path(config.data.rpartition(":")[2]).name
     words = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
-    digest = sha256(repr(config).encode()).hexdigest()[:8]
+    digest = sha256(json.dumps(deciding(asdict(config)), sort_keys=True).encode()).hexdigest()[:8]
     return f"train/{words}-{digest}"
 
 
@@ -196,7 +185,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "hold_out": result.config.hold_out,
         "selected_step": result.selected.step,
         "source_validation": result.selected.val_score,
-        "held_out": None if held_out is None else held_out.train,
+        "held_out": None if held_out is None else held_out.score,
         "estimate": result.estimate and result.estimate.scores,
         "seconds": result.seconds,
     }
@@ -210,7 +199,7 @@ def _table(result: Result) -> Table:
         f"{result.selected.step}, which is selected by it",
     )
     if result.held_out is not None:
-        told = _number(result.held_out.train, result)
+        told = _number(result.held_out.score, result)
         table.add_row(f"{result.config.hold_out}, held out", f"{told} on 80 % of it")
     if result.estimate is not None:
         scores = result.estimate.scores

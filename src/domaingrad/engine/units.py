@@ -36,6 +36,11 @@ class Units:
         """Whether all units have the same number of samples."""
         return len(set(self.sizes)) == 1
 
+    @cached_property
+    def any_single(self) -> bool:
+        """Whether a unit has but one sample."""
+        return 1 in self.sizes
+
     def times(self, rows: int) -> Units:
         """With so many rows in the place of each sample."""
         return self if rows == 1 else Units(tuple(n * rows for n in self.sizes), self.pooled)

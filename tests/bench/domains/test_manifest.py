@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from domaingrad.bench.domains.data import DataError, DataOptions, News
+from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.decoding import decode
-from domaingrad.bench.domains.manifest import MANIFEST
+from domaingrad.bench.domains.manifest import MANIFEST, ManifestOptions
 
 ROWS = [
     ("x/0.png", "dog", "photo"),
@@ -39,7 +39,7 @@ def as_lists(names, rows):
 
 def read(folder, content, name="list.csv", **options):
     (folder / name).write_text(content, encoding="utf-8")
-    return MANIFEST.read(folder / name, DataOptions(size=6, **options), News())
+    return MANIFEST.read(folder / name, ManifestOptions(size=6, **options), News())
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_faults_are_named(folder, content, name, message):
 def test_what_is_not_text_is_named(folder):
     (folder / "l.csv").write_bytes(b"path,label,domain\n\xff\xfe,a,b\n")
     with pytest.raises(DataError, match=r"l\.csv cannot be read: "):
-        MANIFEST.read(folder / "l.csv", DataOptions(), News())
+        MANIFEST.read(folder / "l.csv", ManifestOptions(), News())
 
 
 def test_a_missing_manifest_is_named(folder):
     with pytest.raises(DataError, match=r"at .*gone\.csv, found no file"):
-        MANIFEST.read(folder / "gone.csv", DataOptions(), News())
+        MANIFEST.read(folder / "gone.csv", ManifestOptions(), News())

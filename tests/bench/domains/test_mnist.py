@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from domaingrad.bench.domains.data import DataError, DataOptions, News
+from domaingrad.bench.domains import ReaderOptions
+from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.digits import ANGLES, COLOUR_FLIP
 from domaingrad.bench.domains.mnist import COLORED_MNIST, ROTATED_MNIST, Digits
 
@@ -44,7 +45,7 @@ def write(folder, files, packed=False):
 
 
 def read(reader, folder, news=None):
-    return reader.read(folder, DataOptions(), news or News())
+    return reader.read(folder, ReaderOptions(), news or News())
 
 
 @pytest.mark.parametrize("reader", [COLORED_MNIST, ROTATED_MNIST], ids=lambda reader: reader.kind)

@@ -13,9 +13,9 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from domaingrad.bench.domains.data import DataError, DataOptions, News
+from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.preparations import preparation_from
-from domaingrad.bench.domains.table import TABLE, Table
+from domaingrad.bench.domains.table import TABLE, Table, TableOptions
 
 ROWS = """\
 site,age,sex,ward,score,ill
@@ -34,7 +34,7 @@ def write(path, content):
 
 
 def read(path, target="ill", domain="site", **options):
-    return TABLE.read(path, DataOptions(target=target, domain=domain, **options), News())
+    return TABLE.read(path, TableOptions(target=target, domain=domain, **options), News())
 
 
 @pytest.fixture

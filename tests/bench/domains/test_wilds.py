@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from domaingrad.bench.domains.data import DataError, DataOptions, News
-from domaingrad.bench.domains.wilds import WILDS
+from domaingrad.bench.domains.data import DataError, News
+from domaingrad.bench.domains.wilds import WILDS, WildsOptions
 
 SIDE = 8
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -34,7 +34,7 @@ def root(monkeypatch, tmp_path):
 
 
 def read(name, **options):
-    return WILDS.read(Path(name), DataOptions(size=SIDE, **options), News())
+    return WILDS.read(Path(name), WildsOptions(size=SIDE, **options), News())
 
 
 def downloaded(root, name, version):

@@ -75,7 +75,7 @@ def test_parts_join_and_sums_are_those_of_the_parts(
     shape = [2] * axis.dim + [axis.outer * units.samples * axis.inner, 3]
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(prod(counts))).double()
     parts = axis.split(tensor, units)
-    torch.testing.assert_close(axis.join(parts), tensor, rtol=0, atol=0)
+    torch.testing.assert_close(axis.join(parts, units), tensor, rtol=0, atol=0)
     over = list(range(axis.dim + 1))
     expected = torch.stack([part.sum(over) for part in parts])
     torch.testing.assert_close(axis.sums(tensor, units, over), expected)

@@ -1,44 +1,48 @@
 """Domains: data sets whose samples come from several named domains."""
 
-from .base import DataSet, Recipe, Schedule, Training, correct, losses, score
+from .base import DataSet, correct, losses, score
 from .data import (
     AsStored,
     DataError,
-    DataOptions,
     DomainData,
     Domains,
+    Groups,
     News,
     Preparation,
     Reader,
+    ReaderOptions,
     Task,
-    Videos,
 )
 from .datasets import from_datasets
-from .loading import DATA_SETS, IN_MEMORY, READERS, load
-from .preparations import preparation_from
+from .loading import DATA_SETS, IN_MEMORY, READERS, load, options_of, told_to_hold_out
+from .preparations import PREPARATIONS, preparation_from
+from .recipes import Recipe, Schedule, Training
 
 __all__ = [
     "DATA_SETS",
     "IN_MEMORY",
+    "PREPARATIONS",
     "READERS",
     "AsStored",
     "DataError",
-    "DataOptions",
     "DataSet",
     "DomainData",
     "Domains",
+    "Groups",
     "News",
     "Preparation",
     "Reader",
+    "ReaderOptions",
     "Recipe",
     "Schedule",
     "Task",
     "Training",
-    "Videos",
     "correct",
     "from_datasets",
     "load",
     "losses",
+    "options_of",
     "preparation_from",
     "score",
+    "told_to_hold_out",
 ]

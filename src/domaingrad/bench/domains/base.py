@@ -1,58 +1,17 @@
-"""What a data set is: named domains of the same task, and how it is usually trained."""
+"""What a data set is that a program draws, and how outputs are judged."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .data import AsStored, DomainData, Domains, Task
-
-Schedule = Literal["constant", "one-cycle", "exponential"]
-"""The learning rate: as it is, one cycle up to it and down (Smith & Topin), or ×.9995 a step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a model is trained: the same for every method, so that runs can be compared."""
-
-    steps: int
-    batch: int
-    """Samples per domain and step."""
-    learning_rate: float
-    weight_decay: float
-    optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Schedule = "one-cycle"
-    checkpoints: int = 10
-    """How often, evenly through training, a model is evaluated and may be selected."""
-
-    def described(self, model: str) -> str:
-        """Everything, in one line."""
-        return (
-            f"{model}, {self.optimiser} with learning rate {self.learning_rate:g} "
-            f"({self.schedule}) and weight decay {self.weight_decay:g}, "
-            f"{self.batch} samples per domain and step"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Training):
-    """How a data set is trained, and what."""
-
-    model: Callable[[tuple[int, ...], int], nn.Module]
-    chosen: str
-    """How these settings came about, for the reader of a report to judge."""
-
-    @property
-    def model_name(self) -> str:
-        """The model, in words."""
-        return _described(self.model)
+from .recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -80,6 +39,7 @@ class DataSet:
             name=self.name,
             domains=domains,
             preparation=AsStored(tuple(inputs.shape[1:])),
+            recipe=self.recipe,
             task=self.task,
             classes=tuple(str(label) for label in range(self.classes))
             if self.task == "classification"
@@ -88,10 +48,6 @@ class DataSet:
             fingerprint=self.source,
             built_in=True,
         )
-
-    def build_model(self, data: DomainData) -> nn.Module:
-        """The recipe's model for the shape of the inputs."""
-        return self.recipe.model(data.preparation.shape, data.outputs)
 
 
 def losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -128,10 +84,3 @@ def score(task: Task, outputs: Tensor, labels: Tensor) -> float:
     error = (labels - outputs.squeeze(1)).square().sum().item()
     spread = (labels - labels.mean()).square().sum().item()
     return 1 - error / spread if spread > 0 else float(error == 0)
-
-
-def _described(model: Callable[..., nn.Module]) -> str:
-    if isinstance(model, partial):
-        options = ", ".join(f"{name} {value}" for name, value in model.keywords.items())
-        return f"{model.func.__name__} ({options})"
-    return model.__name__

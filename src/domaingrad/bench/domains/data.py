@@ -11,6 +11,10 @@ from typing import Any, ClassVar, Literal
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.schema import Whole, settings
+
+from .recipes import Recipe
+
 Task = Literal["classification", "regression", "signed-regression"]
 """Classes with cross-entropy; numbers with half the squared error; or labels −1 and 1 with half the
 squared error, told by the sign."""
@@ -127,14 +131,22 @@ class AsStored(Preparation):
 
 
 @dataclass(frozen=True)
-class Videos:
-    """Which video each sample of a domain is a frame of."""
+class Groups:
+    """Which samples of a domain belong together: of one patient, say, or frames of one video."""
 
     of_sample: Tensor
-    """Number of its video, shape [n]."""
+    """Number of its group, shape [n]."""
     names: tuple[str, ...]
-    attacks: tuple[str, ...]
-    """Kind of attack that each video shows; empty for a live face."""
+    kinds: tuple[str, ...]
+    """What the data say of each group beside its class; empty where they say nothing."""
+
+
+Recorder = Callable[[Groups, tuple[str, ...], Tensor, Tensor, Tensor], Mapping[str, Any] | None]
+"""What is kept of a domain's outputs at each checkpoint, sealed, for reports of such data.
+
+Takes the domain's groups, the classes, the labels of all its samples [n], the rows in question [m]
+and the probabilities of these [m, classes]; returns plain lists and numbers.
+"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +156,8 @@ class DomainData:
     name: str
     domains: Domains
     preparation: Preparation
+    recipe: Recipe
+    """How such data are usually trained."""
     task: Task
     classes: tuple[str, ...]
     """Names of the classes; empty where labels are numbers."""
@@ -154,10 +168,12 @@ class DomainData:
     fingerprint: str = ""
     """Changes when the data do."""
     built_in: bool = False
-    """Whether they are one of the library's own data sets, with a recipe."""
-    videos: Mapping[str, Videos] = field(default_factory=dict)
-    """By domain, where samples are frames of videos: these are split whole, and batches hold as
-    many samples of each class."""
+    """Whether they are drawn by a program, an entry of the list of data sets."""
+    groups: Mapping[str, Groups] = field(default_factory=dict)
+    """By domain, where samples belong together: groups are split whole, and batches hold as many
+    samples of each class."""
+    recorder: Recorder | None = None
+    """What is kept of a domain's groups at checkpoints."""
 
     @property
     def outputs(self) -> int:
@@ -179,30 +195,12 @@ class News:
     """What is being done, how many are done, of how many."""
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """What a reader may need to be told."""
+@settings
+class ReaderOptions:
+    """What every reader may be told; a reader's own options are a subclass."""
 
-    size: int | None = None
-    """Height and width to which images are brought; 224 unless told."""
-    skip_unreadable: bool = False
-    """Leave out images that cannot be decoded, and say which, instead of stopping."""
-    target: str | None = None
-    """Column of a table that is predicted."""
-    domain: str | None = None
-    """Column of a table that names the domain."""
-    categorical: tuple[str, ...] = ()
-    """Columns of a table whose numbers are names."""
-    drop: tuple[str, ...] = ()
-    """Columns of a table that are left out."""
-    missing: tuple[str, ...] = ()
-    """Texts that stand for a missing value, beside the empty one."""
-    least: int = 2
+    least: Whole = 2
     """Fewest domains and classes that will do: two to train on, one to evaluate."""
-    protocol: str | None = None
-    """Which sets of faces are sources, and which one is held out."""
-    task: Literal["classification", "regression"] | None = None
-    """What a table's target is; classes unless it has many different numbers."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +210,8 @@ class Reader:
     kind: str
     summary: str
     """In one line, for the command line's list."""
-    read: Callable[[Path, DataOptions, News], DomainData]
-    options: tuple[str, ...] = field(default=())
-    """Names of the :class:`DataOptions` that it heeds."""
+    read: Callable[[Path, Any, News], DomainData]
+    """Of a path, these options, and who hears of the reading."""
+    options: type[ReaderOptions] = ReaderOptions
+    hold_out: Callable[[Any], str | None] = lambda _: None
+    """The domain that options say to hold out, if they do."""

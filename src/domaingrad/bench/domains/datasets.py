@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from .data import AsStored, DataError, DomainData
 from .photographs import Photographs
+from .recipes import TABLES, Recipe, for_digits, for_photographs
 
 
 def from_datasets(
@@ -50,18 +51,24 @@ def from_datasets(
         )
     first, _ = next(iter(stored.values())).tensors
     shape = tuple(first.shape[1:])
-    photographs = first.dtype == torch.uint8 and len(shape) == 3 and shape[0] == 3
+    square = len(shape) == 3 and shape[1] == shape[2]
+    photographs = first.dtype == torch.uint8 and square and shape[0] == 3
     regression = kinds == {True}
     return DomainData(
         name=name,
         domains=stored,
-        preparation=Photographs(shape[1])
-        if photographs and shape[1] == shape[2]
-        else AsStored(shape),
+        preparation=Photographs(shape[1]) if photographs else AsStored(shape),
+        recipe=_recipe(shape, photographs),
         task="regression" if regression else "classification",
         classes=() if regression else _classes(name, stored, classes),
         fingerprint=_fingerprint(stored),
     )
+
+
+def _recipe(shape: tuple[int, ...], photographs: bool) -> Recipe:
+    if len(shape) == 1:
+        return TABLES
+    return for_photographs(shape) if photographs else for_digits(shape)
 
 
 def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:

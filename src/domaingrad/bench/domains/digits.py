@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.models import mlp
+from domaingrad.bench.models import Architecture
 
-from .base import DataSet, Recipe
+from .base import DataSet
 from .data import Domains, News
+from .recipes import Recipe
 
 COLOUR_FLIP = {"+90%": 0.1, "+80%": 0.2, "-90%": 0.9}
 """Domain, by how often its colour tells the noisy label; probability that it tells the other."""
@@ -103,7 +103,7 @@ def _rotate(images: Tensor, degrees: float) -> Tensor:
 
 
 RECIPE = Recipe(
-    model=partial(mlp, hidden=(64, 64)),
+    backbone=Architecture("mlp", {"hidden": (64, 64)}),
     steps=300,
     batch=64,
     learning_rate=1e-2,

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data import DataError, DataOptions, DomainData, News, Reader
+from .data import DataError, DomainData, News, Reader
 from .decoding import is_image
 from .files import listed, visible
-from .labelled import IMAGE_OPTIONS, LabelledImage, check_labelled, read_labelled
+from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
 LAYOUT = "root/domain/class/image"
 
@@ -38,7 +38,7 @@ class _Contents:
     links: int
 
 
-def read_folder(path: Path, options: DataOptions, news: News) -> DomainData:
+def read_folder(path: Path, options: ImageOptions, news: News) -> DomainData:
     """Read the images under ``path/domain/class/``.
 
     Names of domains and classes are the folders', in Unicode's composed form, and sorted. Hidden
@@ -183,5 +183,5 @@ FOLDER = Reader(
     kind="folder",
     summary=f"Image files in {LAYOUT}.",
     read=read_folder,
-    options=IMAGE_OPTIONS,
+    options=ImageOptions,
 )

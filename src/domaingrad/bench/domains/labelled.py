@@ -8,18 +8,33 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.schema import Option, Whole, settings
+
 from .cache import decoded
-from .data import DataError, DataOptions, DomainData, News, Videos
+from .data import DataError, DomainData, Groups, News, ReaderOptions
 from .files import listed
 from .photographs import Photographs
+from .recipes import for_photographs
 
 DEFAULT_SIZE = 224
-IMAGE_OPTIONS = ("size", "skip_unreadable")
-"""Names of the options that every reader of image files heeds."""
+
+
+@settings
+class ImageOptions(ReaderOptions):
+    """What every reader of image files may be told."""
+
+    size: Annotated[
+        Whole | None, Option(f"Images: height and width.  [default: {DEFAULT_SIZE}]")
+    ] = None
+    skip_unreadable: Annotated[
+        bool,
+        Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -29,10 +44,10 @@ class LabelledImage:
     path: Path
     domain: str
     label: str
-    video: str = ""
-    """Name of the video that it is a frame of, if it is one."""
-    attack: str = ""
-    """Kind of attack that the video shows, if it shows one."""
+    group: str = ""
+    """What it belongs to, if to anything: a video, a patient."""
+    kind: str = ""
+    """What is known of the group beside its class."""
 
 
 def check_labelled(images: Sequence[LabelledImage], where: str, least: int = 2) -> None:
@@ -65,7 +80,7 @@ def check_labelled(images: Sequence[LabelledImage], where: str, least: int = 2) 
 def read_labelled(
     name: str,
     images: Sequence[LabelledImage],
-    options: DataOptions,
+    options: ImageOptions,
     news: News,
     notes: Sequence[str] = (),
 ) -> DomainData:
@@ -104,7 +119,7 @@ def read_labelled(
     identity = [
         pixels.digest,
         classes,
-        [(image.domain, number[image.label], *_of_video(image)) for image in kept],
+        [(image.domain, number[image.label], *_of_group(image)) for image in kept],
     ]
     return DomainData(
         name=name,
@@ -116,30 +131,29 @@ def read_labelled(
             for domain, places in sorted(rows.items())
         },
         preparation=preparation,
+        recipe=for_photographs(preparation.shape),
         task="classification",
         classes=classes,
         notes=(*notes, *pixels.notes, *_missing(kept, classes)),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
-        videos={
-            domain: _videos([kept[place] for place in places])
+        groups={
+            domain: _groups([kept[place] for place in places])
             for domain, places in sorted(rows.items())
-            if kept[places[0]].video
+            if kept[places[0]].group
         },
     )
 
 
-def _videos(frames: Sequence[LabelledImage]) -> Videos:
-    attacks = {frame.video: frame.attack for frame in frames}
-    number = {name: index for index, name in enumerate(attacks)}
-    return Videos(
-        torch.tensor([number[frame.video] for frame in frames]),
-        tuple(attacks),
-        tuple(attacks.values()),
+def _groups(images: Sequence[LabelledImage]) -> Groups:
+    kinds = {image.group: image.kind for image in images}
+    number = {name: index for index, name in enumerate(kinds)}
+    return Groups(
+        torch.tensor([number[image.group] for image in images]), tuple(kinds), tuple(kinds.values())
     )
 
 
-def _of_video(image: LabelledImage) -> tuple[str, ...]:
-    return (image.video, image.attack) if image.video else ()
+def _of_group(image: LabelledImage) -> tuple[str, ...]:
+    return (image.group, image.kind) if image.group else ()
 
 
 def _missing(images: Sequence[LabelledImage], classes: Sequence[str]) -> Iterator[str]:

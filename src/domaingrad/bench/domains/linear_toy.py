@@ -6,10 +6,11 @@ import torch
 from torch import Generator
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.models import linear
+from domaingrad.bench.models import Architecture
 
-from .base import DataSet, Recipe
+from .base import DataSet
 from .data import Domains
+from .recipes import Recipe
 
 DOMAINS = 4
 SAMPLES = 64
@@ -50,14 +51,14 @@ LINEAR_TOY = DataSet(
     sources=SOURCES,
     held_out=(HELD_OUT,),
     recipe=Recipe(
-        model=linear,
+        backbone=Architecture("linear"),
         steps=1000,
         batch=SAMPLES,
         learning_rate=0.1,
         weight_decay=0.01,
         chosen="a third of the notebook's learning rate, at which methods that sum the gradients "
         "do not diverge, and coupled weight decay",
-        optimiser="sgd",
+        optimizer="sgd",
         schedule="exponential",
     ),
     task="signed-regression",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from torch import Generator
 
-from domaingrad.bench.names import look_up
+from domaingrad.bench.names import Registry, look_up
 
 from . import digits, linear_toy, spirals
 from .base import DataSet
-from .data import DataError, DataOptions, DomainData, News, Reader
-from .faces import FACES
+from .data import DataError, DomainData, News, Reader, ReaderOptions
 from .folder import FOLDER
 from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
@@ -19,31 +21,22 @@ from .presets import PRESETS
 from .table import TABLE
 from .wilds import WILDS
 
-DATA_SETS: dict[str, DataSet] = {
-    data.name: data
-    for data in (
-        spirals.SPIRALS,
-        linear_toy.LINEAR_TOY,
-        digits.COLORED_DIGITS,
-        digits.ROTATED_DIGITS,
-    )
-}
+DATA_SETS = Registry[DataSet]("data set")
 """Every data set that needs no download, by name."""
-
-READERS: dict[str, Reader] = {
-    reader.kind: reader
-    for reader in (
-        FOLDER,
-        TABLE,
-        MANIFEST,
-        FACES,
-        COLORED_MNIST,
-        ROTATED_MNIST,
-        WILDS,
-        *PRESETS.values(),
-    )
-}
+READERS = Registry[Reader]("reader")
 """Every kind of data that lies on disk, by name."""
+
+for _data in (
+    spirals.SPIRALS,
+    linear_toy.LINEAR_TOY,
+    digits.COLORED_DIGITS,
+    digits.ROTATED_DIGITS,
+):
+    DATA_SETS.add(_data.name, _data)
+for _reader in (
+    FOLDER, TABLE, MANIFEST, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values()
+):  # fmt: skip
+    READERS.add(_reader.kind, _reader)
 
 IN_MEMORY = "python"
 """What stands for a kind where data came from a Python program."""
@@ -52,37 +45,76 @@ BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST}
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
 
-def load(data: str, options: DataOptions, news: News, generator: Generator) -> DomainData:
+def load(data: str, options: Mapping[str, Any], news: News, generator: Generator) -> DomainData:
     """Read data from disk, or draw a built-in data set.
 
     Args:
         data: ``KIND:PATH`` with a kind of :data:`READERS`, the name of a built-in data set, or a
             path alone, of a folder of images, a ``.csv`` or a ``.json`` manifest.
-        options: what the reader is told.
+        options: what the reader is told, by name.
         news: who hears of decoding.
         generator: from which a built-in data set is drawn; nothing else uses it.
 
     Raises:
         UnknownNameError: a name in no list.
         DataError: data that cannot be read, an option that the reader does not know.
+        SettingError: a value that does not fit an option.
     """
+    told = options_of(data, options)
     if data in DATA_SETS:
-        _require_heeded(data, (), options)
         return DATA_SETS[data].draw(generator)
+    reader, place = reader_of(data)
+    return reader.read(Path(place).expanduser(), told, news)
+
+
+def options_of(data: str, options: Mapping[str, Any]) -> ReaderOptions:
+    """The options of the reader of some data.
+
+    Raises:
+        DataError: one that it does not know.
+        SettingError: a value that does not fit.
+    """
+    kind, schema = data, ReaderOptions
+    if data not in DATA_SETS:
+        reader, _ = reader_of(data)
+        kind, schema = reader.kind, reader.options
+    known = [entry.name for entry in fields(schema)]
+    if unknown := [name for name in options if name not in known]:
+        raise DataError(
+            f"data of the kind {kind} take no {', '.join(unknown)}; they take "
+            f"{', '.join(name for name in known if name != 'least') or 'no options'}. Leave it out."
+        )
+    return schema(**options)
+
+
+def reader_of(data: str) -> tuple[Reader, str]:
+    """The reader of data on disk, and their path.
+
+    Raises:
+        UnknownNameError, DataError: as :func:`load`.
+    """
     kind, separator, place = data.partition(":")
     if kind == IN_MEMORY:
         raise DataError(
             f"the data {place!r} were in the memory of a Python program; train on them from there, "
-            f"and use the model by Trained.load, or name data on disk."
+            f"and use the model by TrainedModel.load, or name data on disk."
         )
     if separator and (kind in READERS or not Path(data).exists()):
         reader = look_up("kind of data", kind, READERS)
         if not place:
             raise DataError(f"expected --data {kind}:PATH; found no path.")
-    else:
-        place, reader = data, _reader_of(Path(data))
-    _require_heeded(reader.kind, reader.options, options)
-    return reader.read(Path(place).expanduser(), options, news)
+        return reader, place
+    return _reader_of(Path(data)), data
+
+
+def told_to_hold_out(data: str, options: Mapping[str, Any]) -> str | None:
+    """The domain that the options of a reader say to hold out, if they do.
+
+    Raises:
+        UnknownNameError, DataError: as :func:`load`.
+    """
+    told = options_of(data, options)
+    return None if data in DATA_SETS else reader_of(data)[0].hold_out(told)
 
 
 def _reader_of(path: Path) -> Reader:
@@ -100,17 +132,3 @@ def _reader_of(path: Path) -> Reader:
         raise DataError(f"there is no {path}, neither as a folder nor as a file.")
     look_up("data set", str(path), {**DATA_SETS, **READERS})
     raise DataError(f"expected --data {path}:PATH, for data that lie on disk; found no path.")
-
-
-def _require_heeded(kind: str, heeded: tuple[str, ...], options: DataOptions) -> None:
-    """Refuse options that would do nothing."""
-    given = [
-        name
-        for name, default in vars(DataOptions()).items()
-        if getattr(options, name) != default and name not in (*heeded, "least")
-    ]
-    if given:
-        raise DataError(
-            f"data of the kind {kind} take no {', '.join(given)}; they take "
-            f"{', '.join(heeded) or 'no options'}. Leave it out."
-        )

@@ -9,16 +9,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from .data import DataError, DataOptions, DomainData, News, Reader
+from domaingrad.bench.schema import Option, settings
+
+from .data import DataError, DomainData, News, Reader
 from .files import listed
-from .labelled import IMAGE_OPTIONS, LabelledImage, check_labelled, read_labelled
+from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
 Row = Mapping[str, Any]
 
 
-def read_manifest(path: Path, options: DataOptions, news: News) -> DomainData:
+@settings
+class ManifestOptions(ImageOptions):
+    """What a reader of manifests may be told."""
+
+    target: Annotated[str | None, Option("Manifest: the column to predict.")] = None
+    domain: Annotated[str | None, Option("Manifest: the column of domains.")] = None
+
+
+def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainData:
     """Read the images that a CSV or JSON file lists.
 
     The columns are ``path``, ``label`` and ``domain``; others are ignored. A CSV file begins with
@@ -40,7 +50,7 @@ def read_manifest(path: Path, options: DataOptions, news: News) -> DomainData:
     return read_labelled(path.stem, images, options, news)
 
 
-def _images(path: Path, options: DataOptions) -> list[LabelledImage]:
+def _images(path: Path, options: ManifestOptions) -> list[LabelledImage]:
     columns = ("path", options.target or "label", options.domain or "domain")
     rows = _rows(path)
     images = []
@@ -132,5 +142,5 @@ MANIFEST = Reader(
     kind="manifest",
     summary="Image files listed in a CSV or JSON file with their labels and domains.",
     read=read_manifest,
-    options=(*IMAGE_OPTIONS, "target", "domain"),
+    options=ManifestOptions,
 )

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from .data import DataError, DataOptions, DomainData, Domains, News, Preparation, Reader
+from .data import DataError, DomainData, Domains, News, Preparation, Reader, ReaderOptions
 from .digits import coloured, rotated
+from .recipes import for_digits
 
 FILES = {
     "train-images-idx3-ubyte": "train-labels-idx1-ubyte",
@@ -95,7 +96,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 def read_colored_mnist(
     path: Path,
-    options: DataOptions,  # noqa: ARG001 – there is none to heed
+    options: ReaderOptions,  # noqa: ARG001 – there is none to heed
     news: News,
 ) -> DomainData:
     """ColoredMNIST (Arjovsky et al., arXiv 1907.02893), as DomainBed deals it out.
@@ -117,7 +118,7 @@ def read_colored_mnist(
 
 def read_rotated_mnist(
     path: Path,
-    options: DataOptions,  # noqa: ARG001 – there is none to heed
+    options: ReaderOptions,  # noqa: ARG001 – there is none to heed
     news: News,
 ) -> DomainData:
     """RotatedMNIST (Ghifary et al., arXiv 1508.07680), as DomainBed deals it out.
@@ -159,6 +160,7 @@ def _read(
         name=name,
         domains=domains,
         preparation=Digits(*inputs.shape[1:]),
+        recipe=for_digits(tuple(inputs.shape[1:])),
         task="classification",
         classes=classes,
         notes=()

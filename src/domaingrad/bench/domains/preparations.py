@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from domaingrad.bench.names import Registry
+
 from .data import AsStored, DataError, Preparation
 from .mnist import Digits
 from .photographs import Photographs
 from .table import Table
 
-PREPARATIONS: dict[str, type[Preparation]] = {
-    kind.kind: kind for kind in (AsStored, Digits, Photographs, Table)
-}
+PREPARATIONS = Registry[type[Preparation]]("preparation")
 """Every kind of preparation, by the name under which it is written down."""
+
+for _kind in (AsStored, Digits, Photographs, Table):
+    PREPARATIONS.add(_kind.kind, _kind)
 
 
 def preparation_from(described: Mapping[str, Any]) -> Preparation:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from domaingrad.bench.names import look_up
 
-from .data import DataError, DataOptions, DomainData, News, Reader
+from .data import DataError, DomainData, News, Reader
 from .files import listed
 from .folder import LAYOUT, FolderImages, find_images
-from .labelled import IMAGE_OPTIONS, read_labelled
+from .labelled import ImageOptions, read_labelled
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ PUBLISHED: dict[str, Preset] = {
 """Every published data set by name."""
 
 
-def read_preset(name: str) -> Callable[[Path, DataOptions, News], DomainData]:
+def read_preset(name: str) -> Callable[[Path, ImageOptions, News], DomainData]:
     """A function that reads the published data set from its folder.
 
     It reads as :func:`~.folder.read_folder` does, and raises a ``DataError`` also if the folder
@@ -128,7 +128,7 @@ def read_preset(name: str) -> Callable[[Path, DataOptions, News], DomainData]:
     """
     preset = look_up("published data set", name, PUBLISHED)
 
-    def read(path: Path, options: DataOptions, news: News) -> DomainData:
+    def read(path: Path, options: ImageOptions, news: News) -> DomainData:
         if not path.exists():
             raise DataError(
                 f"there is no folder {path}; expected {preset.title} as {LAYOUT}. It is not part "
@@ -184,7 +184,7 @@ PRESETS: dict[str, Reader] = {
         summary=f"{preset.title}: {len(preset.domains)} domains, {preset.classes} classes, "
         f"in {LAYOUT}.",
         read=read_preset(preset.name),
-        options=IMAGE_OPTIONS,
+        options=ImageOptions,
     )
     for preset in PUBLISHED.values()
 }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.models import mlp
+from domaingrad.bench.models import Architecture
 
-from .base import DataSet, Recipe
+from .base import DataSet
 from .data import Domains
+from .recipes import Recipe
 
 DOMAINS = 16
 SAMPLES = 1024
@@ -53,7 +53,7 @@ SPIRALS = DataSet(
     sources=SOURCES,
     held_out=(HELD_OUT,),
     recipe=Recipe(
-        model=partial(mlp, hidden=(128, 128)),
+        backbone=Architecture("mlp", {"hidden": (128, 128)}),
         steps=1000,
         batch=128,
         learning_rate=2e-2,

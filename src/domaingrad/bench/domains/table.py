@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.schema import Option, settings
+
 from .csv_file import CsvFile, open_csv
-from .data import DataError, DataOptions, DomainData, News, Reader
+from .data import DataError, DomainData, News, Reader, ReaderOptions
 from .files import listed
+from .recipes import TABLES
 from .table_rows import (
     WHOLE,
     Table,
@@ -35,7 +38,28 @@ MOST_CLASSES = 20
 """Up to so many different whole numbers in the target are classes unless told otherwise."""
 
 
-def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # noqa: ARG001 – quick
+@settings
+class TableOptions(ReaderOptions):
+    """What a reader of tables may be told."""
+
+    target: Annotated[str | None, Option("Table, manifest: the column to predict.")] = None
+    domain: Annotated[
+        str | None,
+        Option("Table, manifest: the column of domains; WILDS: a field of its metadata."),
+    ] = None
+    categorical: Annotated[tuple[str, ...], Option("Table: columns whose numbers are names.")] = ()
+    drop: Annotated[tuple[str, ...], Option("Table: columns to leave out.")] = ()
+    missing: Annotated[
+        tuple[str, ...],
+        Option("Table: texts for a missing value, as '?', beside the empty one.", commas=False),
+    ] = ()
+    task: Annotated[
+        Literal["classification", "regression"] | None,
+        Option("Table: classes, or a number; classes unless there are many different numbers."),
+    ] = None
+
+
+def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # noqa: ARG001 – quick
     """A CSV file whose rows are samples, ``.csv`` or ``.csv.gz``.
 
     Columns in which every value is a number are numbers, unless ``categorical`` names them; others
@@ -106,6 +130,7 @@ def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # n
         name=path.name.removesuffix(".gz").removesuffix(".csv"),
         domains=domains,
         preparation=Table(numeric, categorical, options.missing),
+        recipe=TABLES,
         task=task,
         classes=classes,
         notes=tuple(notes),
@@ -113,7 +138,7 @@ def read_table(path: Path, options: DataOptions, news: News) -> DomainData:  # n
     )
 
 
-def _told(file: CsvFile, options: DataOptions) -> tuple[str, str]:
+def _told(file: CsvFile, options: TableOptions) -> tuple[str, str]:
     """The columns of the target and the domain, when all columns that are named are there."""
     if options.target is None or options.domain is None:
         raise DataError(
@@ -243,5 +268,5 @@ TABLE = Reader(
     kind="csv",
     summary="A CSV file with a row per sample, one column the target and one the domain.",
     read=read_table,
-    options=("target", "domain", "categorical", "drop", "missing", "task"),
+    options=TableOptions,
 )

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from domaingrad.bench.names import UnknownNameError, look_up
+from domaingrad.bench.schema import Option, settings
 
-from .data import DataError, DataOptions, DomainData, News, Reader
-from .labelled import IMAGE_OPTIONS, LabelledImage, check_labelled, read_labelled
+from .data import DataError, DomainData, News, Reader
+from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ WILDS_IMAGES = {
 """The sets that can be read, all of photographs in classes, by WILDS's name."""
 
 
-def read_wilds(path: Path, options: DataOptions, news: News) -> DomainData:
+@settings
+class WildsOptions(ImageOptions):
+    """What a reader of WILDS may be told."""
+
+    domain: Annotated[str | None, Option("WILDS: the field of the metadata for domains.")] = None
+
+
+def read_wilds(path: Path, options: WildsOptions, news: News) -> DomainData:
     """A set of WILDS that lies in ``$WILDS_DATA`` or else in ``./data``; nothing is downloaded.
 
     All samples are taken, whatever WILDS's own split says of them, since domains are held out in
@@ -161,5 +169,5 @@ WILDS = Reader(
     summary=f"An image set of WILDS by name ({', '.join(WILDS_IMAGES)}), which lies in $WILDS_DATA "
     "or ./data.",
     read=read_wilds,
-    options=(*IMAGE_OPTIONS, "domain"),
+    options=WildsOptions,
 )

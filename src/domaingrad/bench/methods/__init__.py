@@ -1,61 +1,43 @@
-"""Methods: what is compared, each a small class with its hyper-parameters."""
+"""Methods: what is compared, each a small class with its hyper-parameters and its learner."""
 
-from typing import get_args
+from domaingrad.bench.names import Registry
 
-from domaingrad.dropout import Select
-
-from .agreement import AgrRand, AgrSum, ANDMask, PCGrad, SANDMask
-from .base import Backward, Batches, Bound, Dealt, Losses, Method
+from .base import Method, MethodInfo, Requires, Sharding
 from .erm import ERM
-from .gsnr_dropout import GSNRDropoutMethod
+from .gsnr_dropout import ABLATIONS
+from .learner import Amp, Batches, Learner, Setup, Validation, by_domain, pooled
+from .rules import AGREEMENT, method_of_rule
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        ERM(),
-        ANDMask(),
-        SANDMask(),
-        AgrSum(),
-        AgrRand(),
-        PCGrad(),
-        GSNRDropoutMethod(),
-        GSNRDropoutMethod(learned=False),
-    )
-}
+METHODS = Registry[Method]("method")
 """Every method by name, with its default hyper-parameters."""
+
+for _method in (ERM(), *AGREEMENT, *(each for methods in ABLATIONS.values() for each in methods)):
+    METHODS.add(_method.info.name, _method)
 
 QUICK = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad")
 """Those whose step costs about as much as ERM's; what ``compare`` runs unless told otherwise."""
 
-ABLATIONS: dict[str, dict[str, Method]] = {
-    name: {
-        method.name: method
-        for method in (
-            ERM(),
-            *(
-                GSNRDropoutMethod(select, learned, rescale=rescale)
-                for select in get_args(Select)
-                for learned in (True, False)
-            ),
-        )
-    }
-    for name, rescale in (("gsnr", False), ("gsnr, rescaled", True))
-}
-"""Methods that are compared to see what part of a method matters, by the name of the ablation."""
 
-ALL_METHODS: dict[str, Method] = METHODS | {
-    name: method for methods in ABLATIONS.values() for name, method in methods.items()
-}
+def listed_methods() -> dict[str, Method]:
+    """All but ablations."""
+    return {name: method for name, method in METHODS.items() if not method.info.ablation}
+
 
 __all__ = [
     "ABLATIONS",
-    "ALL_METHODS",
     "METHODS",
     "QUICK",
-    "Backward",
+    "Amp",
     "Batches",
-    "Bound",
-    "Dealt",
-    "Losses",
+    "Learner",
     "Method",
+    "MethodInfo",
+    "Requires",
+    "Setup",
+    "Sharding",
+    "Validation",
+    "by_domain",
+    "listed_methods",
+    "method_of_rule",
+    "pooled",
 ]

@@ -4,61 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor, nn
-from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
+from torch import Tensor
 
-from domaingrad import rules
-from domaingrad.engine import DDPAgreement
+from .base import Method, MethodInfo, Requires
+from .learner import Batches, Learner, pooled
 
-from .base import Batches, Bound, Dealt, Losses, Method, pooled
+
+class ERMLearner(Learner["ERM"]):
+    """One plain backward pass."""
+
+    def objective(self, batches: Batches) -> Tensor:
+        """The mean loss of the pooled, domain-balanced batch."""
+        inputs, labels, _ = pooled(batches)
+        return self.setup.loss(self.network(inputs), labels).mean()
 
 
 @dataclass(frozen=True)
 class ERM(Method):
-    """One plain backward pass on the pooled, domain-balanced batch."""
+    """The mean loss of all source domains."""
 
-    name = "erm"
-    title = "ERM"
-    summary = "the mean loss of all source domains, as usual training does"
-    paper = "Vapnik 1998; arXiv 2007.01434 for its place in domain generalisation"
-
-    @property
-    def fewest_sources(self) -> int:
-        """One will do."""
-        return 1
-
-    @property
-    def dealt(self) -> Dealt:
-        """BatchNorm sees a mixture of all domains, as in one process."""
-        return "sample by sample"
-
-    def bind(
-        self,
-        model: nn.Module,
-        optimiser: Optimizer,
-        losses: Losses,
-        generator: Generator,
-        scaler: GradScaler,
-    ) -> Bound:
-        """Pool the batches; several processes average by their numbers of samples.
-
-        Not by DistributedDataParallel's own mean: that takes all processes to have as many, and
-        how it rounds depends on what it has learnt in its first step, so that a run that goes on
-        would come to other numbers.
-        """
-        averaging = None
-        if isinstance(model, DistributedDataParallel):
-            averaging = DDPAgreement(model, rules.Mean(), domain=0, scaler=scaler)
-
-        def backward(batches: Batches) -> Tensor:
-            inputs, labels, _ = pooled(batches)
-            if averaging is not None:
-                averaging.samples = len(labels)
-            loss = losses(model(inputs), labels).mean()
-            torch.autograd.backward(scaler.scale(loss))
-            return loss.detach()
-
-        return Bound(backward)
+    info = MethodInfo(
+        name="erm",
+        title="ERM",
+        summary="the mean loss of all source domains, as usual training does",
+        paper="Vapnik 1998; arXiv 2007.01434 for its place in domain generalisation",
+    )
+    # Sample by sample, BatchNorm sees a mixture of all domains, as in one process.
+    requires = Requires(min_domains=1, sharding="sample by sample")
+    code = ERMLearner

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
-import torch
-from torch import Generator, Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import Optimizer
+from torch import Tensor
 
-from domaingrad.bench.protocol import Distribution, Uniform
+from domaingrad.bench.protocol import Uniform, space
 from domaingrad.dropout import GSNRDropout, LearnedRatio, Select
 
-from .base import Batches, Bound, Losses, Method, pooled
+from .base import Method, MethodInfo, Requires
+from .learner import Batches, Learner, pooled
 
 DROPPED: Mapping[Select, str] = {
     "high-gsnr": "the highest gradient signal-to-noise ratio",
@@ -22,6 +20,48 @@ DROPPED: Mapping[Select, str] = {
     "high-gradient": "the largest mean gradient",
     "random": "no distinction, drawn at random,",
 }
+
+
+class GSNRDropoutLearner(Learner["GSNRDropoutMethod"]):
+    """Masks the network, and holds the optimizer back from what is dropped."""
+
+    def ready(self) -> None:
+        """Mask.
+
+        Raises:
+            ValueError: gradients in fp16, too small for statistics that are not scaled.
+        """
+        hp = self.hp
+        if self.setup.amp.scaler.is_enabled():
+            raise ValueError(
+                f"{hp.info.name} squares the gradients of single samples, which fp16 cannot hold; "
+                f"use the precision bf16-mixed or 32."
+            )
+        self.dropout = GSNRDropout(
+            self.network,
+            LearnedRatio(start=hp.ratio) if hp.learned else hp.ratio,
+            select=hp.select,
+            rescale=hp.rescale,
+            generator=self.setup.generator,
+        )
+        self.dropout.hold(self.optimizer)
+
+    def objective(self, batches: Batches) -> Tensor:
+        """The mean loss under the masks of this step."""
+        inputs, labels, domain = pooled(batches)
+
+        def losses(outputs: Tensor) -> Tensor:
+            return self.setup.loss(outputs, labels)
+
+        self.dropout.update(inputs, losses, domain)
+        return losses(self.network(inputs)).mean()
+
+    def metrics(self) -> Mapping[str, float]:
+        """The learned ratios."""
+        if not self.hp.learned:
+            return {}
+        plain = self.network.plain_name
+        return {f"ratio of {plain(name)}": p for name, p in self.dropout.ratios.items()}
 
 
 @dataclass(frozen=True)
@@ -38,90 +78,48 @@ class GSNRDropoutMethod(Method):
     rescale: bool = False
     """Whether what is kept is divided by its share."""
 
+    code = GSNRDropoutLearner
+
     @property
-    def name(self) -> str:
+    def info(self) -> MethodInfo:
         """``gsnr-dropout``, or ``drop-…`` for what it is compared with."""
-        kind = "gsnr-dropout" if self.select == "high-gsnr" else f"drop-{self.select}"
-        fixed = "" if self.learned else "-fixed"
-        return f"{kind}{fixed}{'-rescaled' if self.rescale else ''}"
-
-    @property
-    def title(self) -> str:
-        """With the kind of ratio."""
-        kind = "GSNR dropout" if self.select == "high-gsnr" else f"Drop {self.select}"
+        published = self.select == "high-gsnr"
+        name = "gsnr-dropout" if published else f"drop-{self.select}"
+        title = "GSNR dropout" if published else f"Drop {self.select}"
         ratio = f"{'learned' if self.learned else 'fixed'} ratio"
-        return f"{kind}, {ratio}{', rescaled' if self.rescale else ''}"
-
-    @property
-    def summary(self) -> str:
-        """What is dropped."""
         share = "a learned share" if self.learned else "a fixed share"
         rest = " and divide the rest by what share it is" if self.rescale else ""
-        return f"drop, in each step, {share} of the weights with {DROPPED[self.select]}{rest}"
-
-    @property
-    def paper(self) -> str:
-        """The published method, or that it is an ablation of it."""
+        ending = f"{'' if self.learned else '-fixed'}{'-rescaled' if self.rescale else ''}"
         paper = "arXiv 2310.07361, our reading"
-        return paper if self.select == "high-gsnr" else f"ablation of {paper}"
+        return MethodInfo(
+            name=f"{name}{ending}",
+            title=f"{title}, {ratio}{', rescaled' if self.rescale else ''}",
+            summary=f"drop, in each step, {share} of the weights with {DROPPED[self.select]}{rest}",
+            paper=paper if published else f"ablation of {paper}",
+            # Of an ablation the published selection with the same kind of ratio, too.
+            baselines=("erm",) if published else ("erm", f"gsnr-dropout{ending}"),
+            ablation=self.rescale or not published,
+        )
 
     @property
-    def rivals(self) -> tuple[str, ...]:
-        """ERM; for an ablation the published selection with the same kind of ratio, too."""
-        if self.select == "high-gsnr":
-            return ("erm",)
-        return ("erm", replace(self, select="high-gsnr").name)
+    def requires(self) -> Requires:
+        """Two domains where the ratio is learned; one process, for it looks at all samples."""
+        return Requires(min_domains=2 if self.learned else 1)
 
     def hyperparameters(self) -> dict[str, Any]:
         """The ratio; the other fields are in the name."""
         return {"ratio": self.ratio}
 
-    @property
-    def search(self) -> Mapping[str, Distribution]:
-        """Ours, since no search is published: as DomainBed draws the dropped share of RSC."""
-        return {"ratio": Uniform(0, 0.5)}
+    # Ours, since no search is published: as DomainBed draws the dropped share of RSC.
+    search = space(ratio=Uniform(0, 0.5))
 
-    @property
-    def fewest_sources(self) -> int:
-        """Two where the ratio is learned."""
-        return 2 if self.learned else 1
 
-    def bind(
-        self,
-        model: nn.Module,
-        optimiser: Optimizer,
-        losses: Losses,
-        generator: Generator,
-        scaler: GradScaler,
-    ) -> Bound:
-        """Mask the model, and hold the optimiser.
-
-        Raises:
-            ValueError: gradients in fp16, too small for statistics that are not scaled.
-        """
-        if scaler.is_enabled():
-            raise ValueError(
-                f"{self.name} squares the gradients of single samples, which fp16 cannot hold; use "
-                f"the precision bf16-mixed or 32."
-            )
-        ratio = LearnedRatio(start=self.ratio) if self.learned else self.ratio
-        dropout = GSNRDropout(
-            model, ratio, select=self.select, rescale=self.rescale, generator=generator
-        )
-        dropout.hold(optimiser)
-
-        def backward(batches: Batches) -> Tensor:
-            inputs, labels, domain = pooled(batches)
-
-            def own(outputs: Tensor) -> Tensor:
-                return losses(outputs, labels)
-
-            dropout.update(inputs, own, domain)
-            loss = own(model(inputs)).mean()
-            torch.autograd.backward(loss)
-            return loss.detach()
-
-        def numbers() -> dict[str, float]:
-            return {f"ratio of {name}": p for name, p in dropout.ratios.items()}
-
-        return Bound(backward, dropout, numbers if self.learned else dict)
+ABLATIONS: dict[str, tuple[GSNRDropoutMethod, ...]] = {
+    name: tuple(
+        GSNRDropoutMethod(select, learned, rescale=rescale)
+        for select in get_args(Select)
+        for learned in (True, False)
+    )
+    for name, rescale in (("gsnr", False), ("gsnr, rescaled", True))
+}
+"""By the name of the ablation; the first two of the first are the published method."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -12,16 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from domaingrad.bench.names import UnknownNameError, look_up
+from domaingrad.bench.names import Registry, UnknownNameError, look_up
 
-from .mlp import mlp
+from .mlp import linear, mlp
 from .mnist_cnn import mnist_cnn
 
-Builder = Callable[[tuple[int, ...], int], nn.Module]
-"""Makes a model from the shape of an input and the number of outputs."""
+Builder = Callable[..., nn.Module]
+"""Makes a model from the shape of an input, the number of outputs, and its own arguments."""
 
-HIDDEN = (128, 128)
-"""Widths between the three linear layers of ``mlp``."""
 SMALL = 32
 """Height and width up to which images are left to ``mnist-cnn``."""
 COLOURS = 3
@@ -33,7 +32,27 @@ class BackboneError(ValueError):
     """A backbone that cannot be made, or not for such inputs: what was found, what to do."""
 
 
-def build(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone by its name and arguments: all that is needed to build it again.
+
+    >>> str(Architecture("mlp", {"hidden": (64,)}))
+    'mlp (hidden (64,))'
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+        """:func:`build` with the arguments."""
+        return build(self.name, shape, outputs, **self.arguments)
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
+        return f"{self.name} ({given})" if given else self.name
+
+
+def build(name: str, shape: tuple[int, ...], outputs: int, **arguments: Any) -> nn.Module:
     """A backbone with fresh weights; nothing is ever downloaded.
 
     Its initialisation draws from PyTorch's global generator, as that of every layer. A batch of two
@@ -45,6 +64,7 @@ def build(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
             alone: ``resnet18``, not ``resnet18.a1_in1k``, which names weights).
         shape: shape of one input.
         outputs: width of the output.
+        arguments: of the backbone itself, as ``hidden`` of ``mlp``.
 
     Raises:
         UnknownNameError: a name that is in no list.
@@ -61,12 +81,12 @@ def build(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     )
     """
     builder = _builder(name)
-    if len(shape) != 3 and builder is not BACKBONES["mlp"]:
+    if len(shape) != 3 and (":" in name or name in IMAGES):
         raise BackboneError(
             f"{name} takes images of shape (channels, height, width); found inputs of shape "
             f"{shape}. Use mlp, which takes any."
         )
-    model = builder(shape, outputs)
+    model = builder(shape, outputs, **arguments)
     _require_passage(model, name, shape, outputs)
     return model
 
@@ -148,7 +168,9 @@ def _builder(name: str) -> Builder:
     if library in LIBRARIES:
         return partial(LIBRARIES[library], model)
     # The list that an error shows names what the libraries have as one entry each.
-    listed = BACKBONES | {f"{known}:NAME": partial(of, "NAME") for known, of in LIBRARIES.items()}
+    listed = {**BACKBONES} | {
+        f"{known}:NAME": partial(of, "NAME") for known, of in LIBRARIES.items()
+    }
     return look_up("backbone", name, listed)
 
 
@@ -174,17 +196,16 @@ def _timm(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     return cast(nn.Module, model)
 
 
-def _perceptron(shape: tuple[int, ...], outputs: int) -> nn.Module:
-    return mlp(shape, outputs, HIDDEN)
-
-
-BACKBONES: dict[str, Builder] = {
-    "mlp": _perceptron,
-    "mnist-cnn": mnist_cnn,
-    "resnet18": partial(_torchvision, "resnet18"),
-    "resnet50": partial(_torchvision, "resnet50"),
-}
+BACKBONES = Registry[Builder]("backbone")
 """Backbones that need no prefix."""
+
+BACKBONES.add("mlp", mlp)
+BACKBONES.add("linear", linear)
+BACKBONES.add("mnist-cnn", mnist_cnn)
+BACKBONES.add("resnet18", partial(_torchvision, "resnet18"))
+BACKBONES.add("resnet50", partial(_torchvision, "resnet50"))
+IMAGES = ("mnist-cnn", "resnet18", "resnet50")
+"""Those of them that take images, and nothing else."""
 LIBRARIES: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
     "timm": _timm,
     "torchvision": _torchvision,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
 from torch import nn
 
 
-def mlp(shape: tuple[int, ...], outputs: int, hidden: tuple[int, ...]) -> nn.Sequential:
+def mlp(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (128, 128)) -> nn.Sequential:
     """A perceptron with LeakyReLU between its layers, for inputs of any shape.
 
     >>> mlp((2, 8, 8), 2, hidden=(16,))

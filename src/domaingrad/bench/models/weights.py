@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .network import classifiers_of
+
 SHOWN = 10
 """Names that an error lists before it counts the rest."""
 NESTING = ("state_dict", "model")
@@ -40,11 +42,9 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
     """Take a model's weights from a file whose names are the model's own.
 
     Everything must be there and fit, but for the head: where all tensors of another shape are the
-    head's and differ in the number of outputs alone, they keep their initialisation. The head is
-    what a model of timm calls its classifier (``get_classifier()``, which may be several layers);
-    of any other model it is the last layer with parameters in the order of ``model.modules()``,
-    which is so for torchvision's classifiers and the networks of this package. Values take the
-    dtype and device of the model's. A model is changed only if all is well.
+    head's (:func:`~.network.classifiers_of`) and differ in the number of outputs alone, they keep
+    their initialisation. Values take the dtype and device of the model's. A model is changed only
+    if all is well.
 
     Args:
         model: changed in place.
@@ -94,12 +94,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
 
 def _head_of(model: nn.Module) -> Callable[[str], bool]:
     """Whether a tensor is of the layers that yield the outputs, by its name."""
-    if callable(classifier := getattr(model, "get_classifier", None)):
-        given = classifier()
-        heads = list(given) if isinstance(given, (tuple, list)) else [given]
-    else:
-        leaves = (module for module in model.modules() if not any(module.children()))
-        heads = [leaf for leaf in leaves if any(True for _ in leaf.parameters())][-1:]
+    heads = classifiers_of(model)
     within = tuple(
         f"{name}." if name else ""
         for name, module in model.named_modules()

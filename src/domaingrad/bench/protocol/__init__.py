@@ -1,7 +1,7 @@
 """Protocol: which samples train, validate and test, which seeds, which draws, what is selected."""
 
 from .sampling import draw
-from .search import Distribution, PowerOfTen, PowerOfTwo, Uniform, drawn
+from .search import Choice, Distribution, Floor, PowerOfTen, PowerOfTwo, Uniform, drawn, space
 from .seeds import generator_of, seed_of
 from .selection import SELECTIONS, Candidate, Selection, training_domain_validation
 from .splits import Split, split_domain
@@ -9,7 +9,9 @@ from .splits import Split, split_domain
 __all__ = [
     "SELECTIONS",
     "Candidate",
+    "Choice",
     "Distribution",
+    "Floor",
     "PowerOfTen",
     "PowerOfTwo",
     "Selection",
@@ -19,6 +21,7 @@ __all__ = [
     "drawn",
     "generator_of",
     "seed_of",
+    "space",
     "split_domain",
     "training_domain_validation",
 ]

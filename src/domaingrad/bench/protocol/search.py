@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -47,7 +48,34 @@ class PowerOfTwo:
         return max(1, math.floor(2 ** (self.low + u * (self.high - self.low))))
 
 
-Distribution = Uniform | PowerOfTen | PowerOfTwo
+@dataclass(frozen=True)
+class Floor:
+    """⌊·⌋ of what another distribution gives."""
+
+    of: Uniform | PowerOfTen
+
+    def at(self, u: float) -> int:
+        """The value at ``u`` in [0, 1)."""
+        return math.floor(self.of.at(u))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the values, each as likely."""
+
+    values: tuple[float, ...]
+
+    def at(self, u: float) -> float:
+        """The value at ``u`` in [0, 1)."""
+        return self.values[int(u * len(self.values))]
+
+
+Distribution = Uniform | PowerOfTen | PowerOfTwo | Floor | Choice
+
+
+def space(**distributions: Distribution) -> Mapping[str, Distribution]:
+    """A search space: a distribution for each hyper-parameter, by name."""
+    return MappingProxyType(distributions)
 
 
 def drawn(space: Mapping[str, Distribution], draw: int, *names: object) -> dict[str, float | int]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, DomainData, News, Videos, load
+from domaingrad.bench.domains import DataError, DomainData, News, load
 from domaingrad.bench.protocol import generator_of
-from domaingrad.bench.protocol.video_scores import VideoScores, frames_scored, joined
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.fitting import Parts
 from domaingrad.bench.runs.settings import TrainConfig, config_from
-from domaingrad.bench.runs.trained import Trained
+from domaingrad.bench.runs.trained import TrainedModel
+from domaingrad.bench.runs.trainer import Splits
+from domaingrad.bench.schema import without_none
+from domaingrad.bench.sections import SECTIONS, EvaluationSection
 
-from .liveness import LivenessCurve, liveness_curve
-from .run_parts import parts_of_run
+from .run_parts import model_of_run, parts_of_run
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
@@ -39,18 +39,18 @@ class DomainEvaluation:
     """By name; one that these samples do not define is left out."""
     confusion: Tensor | None
     """Counts [true class, predicted class]; ``None`` where labels are numbers."""
-    videos: VideoScores | None = None
-    """Where samples are frames of faces, live or not: a score a video."""
+    recorded: Mapping[str, Any] | None = None
+    """What the data's recorder keeps of groups."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A model on several domains."""
 
-    trained: Trained
+    trained: TrainedModel
     domains: tuple[DomainEvaluation, ...]
-    liveness: Mapping[str, LivenessCurve] = field(default_factory=dict)
-    """Of faces: by domain that is no source, rates at the sources' threshold and at its own."""
+    sections: Mapping[str, EvaluationSection] = field(default_factory=dict)
+    """What only such data have, by name."""
 
 
 def evaluate(
@@ -70,59 +70,50 @@ def evaluate(
         RunDirectoryError: there is no run, or no model yet.
         DataError: the data are not those of the run, or other data do not fit the model.
     """
-    trained = Trained.load(directory.model)
+    trained = model_of_run(directory)
     news = news or News()
     if data is not None:
         config = config_from(directory.config())
         new = _on_new_data(trained, config, data, news)
-        if not any(found.videos for found in new):
+        if not any(found.recorded for found in new):
             return Evaluation(trained, tuple(new))
         own, parts = parts_of_run(directory, trained, news)
-        return Evaluation(trained, tuple(new), _liveness(new, _on_sources(trained, own, parts)))
+        return Evaluation(trained, tuple(new), _sections(new, _on_sources(trained, own, parts)))
     own, parts = parts_of_run(directory, trained, news)
     sources = _on_sources(trained, own, parts)
     found = [*sources]
     for name, split in parts.held_out.items():
         samples = split.data.tensors
         every = torch.arange(len(samples[1]))
-        found.append(_on(trained, name, "held out", samples, every, own.videos.get(name)))
-    return Evaluation(trained, tuple(found), _liveness(found[len(sources) :], sources))
+        found.append(_on(trained, name, "held out", samples, every, own))
+    return Evaluation(trained, tuple(found), _sections(found[len(sources) :], sources))
 
 
-def _on_sources(trained: Trained, own: DomainData, parts: Parts) -> list[DomainEvaluation]:
+def _on_sources(trained: TrainedModel, own: DomainData, parts: Splits) -> list[DomainEvaluation]:
     return [
-        _on(
-            trained, name, "source, validation", split.data.tensors, split.val,
-            own.videos.get(name),
-        )
+        _on(trained, name, "source, validation", split.data.tensors, split.val, own)
         for name, split in parts.sources.items()
-    ]  # fmt: skip
+    ]
 
 
-def _liveness(
+def _sections(
     targets: Sequence[DomainEvaluation], sources: Sequence[DomainEvaluation]
-) -> dict[str, LivenessCurve]:
-    """Of each domain that is no source; the threshold comes from the sources' validation."""
-    validation = [found.videos for found in sources if found.videos is not None]
-    if not validation:
-        return {}
-    source = joined(validation)
-    return {
-        target.domain: liveness_curve(target.videos, source)
-        for target in targets
-        if target.videos is not None
-    }
+) -> dict[str, EvaluationSection]:
+    """Of domains that are no source, with what the sources' validation tells."""
+    both = [without_none({e.domain: e.recorded for e in each}) for each in (targets, sources)]
+    found = {name: section.of_evaluation(*both) for name, section in SECTIONS.items()}
+    return without_none(found)
 
 
 def _on_new_data(
-    trained: Trained, config: TrainConfig, data: str, news: News
+    trained: TrainedModel, config: TrainConfig, data: str, news: News
 ) -> list[DomainEvaluation]:
     drawing = generator_of(config.seed, data, f"trial {config.trial}", "data")
     if trained.task == "signed-regression":
         raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
-    options = replace(config.data_options, least=1)
-    if options.target is not None:
-        options = replace(options, task=trained.task)
+    options = {**config.data_options, "least": 1}
+    if "target" in options and trained.task == "regression":
+        options["task"] = trained.task
     new = load(data, options, news, drawing)
     if new.task != trained.task:
         raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")
@@ -138,17 +129,17 @@ def _on_new_data(
         stored = trained.preparation.adopted(new.preparation, stored)
         known = (stored, places[labels] if len(places) else labels)
         every = torch.arange(len(labels))
-        found.append(_on(trained, name, "new data", known, every, new.videos.get(name)))
+        found.append(_on(trained, name, "new data", known, every, new))
     return found
 
 
 def _on(
-    trained: Trained,
+    trained: TrainedModel,
     domain: str,
     role: Role,
     samples: tuple[Tensor, ...],
     rows: Tensor,
-    videos: Videos | None,
+    data: DomainData,
 ) -> DomainEvaluation:
     stored, labels = samples
     outputs, truth = trained.outputs(stored, rows), labels[rows]
@@ -160,8 +151,10 @@ def _on(
     else:
         right = (outputs.sign() == truth).double().mean().item()
         metrics, confusion = {"accuracy": right}, None
-    scores = frames_scored(videos, trained.classes, labels, rows, outputs)
-    return DomainEvaluation(domain, role, len(truth), metrics, confusion, scores)
+    recorded = None
+    if data.recorder is not None and domain in data.groups:
+        recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
+    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded)
 
 
 def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -13,11 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from domaingrad.bench.protocol import SELECTIONS
 
-from .liveness_of_sweep import CAPTION as LIVENESS
-from .liveness_of_sweep import COLUMNS as LIVENESS_COLUMNS
-from .liveness_plot import liveness_plots
 from .plots import (
-    Plot,
     accuracy_plot,
     draws_plot,
     numbers_plot,
@@ -40,6 +36,7 @@ from .tables import (
     row_texts,
     side_by_side,
 )
+from .themes import Plot
 
 
 def write_html(
@@ -85,8 +82,6 @@ def write_html(
         caption=CAPTION,
         side_by_side_caption=SIDE_BY_SIDE,
         paired=PAIRED,
-        liveness_columns=LIVENESS_COLUMNS,
-        liveness_caption=LIVENESS,
     )
     path.write_text(page, encoding="utf-8")
 
@@ -101,7 +96,7 @@ def _plots(data: DataSummary) -> list[Plot]:
         training_plot(data),
         *([draws_plot(data)] if searched(data) else []),
         *([] if data.numbers.empty else [numbers_plot(data)]),
-        *liveness_plots(data),
+        *(plot for section in data.sections.values() for plot in section.plots()),
     ]
 
 

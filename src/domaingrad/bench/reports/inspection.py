@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from torch import Tensor
 from domaingrad.bench.domains import DataError, News, losses
 from domaingrad.bench.protocol import draw, generator_of
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.trained import Trained
+from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.engine import signal_to_noise
 from domaingrad.inspect import Conflict, Similarity, conflict, similarity
 
-from .run_parts import parts_of_run
+from .run_parts import model_of_run, parts_of_run
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def inspect_run(
     """
     if samples < 4:
         raise DataError(f"--samples must be at least 4; found {samples}.")
-    trained = Trained.load(directory.model)
+    trained = model_of_run(directory)
     _, parts = parts_of_run(directory, trained, news or News())
     names = tuple(parts.sources)
     if len(names) < 2:
@@ -63,23 +63,27 @@ def inspect_run(
     domain = torch.arange(len(names)).repeat_interleave(samples)
 
     def loss(outputs: Tensor) -> Tensor:
-        return losses(trained.task, outputs, parts.labels.scaled(labels))
+        return losses(trained.task, outputs, parts.target.scaled(labels))
 
-    found = conflict(trained.model, inputs, loss, domain)
+    found = conflict(trained.network, inputs, loss, domain)
     if not found.gram.isfinite().all():
         raise DataError(
             f"the gradients at the model of {directory.path} are not finite: its training has "
             f"diverged. Inspect another run."
         )
-    moments = signal_to_noise(trained.model, inputs, loss)
+    moments = signal_to_noise(trained.network, inputs, loss)
     layers: dict[str, list[Tensor]] = {}
     for name, moment in moments.items():
         ratios = moment.gsnr[moment.mean_square > 0]
-        layers.setdefault(name.rpartition(".")[0] or name, []).append(ratios)
+        plain = trained.network.plain_name(name)
+        layers.setdefault(plain.rpartition(".")[0] or plain, []).append(ratios)
     return Inspection(
         domains=names,
         samples=samples,
-        conflict=found,
+        conflict=replace(
+            found,
+            layers={trained.network.plain_name(name): each for name, each in found.layers.items()},
+        ),
         similarity=_similarity(trained, inputs, labels, domain, generator)
         if trained.task == "classification"
         else None,
@@ -89,7 +93,7 @@ def inspect_run(
 
 
 def _similarity(
-    trained: Trained,
+    trained: TrainedModel,
     inputs: Tensor,
     labels: Tensor,
     domain: Tensor,
@@ -109,7 +113,7 @@ def _similarity(
         return None
     kept = labels[rows]
     return similarity(
-        trained.model,
+        trained.network,
         inputs[rows],
         lambda outputs: losses(trained.task, outputs, kept),
         domain[rows],

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from domaingrad.bench.protocol import SELECTIONS
 
-from .liveness_of_sweep import COLUMNS as LIVENESS_COLUMNS
 from .summary import Summary
 from .tables import (
     PAIRED_COLUMNS,
@@ -39,8 +38,8 @@ def markdown(summary: Summary, command: str) -> str:
             parts.append(_table(["average by selection method", *titles], list(side_by_side(data))))
         if paired := list(paired_texts(data)):
             parts.append(_table(PAIRED_COLUMNS, paired))
-        if data.liveness:
-            parts.append(_table(LIVENESS_COLUMNS, [row.texts() for row in data.liveness]))
+        tables = (section.table for section in data.sections.values())
+        parts += [_table(table.columns, table.rows) for table in tables]
     if missing := missing_lines(summary):
         parts += ["## Missing", "\n".join(f"- {line}" for line in missing)]
     return "\n\n".join(parts) + "\n"

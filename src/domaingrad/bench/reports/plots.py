@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import Cell, DataSummary
-
-COLOURS = ("#888888", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B0A000")
-"""Okabe and Ito's palette, told apart by colour-blind readers; grey for the first method."""
+from .themes import COLOURS, Plot, themed
 
 MARKERS = "osD^vPX*"
 
@@ -24,19 +19,6 @@ LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 """What a legend has room for, and what a line and its gap take of it."""
 
 DRAWS_IN_A_ROW = 3
-
-LIGHT_INK, DARK_INK = "#1f2328", "#e6edf3"
-"""Colour of text and axes on light and on dark pages; the ground is transparent."""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One plot in both themes."""
-
-    title: str
-    caption: str
-    light: str
-    dark: str
 
 
 def accuracy_plot(data: DataSummary) -> Plot:
@@ -88,36 +70,6 @@ def numbers_plot(data: DataSummary) -> Plot:
     )
 
 
-def themed(title: str, caption: str, draw: Callable[[], Figure]) -> Plot:
-    """A plot in both themes; ``draw`` is called with the style of light pages."""
-    light = _svg(draw)
-    return Plot(title, caption, light, light.replace(LIGHT_INK, DARK_INK))
-
-
-def _svg(draw: Callable[[], Figure]) -> str:
-    style: Any = {
-        "text.color": LIGHT_INK,
-        "axes.edgecolor": LIGHT_INK,
-        "axes.labelcolor": LIGHT_INK,
-        "xtick.color": LIGHT_INK,
-        "ytick.color": LIGHT_INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#88888855",
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "font.size": 10,
-        "legend.frameon": False,
-        "svg.hashsalt": "domaingrad",
-        "text.parse_math": False,
-    }
-    with mpl.rc_context(style):
-        buffer = io.StringIO()
-        draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
-
-
 def _draw_accuracy(data: DataSummary) -> Figure:
     domains = data.data.held_out
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -132,7 +84,7 @@ def _draw_accuracy(data: DataSummary) -> Figure:
                 continue
             axes.plot(place + shift, _scale(data) * sources.mean, fillstyle="none", **style)
             _mark(axes, place + shift, held_out, data, style)
-        axes.plot([], [], label=row.method.title, **style)
+        axes.plot([], [], label=row.method.info.title, **style)
     _finish(figure, axes, data, domains)
     axes.set_xlabel("held-out domain")
     return figure
@@ -148,7 +100,7 @@ def _draw_selections(data: DataSummary) -> Figure:
         for place, rows in enumerate(data.tables.values()):
             if (average := rows[i].average) is not None:
                 _mark(axes, place + shift, average, data, style)
-        axes.plot([], [], label=row.method.title, **style)
+        axes.plot([], [], label=row.method.info.title, **style)
     _finish(figure, axes, data, [SELECTIONS[name].title for name in data.tables])
     axes.set_xlabel("selection method")
     return figure
@@ -197,7 +149,7 @@ def _draw_draws(data: DataSummary) -> Figure:
     for axes, name in zip(grid, names, strict=False):
         own = data.draws[data.draws["name"] == name]
         for i, method in enumerate(data.methods):
-            points = own[own["method"] == method.method.name]
+            points = own[own["method"] == method.method.info.name]
             style: dict[str, Any] = {
                 "color": _colour(i), "marker": _marker(i), "linestyle": "none", "markersize": 4,
             }  # fmt: skip
@@ -209,7 +161,12 @@ def _draw_draws(data: DataSummary) -> Figure:
         _limit(axes, data)
     for i, row in enumerate(data.methods):
         figure.axes[0].plot(
-            [], [], color=_colour(i), marker=_marker(i), linestyle="none", label=row.method.title
+            [],
+            [],
+            color=_colour(i),
+            marker=_marker(i),
+            linestyle="none",
+            label=row.method.info.title,
         )
     figure.axes[0].set_ylabel(_unit(data))
     figure.legend(loc="outside upper center", ncols=_columns(data))
@@ -238,9 +195,9 @@ def _draw_training(data: DataSummary) -> Figure:
     for row, domain in zip(grid, domains, strict=True):
         for axes, (column, label) in zip(row, PANELS, strict=True):
             for i, method in enumerate(data.methods):
-                if (domain, method.method.name) not in means.index.droplevel("step"):
+                if (domain, method.method.info.name) not in means.index.droplevel("step"):
                     continue
-                curve = means.loc[(domain, method.method.name), column]
+                curve = means.loc[(domain, method.method.info.name), column]
                 scale = 100 if column == "agreement" else _scale(data)
                 axes.plot(
                     curve.index, scale * curve, color=_colour(i), marker=_marker(i), markersize=3
@@ -257,26 +214,26 @@ def _draw_training(data: DataSummary) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("step")
     for i, method in enumerate(data.methods):
-        grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=method.method.title)
+        grid[0][0].plot([], [], color=_colour(i), marker=_marker(i), label=method.method.info.title)
     figure.legend(loc="outside upper center", ncols=_columns(data))
     return figure
 
 
 def _columns(data: DataSummary) -> int:
     """How many titles of methods fit beside each other."""
-    longest = max(len(row.method.title) for row in data.methods)
+    longest = max(len(row.method.info.title) for row in data.methods)
     return max(1, min(len(data.methods), LETTERS_IN_A_ROW // (longest + LETTERS_OF_A_HANDLE)))
 
 
 def _draw_numbers(data: DataSummary) -> Figure:
     told = data.numbers
-    methods = [row.method for row in data.methods if (told["method"] == row.method.name).any()]
+    methods = [row.method for row in data.methods if (told["method"] == row.method.info.name).any()]
     names = list(dict.fromkeys(told["name"]))
     few = len(names) <= len(COLOURS)
     figure = Figure(figsize=(9, 3.0), layout="constrained")
     grid = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)
     for axes, method in zip(grid[0], methods, strict=True):
-        means = told[told["method"] == method.name].groupby(["step", "name"])["value"].mean()
+        means = told[told["method"] == method.info.name].groupby(["step", "name"])["value"].mean()
         curves = means.unstack("name")
         for i, name in enumerate(names):
             if name in curves:
@@ -284,7 +241,7 @@ def _draw_numbers(data: DataSummary) -> Figure:
                 axes.plot(curves.index, curves[name], **style)
         if not few:
             axes.plot(curves.index, curves.mean(axis=1), **_named_style(1))
-        axes.set_title(method.title, fontsize="small")
+        axes.set_title(method.info.title, fontsize="small")
         axes.set_xlabel("step")
     if few:
         for i, name in enumerate(names):

@@ -89,7 +89,9 @@ PUBLISHED: dict[str, Published] = {
 }  # fmt: skip
 """By name of the data."""
 
-COLUMNS = ("data", "selection", "method", "here", "published", "runs here")
+COLUMNS = ("data", "selection", "method", "here", "published", "runs here", "other than there")
+DRAWS, TRIALS, STEPS = 20, 3, (5000, 5001)
+"""Of the published runs; a first step more or less is none."""
 
 
 def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -100,15 +102,16 @@ def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
             continue
         for selection, rows in data.tables.items():
             for row in rows:
-                printed = known.averages.get(row.method.name, {}).get(selection)
+                printed = known.averages.get(row.method.info.name, {}).get(selection)
                 if printed is not None:
                     yield (
                         data.data.name,
                         SELECTIONS[selection].title,
-                        row.method.title,
+                        row.method.info.title,
                         score(row.average),
                         printed,
                         how(summary, data),
+                        "; ".join(_differences(summary, data, known)),
                     )
 
 
@@ -135,7 +138,7 @@ def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None
             f"the published numbers are of {known.backbone}, these of {_model(data)}: not "
             f"comparable."
         )
-    size = summary.plan.request.data_options.size or DEFAULT_SIZE
+    size = summary.plan.request.data_options.get("size") or DEFAULT_SIZE
     if known.size not in (None, size):
         return f"the published numbers are of images at {known.size}², these at {size}²."
     settings = summary.plan.request.settings
@@ -149,6 +152,28 @@ def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None
             f"{', '.join(data.data.held_out)}."
         )
     return None
+
+
+def _differences(summary: Summary, data: DataSummary, known: Published) -> Iterator[str]:
+    """Every way in which runs that may stand beside published ones still differ from these."""
+    request = summary.plan.request
+    if request.draws != DRAWS:
+        yield f"{request.draws} draws of hyper-parameters, not {DRAWS}"
+    if request.trials != TRIALS:
+        yield f"{request.trials} trials, not {TRIALS}"
+    if data.data.steps not in STEPS:
+        yield f"{data.data.steps} steps, not {STEPS[-1]}"
+    own = [name for name in request.settings if name not in ("weights", "frozen_norms", "steps")]
+    if own:
+        yield f"given, not as there: {', '.join(name.replace('_', ' ') for name in own)}"
+    if known.size is None:
+        yield "one draw of the data for all trials, there one for each run"
+        if data.data.name == "rotated-mnist":
+            yield "rotated bilinearly, there bicubically"
+    else:
+        yield "selected on images as they are, there on varied ones"
+        yield "crops of the stored square, there of the original"
+        yield "whether the weights are those of ImageNet is not known here"
 
 
 def _bare(name: str) -> str:

@@ -24,8 +24,8 @@ from domaingrad.bench.runs import (
     SweepDirectory,
 )
 from domaingrad.bench.runs.directory import Condition, Records
-from domaingrad.bench.runs.fitting import SealedVideos
 from domaingrad.bench.runs.settings import OPTIMISATION
+from domaingrad.bench.runs.trainer import Recorded
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
@@ -52,8 +52,8 @@ class Course:
     """By checkpoint."""
     others: tuple[float | None, ...]
     """By checkpoint: mean score on the other domains, each held out beside it by another run."""
-    videos: Mapping[int, SealedVideos]
-    """By step; empty where the data are no faces."""
+    groups: Mapping[int, Recorded]
+    """By step; empty where the data record nothing of groups."""
 
     @property
     def place(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Course:
                     last=checkpoint is self.checkpoints[-1],
                     source_validation=checkpoint.val_score,
                     other_domains=others,
-                    held_out_validation=sealed.val,
+                    held_out_validation=sealed.oracle_validation,
                 ),
                 sealed,
             )
@@ -108,8 +108,8 @@ class Collected:
                 **course.place,
                 "step": checkpoint.step,
                 "source_validation": checkpoint.val_score,
-                "held_out_score": sealed.train,
-                "held_out_validation": sealed.val,
+                "held_out_score": sealed.score,
+                "held_out_validation": sealed.oracle_validation,
                 "other_domains": others,
                 "agreement": checkpoint.agreement,
             }
@@ -126,7 +126,7 @@ class Collected:
             {**course.place, "step": checkpoint.step, "name": name, "value": value}
             for course in self.courses
             for checkpoint in course.checkpoints
-            for name, value in checkpoint.numbers.items()
+            for name, value in checkpoint.metrics.items()
         ]
         return pd.DataFrame(rows, columns=[*PLACE, "step", "name", "value"])
 
@@ -147,7 +147,7 @@ class Collected:
                     "name": name,
                     "value": value,
                     "source_validation": course.checkpoints[best].val_score,
-                    "held_out_score": course.sealed[best].train,
+                    "held_out_score": course.sealed[best].score,
                 }
                 for name, value in values.items()
             ]
@@ -168,14 +168,14 @@ class Collected:
         columns = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
         return pd.DataFrame(rows, columns=columns)
 
-    def videos(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], SealedVideos]:
-        """Scores of the videos at the checkpoints that were selected, by :data:`PLACE`.
+    def groups(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], Recorded]:
+        """What was recorded of groups at the checkpoints that were selected, by :data:`PLACE`.
 
         Args:
             selected: one row a data set, method, held-out domain and trial.
         """
         steps = {tuple(row[name] for name in PLACE): row["step"] for _, row in selected.iterrows()}
-        found = {tuple(course.place.values()): course.videos for course in self.courses}
+        found = {tuple(course.place.values()): course.groups for course in self.courses}
         return {place: found[place][step] for place, step in steps.items() if step in found[place]}
 
 
@@ -193,7 +193,7 @@ def _selected(selection: Selection, courses: Iterable[Course]) -> dict[str, Any]
         "draw": chosen.draw,
         "step": chosen.step,
         "source_validation": chosen.source_validation,
-        "held_out_score": scores[chosen.draw, chosen.step][1].train,
+        "held_out_score": scores[chosen.draw, chosen.step][1].score,
     }
 
 
@@ -243,7 +243,7 @@ def collect(directory: SweepDirectory, plan: Plan, causes: Mapping[str, str]) ->
                 records.checkpoints,
                 tuple(records.sealed[each.step][one] for each in records.checkpoints),
                 tuple(_others(pairs_of_run, each.step) for each in records.checkpoints),
-                records.videos,
+                records.groups,
             )
         )
     return Collected(
@@ -272,5 +272,5 @@ def _kind(run: PlannedRun, held_out: frozenset[str]) -> tuple[Any, ...]:
 
 def _others(pairs: Mapping[str, Mapping[int, Sealed]], step: int) -> float | None:
     """Mean score on the domains held out beside the one in question; ``None`` if one is missing."""
-    scores = [sealed[step][other].train for other, sealed in pairs.items() if step in sealed]
+    scores = [sealed[step][other].score for other, sealed in pairs.items() if step in sealed]
     return sum(scores) / len(scores) if pairs and len(scores) == len(pairs) else None

@@ -23,7 +23,7 @@ class Difference:
     """
 
     method: str
-    rival: str
+    baseline: str
     mean: float
     standard_error: float | None
     """Std with ddof 1, over √n; ``None`` for a single trial."""
@@ -49,27 +49,26 @@ def paired_differences(
     scores = scores.reindex(pd.MultiIndex.from_product(cells, names=scores.index.names))
     found = []
     for method in methods:
-        for rival in method.rivals:
-            if method.name == rival or not {method.name, rival} <= set(scores.columns):
+        name = method.info.name
+        for baseline in method.info.baselines:
+            if name == baseline or not {name, baseline} <= set(scores.columns):
                 continue
             # Only trials in which both have finished every held-out domain.
-            pairs = (
-                scores[[method.name, rival]].groupby("trial").agg(lambda x: x.mean(skipna=False))
-            )
+            pairs = scores[[name, baseline]].groupby("trial").agg(lambda x: x.mean(skipna=False))
             # A diverged regression scores −∞, which has no difference to anything.
             pairs = pairs.replace([-math.inf, math.inf], math.nan).dropna()
             if len(pairs) > 0:
-                found.append(_difference(method.name, rival, pairs))
+                found.append(_difference(name, baseline, pairs))
     return found
 
 
-def _difference(method: str, rival: str, pairs: pd.DataFrame) -> Difference:
+def _difference(method: str, baseline: str, pairs: pd.DataFrame) -> Difference:
     from scipy.stats import ttest_rel  # noqa: PLC0415 - takes seconds to import
 
-    differences = pairs[method] - pairs[rival]
+    differences = pairs[method] - pairs[baseline]
     count = len(differences)
     if count == 1:
-        return Difference(method, rival, float(differences.mean()), None, None, 1)
+        return Difference(method, baseline, float(differences.mean()), None, None, 1)
     error = float(differences.std(ddof=1) / count**0.5)
-    p = float(ttest_rel(pairs[method], pairs[rival]).pvalue) if error > ROUNDING else None
-    return Difference(method, rival, float(differences.mean()), error, p, count)
+    p = float(ttest_rel(pairs[method], pairs[baseline]).pvalue) if error > ROUNDING else None
+    return Difference(method, baseline, float(differences.mean()), error, p, count)

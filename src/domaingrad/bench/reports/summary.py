@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from domaingrad.bench.methods import ALL_METHODS, Method
+from domaingrad.bench.methods import METHODS, Method
 from domaingrad.bench.names import look_up
 from domaingrad.bench.protocol import SELECTIONS, Selection
 from domaingrad.bench.runs import Plan, PlannedData, SweepDirectory
+from domaingrad.bench.schema import without_none
+from domaingrad.bench.sections import SECTIONS, SweepSection
 
-from .liveness_of_sweep import LivenessRow, liveness_rows
 from .records import PLACE, collect
 from .significance import Difference, paired_differences
 
@@ -63,15 +64,15 @@ class DataSummary:
     tables: Mapping[str, tuple[MethodSummary, ...]]
     """By selection method."""
     differences: Mapping[str, tuple[Difference, ...]]
-    """Methods against their rivals, paired over trials; by selection method."""
+    """Methods against their baselines, paired over trials; by selection method."""
     curves: pd.DataFrame
     """One row a checkpoint of the runs that the first selection method selects."""
     numbers: pd.DataFrame
     """What the methods of these runs told: one row a run, checkpoint and name of a number."""
     draws: pd.DataFrame
     """One row a run and hyper-parameter."""
-    liveness: tuple[LivenessRow, ...]
-    """Of faces, by the first selection method: rates by video."""
+    sections: Mapping[str, SweepSection]
+    """What only such data have, by name; of the runs that the first selection method selects."""
 
     @property
     def headline(self) -> Selection:
@@ -99,7 +100,7 @@ class DataSummary:
 
     def title(self, method: str) -> str:
         """The title of a method, by its name."""
-        return next(row.method.title for row in self.methods if row.method.name == method)
+        return next(row.method.info.title for row in self.methods if row.method.info.name == method)
 
     @property
     def chance(self) -> float | None:
@@ -142,8 +143,8 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
     checkpoints = collected.checkpoints()
     numbers, draws = collected.numbers(), collected.draws()
     chosen = selected[selected["selection"] == plan.request.selections[0]]
-    first, videos = chosen[PLACE], collected.videos(chosen)
-    methods = [look_up("method", name, ALL_METHODS) for name in plan.request.methods]
+    first, recorded = chosen[PLACE], collected.groups(chosen)
+    methods = [look_up("method", name, METHODS) for name in plan.request.methods]
     summaries = []
     for data in plan.data:
         own = selected[selected["data"] == data.name]
@@ -161,7 +162,12 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
                 curves=_of(checkpoints, data).merge(first, on=PLACE),
                 numbers=_of(numbers, data).merge(first, on=PLACE),
                 draws=_of(draws, data),
-                liveness=tuple(liveness_rows(videos, data.name, methods, data.held_out)),
+                sections=without_none(
+                    {
+                        name: section.of_sweep(recorded, data.name, methods, data.held_out)
+                        for name, section in SECTIONS.items()
+                    }
+                ),
             )
         )
     return Summary(
@@ -183,7 +189,7 @@ def _of(rows: pd.DataFrame, data: PlannedData) -> pd.DataFrame:
 def _method_summary(
     method: Method, data: PlannedData, rows: pd.DataFrame, missing: Collection[tuple[str, str]]
 ) -> MethodSummary:
-    own = rows[rows["method"] == method.name]
+    own = rows[rows["method"] == method.info.name]
     by_domain = {domain: own[own["held_out"] == domain] for domain in data.held_out}
     trials = own.groupby("trial")
     whole = trials["held_out_score"].mean()[trials["held_out"].nunique() == len(data.held_out)]
@@ -195,7 +201,7 @@ def _method_summary(
         },
         held_out={domain: _cell(found["held_out_score"]) for domain, found in by_domain.items()},
         average=_cell(whole),
-        partial=frozenset(name for name in data.held_out if (method.name, name) in missing),
+        partial=frozenset(name for name in data.held_out if (method.info.name, name) in missing),
     )
 
 

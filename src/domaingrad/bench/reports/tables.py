@@ -18,8 +18,6 @@ from domaingrad.bench.domains import Task
 from domaingrad.bench.methods import Method
 from domaingrad.bench.protocol import SELECTIONS
 
-from .liveness_of_sweep import CAPTION as LIVENESS
-from .liveness_of_sweep import COLUMNS as LIVENESS_COLUMNS
 from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
@@ -44,16 +42,17 @@ SIDE_BY_SIDE = (
 
 
 def named(method: Method, draws: int = 1) -> str:
-    """A method with its hyper-parameters, if they are not searched.
+    """A method with its hyper-parameters that can be searched, if they are not.
 
     >>> from domaingrad.bench.methods import METHODS
     >>> named(METHODS["and-mask"])
     'AND-mask (tau 1.0)'
     """
     if draws > 1:
-        return method.title
-    options = ", ".join(hyperparameter(*item) for item in method.hyperparameters().items())
-    return f"{method.title} ({options})" if options else method.title
+        return method.info.title
+    values = method.hyperparameters()
+    options = ", ".join(hyperparameter(name, values[name]) for name in method.search)
+    return f"{method.info.title} ({options})" if options else method.info.title
 
 
 def hyperparameter(name: str, value: object) -> str:
@@ -106,7 +105,7 @@ def row_texts(data: DataSummary, row: MethodSummary, draws: int) -> list[str]:
 def side_by_side(data: DataSummary) -> Iterator[list[str]]:
     """A row a method: its average by selection method."""
     for rows in zip(*data.tables.values(), strict=True):
-        yield [rows[0].method.title, *(score(row.average, data.data.task) for row in rows)]
+        yield [rows[0].method.info.title, *(score(row.average, data.data.task) for row in rows)]
 
 
 def paired_texts(data: DataSummary) -> Iterator[list[str]]:
@@ -114,7 +113,7 @@ def paired_texts(data: DataSummary) -> Iterator[list[str]]:
     for found in data.differences[data.headline.name]:
         yield [
             data.title(found.method),
-            data.title(found.rival),
+            data.title(found.baseline),
             points(found, data.data.task),
             probability(found),
             str(found.trials),
@@ -154,12 +153,13 @@ def print_tables(summary: Summary, console: Console) -> None:
             for texts in paired_texts(data):
                 paired.add_row(*map(escape, texts))
             _print(paired, console)
-        if data.liveness:
-            faces = _table("live faces and attacks", LIVENESS_COLUMNS)
-            faces.columns[1].justify = "left"
-            for found in data.liveness:
-                faces.add_row(*map(escape, found.texts()))
-            _print(faces, console)
+        for section in data.sections.values():
+            more = _table(section.table.title, section.table.columns)
+            for column in more.columns[: section.table.left]:
+                column.justify = "left"
+            for cells in section.table.rows:
+                more.add_row(*map(escape, cells))
+            _print(more, console)
     for caption in captions(summary):
         console.print(caption, soft_wrap=True, highlight=False)
 
@@ -173,9 +173,8 @@ def captions(summary: Summary) -> list[str]:
         found.append(SIDE_BY_SIDE)
     if any(data.differences[data.headline.name] for data in summary.data):
         found.append(PAIRED)
-    if any(data.liveness for data in summary.data):
-        found.append(LIVENESS)
-    return found
+    sections = (section for data in summary.data for section in data.sections.values())
+    return [*found, *dict.fromkeys(section.table.caption for section in sections)]
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
@@ -215,7 +214,7 @@ def points(found: Difference, task: Task = "classification") -> str:
 
 def missing_lines(summary: Summary) -> list[str]:
     """One line for each cell that has fewer runs than planned."""
-    titles = {row.method.name: row.method.title for row in summary.data[0].methods}
+    titles = {row.method.info.name: row.method.info.title for row in summary.data[0].methods}
     return [
         f"{data}, {titles[method]}, held out {held_out}: {len(causes)} of {planned} runs "
         f"({'; '.join(dict.fromkeys(causes))})"
@@ -244,7 +243,7 @@ def to_json(summary: Summary) -> str:
                 "recipe": data.data.recipe,
                 "settings": data.data.chosen,
                 "tables": {
-                    name: {row.method.name: _row_document(row) for row in rows}
+                    name: {row.method.info.name: _row_document(row) for row in rows}
                     for name, rows in data.tables.items()
                 },
                 "paired": {
@@ -254,16 +253,15 @@ def to_json(summary: Summary) -> str:
             }
             for data in summary.data
         },
-        "liveness": [
-            {
-                "data": data.data.name,
-                "method": row.method.name,
-                "held_out": row.held_out,
-                "trials": {name: [asdict(v) for v in each] for name, each in row.values().items()},
-            }
-            for data in summary.data
-            for row in data.liveness
-        ],
+        **{
+            name: [
+                row
+                for data in summary.data
+                if name in data.sections
+                for row in data.sections[name].document
+            ]
+            for name in dict.fromkeys(name for data in summary.data for name in data.sections)
+        },
         "selected": summary.selected.to_dict("records"),
         "missing": missing_lines(summary),
         "warnings": dict(summary.warnings),

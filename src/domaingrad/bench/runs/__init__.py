@@ -4,11 +4,11 @@ from .directory import RunDirectory
 from .events import Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
 from .files import FullDiskError, RunDirectoryError
-from .fitting import Checkpoint, HeldOutScores
 from .plan import Plan, PlannedData, PlannedRun, Request, make_plan
 from .processes import Crew, uninterrupted
 from .ray_cluster import RayCrew
 from .sweep_directory import SweepDirectory
+from .trainer import Checkpoint, HeldOutScores
 
 __all__ = [
     "AnyCrew",

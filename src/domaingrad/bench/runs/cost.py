@@ -11,7 +11,7 @@ from domaingrad.bench.domains import DomainData, News
 
 from .isolation import isolated
 from .plan import PlannedRun
-from .resumable import fit_of
+from .resumable import begin
 
 WARM_UP, FEWEST, SECONDS = 2, 3, 1.0
 """Steps that are not timed; the fewest that are, and for how long at most."""
@@ -46,23 +46,22 @@ class _Speed:
         """Take a few steps, and evaluate once on each data set."""
         began = time.perf_counter()
         # More steps than are taken, since a schedule ends with its last.
-        fit = fit_of(replace(run.config, steps=MANY), data)
-        # A run is tried out before it is begun.
-        self.beginning[run.data] = 2 * (time.perf_counter() - began)
+        trainer = begin(replace(run.config, steps=MANY), data).trainer
+        self.beginning[run.data] = time.perf_counter() - began
         for _ in range(WARM_UP):
-            fit.advance()
+            trainer.step()
         enough = max(FEWEST, run.config.steps or 0)  # more than the run has say no more of it
         steps, began = 0, time.perf_counter()
         while steps < FEWEST or (steps < enough and time.perf_counter() - began < SECONDS):
-            fit.advance()
+            trainer.step()
             steps += 1
         taken = (time.perf_counter() - began) / steps
         self.sample[run.data, run.config.method] = taken / (run.config.batch or 1)
         if run.data not in self.evaluation:
             began = time.perf_counter()
-            fit.checkpoint()
+            trainer.checkpoint()
             self.evaluation[run.data] = time.perf_counter() - began
-            tensors = fit.model.state_dict().values()
+            tensors = trainer.network.state_dict().values()
             self.sizes[run.data] = sum(t.numel() * t.element_size() for t in tensors)
 
     def seconds(self, run: PlannedRun) -> float:

@@ -14,15 +14,14 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from domaingrad.bench.protocol.video_scores import VideoScores
-
 from .files import LOCK, PART, RunDirectoryError, alone_in, make, replace, room
-from .fitting import Checkpoint, HeldOutScores, Sealed, SealedVideos
+from .settings import deciding
+from .trainer import Checkpoint, HeldOutScores, Recorded, Sealed
 
 CONFIG = "config.yaml"
 RECORDS = "run.jsonl"
 SEALED = "held_out.jsonl"
-VIDEOS = "videos.jsonl"
+GROUPS = "groups.jsonl"
 STATE = "checkpoint.pt"
 MODEL = "model.safetensors"
 
@@ -40,16 +39,16 @@ class Records:
     checkpoints: tuple[Checkpoint, ...] = ()
     sealed: Mapping[int, Sealed] = field(default_factory=dict)
     """By step."""
-    videos: Mapping[int, SealedVideos] = field(default_factory=dict)
-    """By step; empty where the data are no faces."""
+    groups: Mapping[int, Recorded] = field(default_factory=dict)
+    """By step; empty where the data record nothing of groups."""
 
 
 class RunDirectory:
     """Everything that a training leaves.
 
     ``config.yaml`` says what is run and with what; ``run.jsonl`` has a line a checkpoint, and one
-    at the end; ``held_out.jsonl`` is the sealed side of these, ``videos.jsonl`` that of faces,
-    where videos count; ``checkpoint.pt`` is the state to go on from; ``model.safetensors`` the
+    at the end; ``held_out.jsonl`` is the sealed side of these, ``groups.jsonl`` what data
+    with groups record, ``checkpoint.pt`` is the state to go on from; ``model.safetensors`` the
     model with the best source validation so far. Lines are appended whole, and files replaced
     whole, so that a kill at any moment leaves the last of each.
 
@@ -110,11 +109,13 @@ class RunDirectory:
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             replace(self.path / CONFIG, text.encode())
             return
-        there, config = flat(self.config()), flat(config)
+        both = (self.config(), config)
+        there, here = (flat(each) for each in both)
+        old, new = (flat(deciding(each)) for each in both)
         differing = [
-            f"{name} is {_short(there.get(name))} there and {_short(config.get(name))} here"
-            for name in dict.fromkeys([*there, *config])
-            if there.get(name) != config.get(name)
+            f"{name} is {_short(there.get(name))} there and {_short(here.get(name))} here"
+            for name in dict.fromkeys([*old, *new])
+            if old.get(name) != new.get(name)
         ]
         if differing:
             raise RunDirectoryError(
@@ -130,11 +131,10 @@ class RunDirectory:
         """
         return read_config(self.path / CONFIG)
 
-    def append(self, seen: Checkpoint, sealed: Sealed, videos: SealedVideos | None = None) -> None:
+    def append(self, seen: Checkpoint, sealed: Sealed, groups: Recorded | None = None) -> None:
         """Add a checkpoint; its sealed side first."""
-        if videos:
-            scores = {name: found.described() for name, found in videos.items()}
-            self._append(VIDEOS, {"step": seen.step, "videos": scores})
+        if groups:
+            self._append(GROUPS, {"step": seen.step, "groups": dict(groups)})
         if sealed:
             scores = {name: asdict(found) for name, found in sealed.items()}
             self._append(SEALED, {"step": seen.step, "scores": scores})
@@ -169,12 +169,12 @@ class RunDirectory:
             ended = self.finished()
             if ended is None:
                 return Records("not finished")
-            checkpoints, sealed, videos = self.checkpoints(), self.unseal(), self.videos()
+            checkpoints, sealed, groups = self.checkpoints(), self.unseal(), self.groups()
         except RunDirectoryError:
             return Records("damaged")
         if not checkpoints or not {each.step for each in checkpoints} <= set(sealed):
             return Records("damaged")
-        return Records("finished", ended, tuple(checkpoints), sealed, videos)
+        return Records("finished", ended, tuple(checkpoints), sealed, groups)
 
     def unseal(self) -> dict[int, Sealed]:
         """Scores on the held-out domains by step; for reports, once training has ended."""
@@ -186,15 +186,10 @@ class RunDirectory:
                 for line in self._lines(SEALED)
             }
 
-    def videos(self) -> dict[int, SealedVideos]:
-        """Scores of videos by step and domain, where the data are faces; likewise for reports."""
-        with self._read(VIDEOS):
-            return {
-                line["step"]: {
-                    name: VideoScores.read(found) for name, found in line["videos"].items()
-                }
-                for line in self._lines(VIDEOS)
-            }
+    def groups(self) -> dict[int, Recorded]:
+        """What was recorded of groups by step and domain; likewise for reports."""
+        with self._read(GROUPS):
+            return {line["step"]: line["groups"] for line in self._lines(GROUPS)}
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state to go on from."""

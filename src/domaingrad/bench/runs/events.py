@@ -6,8 +6,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .fitting import Checkpoint
 from .plan import PlannedRun
+from .trainer import Checkpoint
 
 ATTEMPTS = 3
 """How often a run may lose its process."""

@@ -1,27 +1,12 @@
-"""What a run must not change, and what must not change a run."""
+"""What a run must not change: the global generator, threads, what is warned of."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
 
 import torch
-
-import domaingrad
-
-
-@cache
-def code_fingerprint() -> str:
-    """What the numbers depend on beside the settings: PyTorch's version and our own code."""
-    code = sha256(torch.__version__.encode())
-    for path in sorted(Path(domaingrad.__file__).parent.rglob("*.py")):
-        if "cli" not in path.parts and "reports" not in path.parts:
-            code.update(path.read_bytes())
-    return code.hexdigest()[:16]
 
 
 @contextmanager

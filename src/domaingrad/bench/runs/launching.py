@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from domaingrad.bench.domains import DataError
 from domaingrad.bench.methods import Method
 
 from .ranks import Ranks
-from .settings import Precision, TrainConfig
+from .settings import TrainConfig
 
 T = TypeVar("T")
 
@@ -26,10 +25,9 @@ BY_HAND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
 class PlainCPU:
-    """The CPU in float32, in one process: all that Fabric would say of it, without importing it."""
+    """The CPU in one process: all that Fabric would say of it, without importing it."""
 
     device = torch.device("cpu")
-    autocast = nullcontext
 
 
 def processes_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
@@ -56,12 +54,12 @@ def processes_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
 
 
 def alone_on(config: TrainConfig) -> Any:
-    """Where one process computes: what is asked of :func:`fabric_of` for device and precision.
+    """Where one process computes: what is asked of :func:`fabric_of`.
 
     Raises:
         DataError: as there.
     """
-    if config.precision == "32" and _is_cpu(config.accelerator):
+    if config.precision != "16-mixed" and _is_cpu(config.accelerator):
         return PlainCPU()
     return fabric_of(config)
 
@@ -74,18 +72,17 @@ def _is_cpu(accelerator: str) -> bool:
 
 
 def fabric_of(config: TrainConfig, devices: int = 1, nodes: int = 1) -> Any:
-    """Lightning Fabric, which knows devices, precision and processes.
+    """Lightning Fabric, which knows devices and processes.
 
     Raises:
-        DataError: a device that is not there, a precision that it does not have, or nodes that
-            know nothing of each other.
+        DataError: a device that is not there or cannot compute in fp16, or nodes that know nothing
+            of each other.
     """
-    if config.precision == "16-mixed" and _fabric(config, "32").device.type == "cpu":
+    if config.precision == "16-mixed" and _fabric(config).device.type == "cpu":
         raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
     if devices * nodes == 1:
-        return _fabric(config, config.precision)
-    options = {"devices": devices, "num_nodes": nodes, "strategy": "ddp"}
-    fabric = _fabric(config, config.precision, **options)
+        return _fabric(config)
+    fabric = _fabric(config, devices=devices, num_nodes=nodes, strategy="ddp")
     lacking = [name for name in BY_HAND if name not in os.environ]
     if nodes > 1 and lacking and _environment(fabric) == "LightningEnvironment":
         raise DataError(
@@ -102,10 +99,10 @@ def require_among_processes(method: Method) -> None:
     Raises:
         DataError: it does not.
     """
-    if method.dealt == "one process":
+    if method.requires.sharding is None:
         raise DataError(
-            f"{method.title} works in one process only, for it looks at all samples of a step; "
-            f"leave out --devices and --nodes (and torchrun), or use another --method."
+            f"{method.info.title} works in one process only, for it looks at all samples of a "
+            f"step; leave out --devices and --nodes (and torchrun), or use another --method."
         )
 
 
@@ -154,15 +151,13 @@ def _environment(fabric: Any) -> str:
     return type(fabric.strategy.cluster_environment).__name__
 
 
-def _fabric(config: TrainConfig, precision: Precision, **options: Any) -> Any:
+def _fabric(config: TrainConfig, **options: Any) -> Any:
     from lightning_fabric import Fabric  # noqa: PLC0415 - takes seconds to import
     from lightning_fabric.utilities.exceptions import (  # noqa: PLC0415
         MisconfigurationException,
     )
 
     try:
-        return Fabric(
-            accelerator=config.accelerator, precision=precision, **({"devices": 1} | options)
-        )
+        return Fabric(accelerator=config.accelerator, **({"devices": 1} | options))
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise DataError(f"--accelerator {config.accelerator} cannot be used: {error}") from error

@@ -11,7 +11,7 @@ from domaingrad.bench.domains import DataError
 from domaingrad.bench.names import look_up
 
 from .directory import RunDirectory
-from .fitting import Checkpoint
+from .trainer import Checkpoint
 
 LOGGERS: dict[str, tuple[str, str, str]] = {
     "csv": ("lightning_fabric.loggers", "CSVLogger", "lightning-fabric"),
@@ -72,7 +72,7 @@ def logged(checkpoint: Checkpoint) -> dict[str, float]:
         "loss": checkpoint.loss,
         "source_validation": checkpoint.val_score,
         "agreement": checkpoint.agreement,
-        **checkpoint.numbers,
+        **checkpoint.metrics,
     }
     return {name: value for name, value in known.items() if value is not None}
 

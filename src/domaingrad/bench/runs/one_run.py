@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, load
+from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, load
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of
 
 from .events import Failed, Finished, Progress
@@ -56,6 +58,7 @@ def attempt(
     try:
         with isolated(0, threads=1):
             listener = Listener(step=report)
+            import_plugins(run.config.plugins)
             data = _data_of(run.config)
             if key_of(written(run.config, data), run.draw) != run.key:
                 raise DataError(
@@ -75,9 +78,9 @@ def attempt(
 def _data_of(config: TrainConfig) -> DomainData:
     """The data of a run; those on disk are read once, since no trial draws them anew."""
     names = drawing_names(config) if config.data in DATA_SETS else ()
-    return _data(config.data, config.data_options, names)
+    return _data(config.data, json.dumps(dict(config.data_options), sort_keys=True), names)
 
 
 @lru_cache(maxsize=2)
-def _data(data: str, options: DataOptions, names: tuple[object, ...]) -> DomainData:
-    return load(data, options, News(), generator_of(*names))
+def _data(data: str, options: str, names: tuple[object, ...]) -> DomainData:
+    return load(data, json.loads(options), News(), generator_of(*names))

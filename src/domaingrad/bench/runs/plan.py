@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from domaingrad.bench.domains import DATA_SETS, DataError, DataOptions, DomainData, News, Task, load
-from domaingrad.bench.methods import ALL_METHODS
-from domaingrad.bench.names import look_up
-from domaingrad.bench.protocol import SELECTIONS, drawn
+from pydantic import TypeAdapter
 
-from .fitting import require_sources
+from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, Task, load
+from domaingrad.bench.methods import METHODS
+from domaingrad.bench.names import import_plugins, look_up
+from domaingrad.bench.protocol import SELECTIONS, drawn
+from domaingrad.bench.schema import Count, settings, without_none
+
 from .settings import (
+    DECIDED_BY,
     MADE_BY,
     TrainConfig,
-    config_from,
+    deciding,
     resolved,
-    search_space,
     training_in_words,
     written,
 )
+from .trainer import require_sources
 from .training import drawing, held_out_in_turn
 
 NESTED = ("settings", "data_options")
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of a written plan; another number is refused."""
 
 
-@dataclass(frozen=True)
+@settings
 class Request:
     """What is asked of a sweep."""
 
     data: tuple[str, ...]
     """As for a single training: ``KIND:PATH``, a path, or the name of a built-in data set."""
     methods: tuple[str, ...]
-    trials: int = 3
+    trials: Count = 3
     """Repetitions with fresh splits, initialisation, batches and draws."""
-    draws: int = 1
+    draws: Count = 1
     """Draws of hyper-parameters; the first is that of the defaults."""
     selections: tuple[str, ...] = ("training-domain-validation", "oracle-last", "oracle-best")
     hold_out: tuple[str, ...] = ()
@@ -49,7 +52,9 @@ class Request:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of :class:`TrainConfig` that hold in all runs, and so are not drawn."""
-    data_options: DataOptions = field(default_factory=DataOptions)
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    """Modules that are imported for what they register, by every worker too."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,13 @@ class PlannedData:
     """For each of these, the domains that are held out beside it for leave-one-domain-out."""
     task: Task
     classes: int
-    summary: str
-    source: str
+    summary: str = field(compare=False)
+    source: str = field(compare=False)
     backbone: str
     steps: int
-    recipe: str
+    recipe: str = field(compare=False)
     """How models are trained, in words."""
-    chosen: str
+    chosen: str = field(compare=False)
     """How that came about."""
 
 
@@ -103,23 +108,14 @@ class Plan:
     request: Request
     data: tuple[PlannedData, ...]
     runs: tuple[PlannedRun, ...]
-    made_by: Mapping[str, Any]
-    """Versions and fingerprints that decide the numbers."""
+    decided_by: Mapping[str, Any]
+    """What decides the numbers beside settings: data, code of methods, version of the numerics."""
+    made_by: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Versions that began it, for the record."""
 
     def to_json(self) -> str:
         """For a file; :meth:`from_json` reads it."""
-        runs = [vars(run) | {"config": asdict(run.config)} for run in self.runs]
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "request": asdict(self.request),
-                "made_by": self.made_by,
-                "data": [asdict(each) for each in self.data],
-                "runs": runs,
-            },
-            indent=1,
-            ensure_ascii=False,
-        )
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -130,28 +126,14 @@ class Plan:
         """
         try:
             document = json.loads(text)
-            found = document.get("format")
-        except (ValueError, AttributeError) as error:
+            found = document.pop("format", None)
+        except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"no JSON of a plan ({error})") from error
         if found != FORMAT:
             raise ValueError(f"expected a plan of format {FORMAT}; found {found}")
-        request = document["request"]
-        options = _with_tuples(request.pop("data_options"))
-        return cls(
-            request=Request(**_with_tuples(request), data_options=DataOptions(**options)),
-            data=tuple(
-                PlannedData(
-                    **_with_tuples(each)
-                    | {"others": {name: tuple(rest) for name, rest in each["others"].items()}}
-                )
-                for each in document["data"]
-            ),
-            runs=tuple(
-                PlannedRun(**run | {"config": config_from(run["config"])})
-                for run in document["runs"]
-            ),
-            made_by=document["made_by"],
-        )
+        import_plugins(tuple(document["request"]["plugins"]))
+        plan: Plan = TypeAdapter(cls).validate_python(document)
+        return plan
 
 
 def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[str, DomainData]]:
@@ -202,21 +184,24 @@ def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[st
         for draw in range(request.draws)
         for given, kind in zip(request.data, kinds, strict=True)
     ]
+    decided_by: dict[str, Any] = {f"data {name}": found for name, found in prints.items()}
     made_by: dict[str, Any] = {}
     for trial, draw, given, data, kind in by_trial:
         for held_out in _held_out(kind, request):
             for method in request.methods:
                 config = _config(request, given, data, held_out, method, trial, draw)
                 settings = written(config, data)
-                made_by = settings[MADE_BY] | {"data": prints}
+                decided_by["numerics"] = settings[DECIDED_BY]["numerics"]
+                decided_by[f"code of {method}"] = settings[DECIDED_BY]["code"]
+                made_by = settings[MADE_BY]
                 key = key_of(settings, draw)
                 planned.append(PlannedRun(key, data.name, data.task, draw, config))
-    return Plan(request, tuple(kinds), tuple(planned), made_by), read
+    return Plan(request, tuple(kinds), tuple(planned), decided_by, made_by), read
 
 
 def key_of(settings: Mapping[str, Any], draw: int) -> str:
     """The name of a run: by all that decides its numbers, and the draw that these settings are."""
-    text = json.dumps([dict(settings), draw], sort_keys=True)
+    text = json.dumps([deciding(settings), draw], sort_keys=True)
     return sha256(text.encode()).hexdigest()[:16]
 
 
@@ -227,20 +212,14 @@ def _checked(request: Request) -> Request:
         UnknownNameError: a name in no list.
         ValueError: a number that makes no sense.
     """
-    for count, what in ((request.trials, "trials"), (request.draws, "draws")):
-        if count < 1:
-            raise ValueError(f"{what} must be at least 1; found {count}.")
+    import_plugins(request.plugins)
     for name in request.methods:
-        look_up("method", name, ALL_METHODS)
+        look_up("method", name, METHODS)
     for name in request.selections:
         look_up("selection method", name, SELECTIONS)
-    known = {entry.name for entry in fields(TrainConfig)}
-    settings = {name: value for name, value in request.settings.items() if value is not None}
-    for name in settings:
-        look_up("setting", name, dict.fromkeys(sorted(known)))
     return replace(
         request,
-        settings=settings,
+        settings=without_none(request.settings),
         data=tuple(dict.fromkeys(request.data)),
         methods=tuple(dict.fromkeys(request.methods)),
         hold_out=tuple(dict.fromkeys(request.hold_out)),
@@ -270,7 +249,7 @@ def _config(
     names = (request.seed, data.name, f"trial {trial}")
     optimisation = {
         name: distribution
-        for name, distribution in search_space(data).items()
+        for name, distribution in data.recipe.distributions.items()
         if name not in request.settings
     }
     config = TrainConfig(
@@ -278,10 +257,11 @@ def _config(
         held_out[0],
         also_hold_out=held_out[1] if len(held_out) > 1 else None,
         method=method,
-        hyperparameters=drawn(ALL_METHODS[method].search, draw, *names),
+        hyperparameters=drawn(METHODS[method].search, draw, *names),
         data_options=request.data_options,
         seed=request.seed,
         trial=trial,
+        plugins=request.plugins,
     )
     settings: dict[str, Any] = drawn(optimisation, draw, *names) | dict(request.settings)
     return resolved(replace(config, **settings), data)
@@ -308,14 +288,20 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
     for one in held_out:
         for method in request.methods:
             left = list(others[one])
-            require_sources(ALL_METHODS[method], left)
-            if pairs and len(left) - 1 < ALL_METHODS[method].fewest_sources:
+            require_sources(METHODS[method], left)
+            if pairs and len(left) - 1 < METHODS[method].requires.min_domains:
                 raise DataError(
                     f"leave-one-domain-out selection holds out two domains at a time; {data.name} "
                     f"then has {len(left) - 1} left to train on, and {method} takes "
-                    f"{ALL_METHODS[method].fewest_sources}. Leave that selection method out."
+                    f"{METHODS[method].requires.min_domains}. Leave that selection method out."
                 )
-    config = TrainConfig(given, held_out[0], data_options=request.data_options, **request.settings)
+    config = TrainConfig(
+        given,
+        held_out[0],
+        data_options=request.data_options,
+        plugins=request.plugins,
+        **request.settings,
+    )
     config = resolved(config, data)
     assert config.backbone is not None
     assert config.steps is not None
@@ -342,16 +328,12 @@ def _holdable(data: DomainData) -> tuple[str, ...]:
     return DATA_SETS[data.name].held_out if data.built_in else tuple(held_out_in_turn(data))
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-
-
 def differences(one: Request, other: Request) -> Iterator[tuple[str, Any, Any]]:
     """What is asked differently: name, there, here."""
     flat = [
         {name: value for name, value in vars(request).items() if name not in NESTED}
         | dict(request.settings)
-        | vars(request.data_options)
+        | dict(request.data_options)
         for request in (one, other)
     ]
     for name in dict.fromkeys([*flat[0], *flat[1]]):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from domaingrad.bench.methods import Dealt
+from domaingrad.bench.methods import Sharding
 from domaingrad.engine.distributed.placement import unlike
 
 T = TypeVar("T")
@@ -54,18 +53,30 @@ class Ranks:
         device: torch.device = self._fabric.device
         return device
 
-    @property
-    def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
-        """Within which a model computes in the precision that was asked for."""
-        context: Callable[[], AbstractContextManager[Any]] = self._fabric.autocast
-        return context
-
     def wrapped(self, model: nn.Module) -> nn.Module:
         """In DistributedDataParallel, if there are several processes."""
         if self.world == 1:
             return model
         wrapped: nn.Module = self._fabric.strategy.setup_module(model)
         return wrapped
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter], samples: int) -> None:
+        """Mean of all processes' gradients, weighted by their numbers of samples.
+
+        Not by DistributedDataParallel's own mean: that takes all processes to have as many, and
+        how it rounds depends on what it has learnt in its first step, so that a run that is resumed
+        would come to other numbers.
+        """
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients] + [torch.ones(1, device=self.device)])
+        flat *= samples
+        dist.all_reduce(flat)
+        sizes = [g.numel() for g in gradients]
+        means: tuple[Tensor, ...] = (flat[:-1] / flat[-1]).split(sizes)  # type: ignore[no-untyped-call]
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def first(self, act: Callable[[], T]) -> T:
         """Do something on the first process alone; all get what it returns.
@@ -155,17 +166,17 @@ class Ranks:
                 else:
                     dist.broadcast(buffer, 0)
 
-    def shares(self, dealt: Dealt, sizes: Sequence[int]) -> list[slice]:
+    def shares(self, sharding: Sharding, sizes: Sequence[int]) -> list[slice]:
         """Which samples of each domain this process has in a step.
 
         Args:
-            dealt: how samples go to processes.
+            sharding: how samples go to processes.
             sizes: samples of each domain in a step.
         """
-        return shares(dealt, sizes, self.rank, self.world)
+        return shares(sharding, sizes, self.rank, self.world)
 
 
-def shares(dealt: Dealt, sizes: Sequence[int], rank: int, world: int) -> list[slice]:
+def shares(sharding: Sharding, sizes: Sequence[int], rank: int, world: int) -> list[slice]:
     """Which samples of each domain a process has; their numbers differ by one at most.
 
     >>> shares("domain by domain", [4, 4], 0, 2), shares("domain by domain", [4, 4], 1, 2)
@@ -176,7 +187,7 @@ def shares(dealt: Dealt, sizes: Sequence[int], rank: int, world: int) -> list[sl
     found, before, total = [], 0, sum(sizes)
     begin, end = total * rank // world, total * (rank + 1) // world
     for size in sizes:
-        if dealt == "domain by domain":
+        if sharding == "domain by domain":
             first, last = (min(max(place - before, 0), size) for place in (begin, end))
             found.append(slice(first, last, 1) if first < last else slice(0, 0, 1))
         else:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
-from domaingrad.bench.models import freeze_norms, load_weights
+from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
 from .directory import RunDirectory
-from .fitting import Checkpoint, Fit, Parts, Place, Sealed, SealedVideos
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
 from .loggers import end, log_again, logged, logger_in
 from .ranks import Ranks
-from .settings import TrainConfig, method_of, training_of
-from .trained import Trained, make_model
+from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, training_of
+from .trained import TrainedModel
+from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Status:
     """Steps taken by this process; the rest were there before."""
     seconds: float
     """Time they took."""
-    waited: float
+    data_time: float
     """Part of it that was spent on getting batches ready."""
     checkpoint: Checkpoint | None
 
@@ -62,15 +62,45 @@ class Carried:
     loggers: Sequence[str]
 
 
-def fit_of(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Fit:
-    """A training that is begun, but for the record: to see that it can be, and how fast."""
+@dataclass(frozen=True)
+class Begun:
+    """A training before its first step."""
+
+    trainer: Trainer
+    splits: Splits
+    architecture: Architecture
+    notes: list[str]
+    """What there is to tell of it."""
+    drawn: Tensor
+    """State of the global generator, from which initialisation has drawn."""
+
+
+def begin(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Begun:
+    """Build all that a training needs, once.
+
+    Raises:
+        DataError, ValueError: the training cannot begin.
+    """
     ranks = ranks or Ranks(partial(alone_on, config))
-    fit, _, _ = _begin(replace(config, compile=False), data, ranks, _trial(config, data))
-    return fit
+    names = _names(config, data)
+    with isolated(seed_of(*names, "initialisation")):
+        splits = Splits.of(data, config.held_out, _trial(config, data))
+        architecture = architecture_of(config, data)
+        network, notes = _network(config, data, splits, architecture)
+        network.to(ranks.device)
+        scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
+        context = DeviceContext(ranks, scaler)
+        training, method = training_of(config, data), method_of(config)
+        trainer = Trainer(data, splits, network, method, training, names, context, config.augment)
+        return Begun(trainer, splits, architecture, notes, torch.get_rng_state())
 
 
 def carry_on(
-    config: TrainConfig, data: DomainData, directory: RunDirectory, carried: Carried
+    config: TrainConfig,
+    data: DomainData,
+    directory: RunDirectory,
+    carried: Carried,
+    begun: Begun | None = None,
 ) -> None:
     """Train to the end, from where the directory was left; a collective call.
 
@@ -79,42 +109,48 @@ def carry_on(
         data: the data.
         directory: has begun with these settings.
         carried: among which processes, and who hears of it.
+        begun: the training, if it has been built already.
     """
     ranks, listener = carried.ranks, carried.listener
-    names = (*_trial(config, data), f"held out {' and '.join(config.held_out) or None}")
     loggers: list[Any] = []
     ranks.first(lambda: loggers.extend(logger_in(name, directory) for name in carried.loggers))
-    with isolated(seed_of(*names, "initialisation")), noted_warnings() as warned:
-        fit, parts, notes = _begin(config, data, ranks, names)
+    with isolated(0), noted_warnings() as warned:
+        begun = begun or begin(config, data, ranks)
+        torch.set_rng_state(begun.drawn)
+        trainer, notes = begun.trainer, begun.notes
+        if config.compile:
+            trainer.network.compile()
         for note in notes:
             listener.news.say(f"Note: {note}")
-        plain = _trained(config, data, parts, fit.model)
+        plain = _trained(config, data, begun)
         before, chosen = 0.0, None
         if state := ranks.first(directory.state):
             before, chosen = state["seconds"], _Chosen(**state["chosen"])
-            fit.load_state_dict(state["fit"])
+            trainer.load_state_dict(state["trainer"])
             # What was written after that state belongs to steps that are done again.
             again = chosen
             ranks.first(lambda: directory.save_model(again.content(plain, config)))
             for logger in loggers:
-                log_again(logger, [c for c in directory.checkpoints() if c.step <= fit.step])
-        first, last = fit.step, None
-        listener.begin(config, fit.step)
+                log_again(
+                    logger, [c for c in directory.checkpoints() if c.step <= trainer.steps_done]
+                )
+        first, last = trainer.steps_done, None
+        listener.begin(config, first)
         steps = training_of(config, data).steps
         began = time.perf_counter()
-        while fit.step < steps:
-            if fit.advance():
-                found = fit.checkpoint()
+        while trainer.steps_done < steps:
+            if trainer.step():
+                found = trainer.checkpoint()
                 last = found[0]
                 if chosen is None or last.val_score >= chosen.val_score:
-                    chosen = _Chosen.now(fit.model, last)
+                    chosen = _Chosen.now(trainer.learner.predictor(), last)
                 seconds = before + time.perf_counter() - began
-                kept = {"fit": fit.state_dict(), "chosen": vars(chosen), "seconds": seconds}
+                kept = {"trainer": trainer.state_dict(), "chosen": vars(chosen), "seconds": seconds}
                 content = partial(chosen.content, plain, config)
                 better = content if chosen.step == last.step else None
                 ranks.first(partial(_keep, directory, *found, better, kept, loggers))
-            now = time.perf_counter() - began
-            listener.step(Status(fit.step, steps, fit.step - first, now, fit.waited, last))
+            done, now = trainer.steps_done, time.perf_counter() - began
+            listener.step(Status(done, steps, done - first, now, trainer.data_time, last))
         seconds = before + time.perf_counter() - began
     for logger in loggers:
         end(logger)
@@ -123,21 +159,9 @@ def carry_on(
     )
 
 
-def _begin(
-    config: TrainConfig, data: DomainData, ranks: Ranks, names: tuple[object, ...]
-) -> tuple[Fit, Parts, list[str]]:
-    """A training before its first step, which samples do what, and what there is to tell of it."""
-    parts = Parts.of(data, config.held_out, _trial(config, data))
-    model, notes = _model(config, data, parts)
-    model.to(ranks.device)
-    if config.precision != "32":
-        _compute_within(ranks.autocast, model)
-    if config.compile:
-        model.compile()
-    scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
-    training, place = training_of(config, data), Place(ranks, scaler)
-    fit = Fit(data, parts, model, method_of(config), training, names, place, config.augment)
-    return fit, parts, notes
+def _names(config: TrainConfig, data: DomainData) -> tuple[object, ...]:
+    """What all seeds of a training derive from."""
+    return (*_trial(config, data), f"held out {' and '.join(config.held_out) or None}")
 
 
 def _trial(config: TrainConfig, data: DomainData) -> tuple[object, ...]:
@@ -149,13 +173,13 @@ def _keep(
     directory: RunDirectory,
     checkpoint: Checkpoint,
     sealed: Sealed,
-    videos: SealedVideos,
+    groups: Recorded,
     better: Callable[[], bytes] | None,
     state: Mapping[str, Any],
     loggers: Sequence[Any],
 ) -> None:
     """Write down a checkpoint, the model if it is a better one, and the state to go on from."""
-    directory.append(checkpoint, sealed, videos)
+    directory.append(checkpoint, sealed, groups)
     if better is not None:
         directory.save_model(better())
     directory.save_state(state)
@@ -164,11 +188,13 @@ def _keep(
         logger.save()
 
 
-def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Module, list[str]]:
-    """The model before the first step, and what there is to tell of it."""
-    assert config.backbone is not None
-    model = make_model(config.backbone, data.name, parts.preparation.shape, data.outputs)
-    notes = [*parts.preparation.notes]
+def _network(
+    config: TrainConfig, data: DomainData, splits: Splits, architecture: Architecture
+) -> tuple[Network, list[str]]:
+    """The network before the first step, and what there is to tell of it."""
+    shape = splits.preparation.shape
+    model = architecture.build(shape, data.outputs)
+    notes = [*splits.preparation.notes]
     if config.weights is not None:
         report = load_weights(model, Path(config.weights))
         fresh = ", ".join(report.head) or "none"
@@ -180,7 +206,7 @@ def _model(config: TrainConfig, data: DomainData, parts: Parts) -> tuple[nn.Modu
         )
     if config.frozen_norms:
         notes.append(f"{count} norms with frozen statistics")
-    return model, notes
+    return Network(model, shape, config.dropout, PRECISIONS[config.precision]), notes
 
 
 @dataclass(frozen=True)
@@ -192,15 +218,12 @@ class _Chosen:
     weights: Mapping[str, Tensor]
 
     @classmethod
-    def now(cls, model: nn.Module, checkpoint: Checkpoint) -> _Chosen:
-        """The model as it is."""
-        weights = {
-            name: tensor.detach().cpu().clone().contiguous()
-            for name, tensor in model.state_dict().items()
-        }
+    def now(cls, predictor: Network | Predictor, checkpoint: Checkpoint) -> _Chosen:
+        """The predictor as it is."""
+        weights = TrainedModel.weights_of(predictor)
         return cls(checkpoint.step, checkpoint.val_score, weights)
 
-    def content(self, plain: Trained, config: TrainConfig) -> bytes:
+    def content(self, plain: TrainedModel, config: TrainConfig) -> bytes:
         """What its file holds."""
         facts = {
             "method": config.method,
@@ -212,29 +235,16 @@ class _Chosen:
         return replace(plain, facts=facts).content(self.weights)
 
 
-def _trained(config: TrainConfig, data: DomainData, parts: Parts, model: nn.Module) -> Trained:
-    assert config.backbone is not None
-    return Trained(
-        model=model,
-        backbone=config.backbone,
+def _trained(config: TrainConfig, data: DomainData, begun: Begun) -> TrainedModel:
+    return TrainedModel(
+        predictor=begun.trainer.learner.predictor(),
+        architecture=begun.architecture,
         data=data.name,
-        preparation=parts.preparation,
+        preparation=begun.splits.preparation,
         task=data.task,
         classes=data.classes,
-        labels=parts.labels,
-        sources=tuple(parts.sources),
+        target=begun.splits.target,
+        sources=tuple(begun.splits.sources),
         held_out=config.hold_out,
         facts={},
     )
-
-
-def _compute_within(context: Callable[[], AbstractContextManager[Any]], model: nn.Module) -> None:
-    """Let the forward pass, and it alone, compute in lower precision."""
-    forward = model.forward
-
-    @wraps(forward)
-    def within(*inputs: Any, **options: Any) -> Any:
-        with context():
-            return forward(*inputs, **options)
-
-    model.forward = within

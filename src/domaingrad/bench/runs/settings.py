@@ -3,54 +3,64 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 import domaingrad
 from domaingrad.bench.domains import (
     DATA_SETS,
     IN_MEMORY,
     DataError,
-    DataOptions,
     DomainData,
     Schedule,
     Training,
+    options_of,
 )
-from domaingrad.bench.methods import ALL_METHODS, Method
-from domaingrad.bench.models import default_backbone
-from domaingrad.bench.names import look_up
-from domaingrad.bench.protocol import Distribution, PowerOfTen, PowerOfTwo
+from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.models import BACKBONES, Architecture
+from domaingrad.bench.names import import_plugins, look_up
+from domaingrad.bench.schema import (
+    Count,
+    Number,
+    Option,
+    SettingError,
+    Whole,
+    settings,
+    without_none,
+)
 
-from .files import RunDirectoryError
-from .isolation import code_fingerprint
-from .trained import OWN
+from .identity import NUMERICS, code_fingerprint, code_of
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 """As Lightning Fabric has them."""
 
+PRECISIONS: dict[Precision, torch.dtype | None] = {
+    "32": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+"""In which autocast computes."""
+
+OWN = "own"
+"""The backbone that data bring along with arguments of its own."""
+
+DECIDED_BY = "decided_by"
+"""Where a written config says what decides the numbers beside its settings."""
 MADE_BY = "made_by"
-"""Where a written config says what made the run, beside its settings."""
+"""Where it says what made the run, for the record."""
 
 OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
 """Settings that :class:`Training` has, too."""
 
-KINDS: dict[type, tuple[str, ...]] = {
-    int: ("steps", "batch", "checkpoints", "seed", "trial"),
-    float: ("learning_rate", "weight_decay"),
-    bool: ("frozen_norms", "augment", "compile"),
-}
-"""Settings by what they are."""
-KIND_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
-
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """What is trained, how; ``None`` where the data decide."""
 
@@ -62,74 +72,53 @@ class TrainConfig:
     """A second one, as leave-one-domain-out selection takes it."""
     method: str = "erm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    data_options: DataOptions = field(default_factory=DataOptions)
-    backbone: str | None = None
-    weights: str | None = None
-    """File with the backbone's weights."""
-    frozen_norms: bool = False
-    augment: bool = True
-    """Vary training inputs at random where that is usual for such data."""
-    steps: int | None = None
-    batch: int | None = None
-    """Samples per domain and step."""
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    schedule: Schedule | None = None
-    checkpoints: int | None = None
-    """How often, evenly through training, the model is evaluated, kept and may be selected."""
-    precision: Precision = "32"
-    compile: bool = False
-    accelerator: str = "auto"
-    seed: int = 0
-    trial: int = 0
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    """What the data's reader is told, by name."""
+    backbone: Annotated[
+        str | None,
+        Option(
+            "mlp, mnist-cnn, resnet18, resnet50, timm:NAME or torchvision:NAME; by the data "
+            "unless told."
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Option("The backbone's weights: .pt, .safetensors or .npz, in its names."),
+    ] = None
+    frozen_norms: Annotated[
+        bool, Option("Keep BatchNorm's statistics.", "--frozen-norms/--trained-norms")
+    ] = False
+    dropout: Annotated[
+        Number, Field(ge=0, lt=1), Option("Share of the features zeroed before the classifier.")
+    ] = 0.0
+    augment: Annotated[
+        bool, Option("Vary photographs at random in training.", "--augment/--no-augment")
+    ] = True
+    steps: Annotated[Count | None, Option("Training steps.")] = None
+    batch: Annotated[Count | None, Option("Samples per domain and step.")] = None
+    learning_rate: Annotated[Number | None, Field(gt=0), Option("Of Adam.")] = None
+    weight_decay: Annotated[Number | None, Field(ge=0), Option("Of Adam, coupled.")] = None
+    schedule: Annotated[Schedule | None, Option("Of the learning rate.")] = None
+    checkpoints: Annotated[
+        Count | None,
+        Option(
+            "How often, evenly through training, the model is evaluated, kept and may be selected."
+        ),
+    ] = None
+    precision: Annotated[Precision, Option("In which the network computes.")] = "32"
+    compile: Annotated[bool, Option("Use torch.compile.", "--compile/--no-compile")] = False
+    accelerator: Annotated[str, Option("auto, cpu, cuda, mps.")] = "auto"
+    plugins: Annotated[
+        tuple[str, ...],
+        Option("Modules that register methods, rules, data, backbones.", "--plugin"),
+    ] = field(default=(), compare=False)
+    seed: Whole = 0
+    trial: Whole = 0
 
     @property
     def held_out(self) -> tuple[str, ...]:
         """The domains that training never sees."""
         return tuple(name for name in (self.hold_out, self.also_hold_out) if name is not None)
-
-
-def default_training(data: DomainData) -> Training:
-    """How such data are usually trained.
-
-    Built-in data have their own recipe; the rest has DomainBed's defaults for photographs (Adam,
-    learning rate 5e-5, 32 per domain) and digits (1e-3, 64), 5000 steps. For tables, ours: 1e-3,
-    64, 1000 steps.
-    """
-    if data.built_in:
-        return DATA_SETS[data.name].recipe
-    photographs = data.preparation.kind == "photographs"
-    return Training(
-        steps=1000 if _is_table(data) else 5000,
-        batch=32 if photographs else 64,
-        learning_rate=5e-5 if photographs else 1e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        checkpoints=20,
-    )
-
-
-def search_space(data: DomainData) -> Mapping[str, Distribution]:
-    """From what a random search draws the optimisation of such data.
-
-    DomainBed's (arXiv 2007.01434, appendix D) for photographs and the digits of MNIST, but for
-    dropout, which these backbones lack. For the rest, ours: around the defaults as theirs lie.
-    """
-    if data.preparation.kind == "photographs":
-        return {
-            "learning_rate": PowerOfTen(-5, -3.5),
-            "weight_decay": PowerOfTen(-6, -2),
-            "batch": PowerOfTwo(3, 5.5),
-        }
-    if not data.built_in and not _is_table(data):
-        return {"learning_rate": PowerOfTen(-4.5, -2.5), "batch": PowerOfTwo(3, 9)}
-    usual = default_training(data)
-    rate, batch = math.log10(usual.learning_rate), math.log2(usual.batch)
-    return {
-        "learning_rate": PowerOfTen(rate - 1.5, rate + 0.5),
-        "weight_decay": PowerOfTen(-6, -2),
-        "batch": PowerOfTwo(batch - 1, batch + 1),
-    }
 
 
 def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
@@ -139,17 +128,9 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
         config: resolved settings.
         data: the data.
     """
-    training = training_of(config, data)
-    if data.built_in:
-        recipe = DATA_SETS[data.name].recipe
-        model = recipe.model_name if config.backbone == OWN else str(config.backbone)
-        given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
-        chosen = recipe.chosen
-    else:
-        usual = default_training(data)
-        model = str(config.backbone)
-        given = [name for name in OPTIMISATION if getattr(usual, name) != getattr(training, name)]
-        chosen = "ours, not tuned" if _is_table(data) else "DomainBed's defaults"
+    training, recipe = training_of(config, data), data.recipe
+    model, chosen = str(architecture_of(config, data)), recipe.chosen
+    given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
     if given:
         chosen += f"; given, not chosen so: {', '.join(name.replace('_', ' ') for name in given)}"
     if config.weights is not None:
@@ -161,13 +142,10 @@ def checked(config: TrainConfig) -> TrainConfig:
     """The settings, as far as they can be seen to make sense without the data.
 
     Raises:
-        UnknownNameError: a name (of a method, a precision, …) that does not exist.
-        DataError: a value of the wrong kind, or no such file of weights.
+        UnknownNameError: a method or hyper-parameter that does not exist.
+        DataError: no such file of weights.
     """
-    config = _of_right_kind(config)
-    for name, known in (("precision", get_args(Precision)), ("schedule", get_args(Schedule))):
-        if (found := getattr(config, name)) is not None:
-            look_up(name, found, dict.fromkeys(known))
+    import_plugins(config.plugins)
     if config.weights is not None and not Path(config.weights).expanduser().is_file():
         raise DataError(f"there is no file of weights {config.weights}.")
     method_of(config)
@@ -189,63 +167,24 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
             f"also_hold_out is a second domain beside hold_out; found {config.also_hold_out} "
             f"beside {config.hold_out}."
         )
-    if config.backbone == OWN and not data.built_in:
-        raise DataError(
-            f"the backbone {OWN!r} is that of a built-in data set, and {data.name} is none; name "
-            f"another."
-        )
-    training = training_of(config, data)
+    training, usual = training_of(config, data), data.recipe.backbone
     return replace(
         config,
         data=_from_anywhere(config.data),
+        data_options=_told(config),
         hyperparameters=method_of(config).hyperparameters(),
-        backbone=config.backbone or _default_backbone(data),
+        backbone=config.backbone or (OWN if usual.arguments else usual.name),
         weights=config.weights and str(Path(config.weights).expanduser().absolute()),
         **{name: getattr(training, name) for name in OPTIMISATION},
     )
 
 
-def _of_right_kind(config: TrainConfig) -> TrainConfig:
-    """Numbers that a file gave as texts become numbers.
-
-    Raises:
-        DataError: a value that is none of its kind.
-    """
-    right: dict[str, Any] = {}
-    for kind, names in KINDS.items():
-        for name in names:
-            value = getattr(config, name)
-            if value is None:
-                continue
-            try:
-                right[name] = kind(value)
-                fits = kind is not bool and not isinstance(value, bool)
-                fits = isinstance(value, bool) if kind is bool else fits
-                if not fits or (kind is int and float(value) != right[name]):
-                    raise ValueError
-            except (TypeError, ValueError):
-                raise DataError(
-                    f"{_option(name)} must be {KIND_NAMES[kind]}; found {value!r}."
-                ) from None
-    return replace(config, **right, hyperparameters=dict(config.hyperparameters or {}))
-
-
 def training_of(config: TrainConfig, data: DomainData) -> Training:
-    """The part of the settings that is optimisation.
-
-    Raises:
-        DataError: a number that makes no sense.
-    """
-    given = {name: value for name in OPTIMISATION if (value := getattr(config, name)) is not None}
-    training = replace(default_training(data), **given)
-    for name, least in (("steps", 1), ("batch", 1), ("checkpoints", 1), ("weight_decay", 0)):
-        if (found := getattr(training, name)) < least:
-            raise DataError(f"{_option(name)} must be at least {least}; found {found}.")
-    if not training.weight_decay < math.inf:
-        raise DataError(f"--weight-decay must be finite; found {training.weight_decay}.")
-    if not 0 < training.learning_rate < math.inf:
-        raise DataError(f"--learning-rate must be positive; found {training.learning_rate}.")
-    return training
+    """The part of the settings that is optimisation."""
+    return replace(
+        data.recipe,
+        **without_none({name: getattr(config, name) for name in OPTIMISATION}),
+    )
 
 
 def method_of(config: TrainConfig) -> Method:
@@ -253,72 +192,100 @@ def method_of(config: TrainConfig) -> Method:
 
     Raises:
         UnknownNameError: it, or one of them, does not exist.
-        DataError: a value of the wrong type.
+        SettingError: a value of the wrong type.
     """
-    method = look_up("method", config.method, ALL_METHODS)
-    defaults = method.hyperparameters()
-    given = {}
+    method = look_up("method", config.method, METHODS)
+    known, kinds = method.hyperparameters(), get_type_hints(type(method))
+    found = {}
     for name, value in config.hyperparameters.items():
-        kind = type(look_up(f"hyper-parameter of {config.method}", name, defaults))
+        look_up(f"hyper-parameter of {config.method}", name, known)
         try:
-            given[name] = kind(value)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{name} of {config.method} must be a {kind.__name__}; found {value!r}."
-            ) from error
-    return replace(method, **given)
+            found[name] = TypeAdapter(kinds[name]).validate_python(value)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"]
+            raise SettingError(
+                f"{name} of {config.method}: {said[0].lower()}{said[1:]}; found {value!r}."
+            ) from None
+    return replace(method, **found)
+
+
+def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
+    """The backbone of resolved settings, or that which the data bring along."""
+    assert config.backbone is not None
+    if config.backbone == OWN:
+        return data.recipe.backbone
+    return Architecture(config.backbone)
 
 
 def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[str, Any]:
-    """Resolved settings as they are written down, and what else decides the numbers.
+    """Resolved settings as they are written down, and what else decides the numbers and made them.
 
-    Several processes round otherwise than one, so their number is of it.
+    Several processes round otherwise than one, so their number decides, too.
     """
+    method, built_in = method_of(config), DATA_SETS.get(data.name) if data.built_in else None
+    parts: list[object] = [type(method), method.code, type(data.preparation)]
+    parts += [built_in.make] if built_in else []
+    parts += [BACKBONES[name] for name in [architecture_of(config, data).name] if name in BACKBONES]
+    decided_by = {
+        "data": data.fingerprint,
+        "code": code_of(*parts),
+        "numerics": NUMERICS,
+        "processes": processes,
+    }
+    if config.weights is not None:
+        decided_by["weights"] = _digest(Path(config.weights))
     made_by = {
         "domaingrad": domaingrad.__version__,
         "code": code_fingerprint(),
         "torch": torch.__version__,
-        "data": data.fingerprint,
-        "processes": processes,
     }
-    if config.weights is not None:
-        made_by["weights"] = _digest(Path(config.weights))
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(config) | {MADE_BY: made_by}))
+    more = {DECIDED_BY: decided_by, MADE_BY: made_by}
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config) | more))
     return settings
 
 
-def config_from(settings: Mapping[str, Any]) -> TrainConfig:
+def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings as they are written down, what decides the numbers.
+
+    Settings at their default are left out, so that one that a later release adds makes no other
+    run of an old one. Who changes a default raises ``NUMERICS``.
+    """
+    defaults = json.loads(json.dumps(asdict(TrainConfig("", None))))
+    found = {}
+    for name, value in written.items():
+        default = defaults.get(name)
+        own = value
+        if isinstance(value, dict) and isinstance(default, dict):
+            own, default = {k: v for k, v in value.items() if v != default.get(k)}, {}
+        if name not in (MADE_BY, "plugins") and own != default:
+            found[name] = own
+    return found
+
+
+def config_from(written: Mapping[str, Any]) -> TrainConfig:
     """Settings that were written down.
 
     Raises:
-        UnknownNameError: a setting that does not exist.
-        RunDirectoryError: one that is missing, or no settings at all.
+        SettingError: one that does not exist, is missing, or does not fit.
     """
-    known = {entry.name: entry for entry in fields(TrainConfig)}
-    given = {name: value for name, value in settings.items() if name != MADE_BY}
-    for name in given:
-        look_up("setting", name, known)
-    if missing := [name for name in ("data", "hold_out") if name not in given]:
-        raise RunDirectoryError(f"expected the settings {' and '.join(missing)}; found none.")
-    options = given.pop("data_options", {}) or {}
-    if not isinstance(options, dict):
-        raise RunDirectoryError(f"expected data_options by name; found {options!r}.")
-    for name in options:
-        look_up("data option", name, vars(DataOptions()))
-    texts: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    settings = {n: value for n, value in written.items() if n not in (DECIDED_BY, MADE_BY)}
+    for name in ("hyperparameters", "data_options", "plugins"):
+        settings[name] = settings.get(name) or {}
+    config = TrainConfig(**settings | {"plugins": tuple(settings["plugins"])})
+    import_plugins(config.plugins)
+    return config
+
+
+def _told(config: TrainConfig) -> dict[str, Any]:
+    """A reader's options that are not at their defaults."""
+    if not config.data_options:
+        return {}
+    told = options_of(config.data, config.data_options)
+    return {
+        entry.name: value
+        for entry in fields(told)
+        if (value := getattr(told, entry.name)) != entry.default
     }
-    return TrainConfig(**given, data_options=DataOptions(**texts))
-
-
-def _is_table(data: DomainData) -> bool:
-    return data.preparation.kind == "table" or len(data.preparation.shape) == 1
-
-
-def _default_backbone(data: DomainData) -> str:
-    if data.built_in:
-        return OWN
-    return "mlp" if _is_table(data) else default_backbone(data.preparation.shape)
 
 
 def _from_anywhere(data: str) -> str:
@@ -331,10 +298,6 @@ def _from_anywhere(data: str) -> str:
     if data in DATA_SETS or not Path(place).expanduser().exists():
         return data
     return f"{kind}{separator}{Path(place).expanduser().absolute()}"
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _digest(path: Path) -> str:

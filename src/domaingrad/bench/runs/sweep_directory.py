@@ -105,9 +105,9 @@ class SweepDirectory:
             for name, old, new in differences(there.request, plan.request)
         ]
         found += [
-            f"{name} is {there.made_by.get(name)} there and {new} here"
-            for name, new in plan.made_by.items()
-            if there.made_by.get(name) != new
+            f"{name} is {old} there and {plan.decided_by[name]} here"
+            for name, old in there.decided_by.items()
+            if plan.decided_by.get(name, old) != old
         ]
         told = "; ".join(found) or "other runs"
         if extends(plan, there):

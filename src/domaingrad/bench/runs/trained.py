@@ -13,48 +13,65 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from domaingrad.bench.domains import DATA_SETS, Preparation, Task, preparation_from
-from domaingrad.bench.models import build
+from domaingrad.bench.domains import Preparation, Task, preparation_from
+from domaingrad.bench.models import PREDICTORS, Architecture, Network, Predictor
+from domaingrad.bench.names import look_up
 
 from .files import RunDirectoryError
-from .fitting import Labels, outputs_on
+from .trainer import TargetScaler, outputs_on
 
 METADATA = "domaingrad"
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of the metadata; another number is refused."""
-OWN = "own"
-"""The backbone that a built-in data set brings along."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model in use."""
 
-    model: nn.Module
-    backbone: str
+    predictor: Network | Predictor
+    architecture: Architecture
     data: str
     """Name of the data it was trained on."""
     preparation: Preparation
     task: Task
     classes: tuple[str, ...]
-    labels: Labels
+    target: TargetScaler
     sources: tuple[str, ...]
     held_out: str | None
     facts: Mapping[str, Any]
     """How it came about: method, hyper-parameters, the step it was selected at."""
+
+    @staticmethod
+    def weights_of(predictor: nn.Module) -> dict[str, Tensor]:
+        """Copies of all that :meth:`content` takes of a predictor.
+
+        Raises:
+            TypeError: it is none that a file could hold.
+        """
+        if isinstance(predictor, Network):
+            state = predictor.plain_state()
+        elif isinstance(predictor, Predictor):
+            state = predictor.state_dict()
+        else:
+            raise TypeError(
+                f"expected a Network or a registered Predictor to evaluate and save; found a "
+                f"{type(predictor).__name__}."
+            )
+        return {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
 
     def outputs(self, stored: Tensor, rows: Tensor | None = None) -> Tensor:
         """What the model puts out for (some rows of) stored inputs.
 
         Probabilities [n, classes] for classes; else numbers in the unit of the labels, shape [n].
         """
-        self.model.eval()
+        self.predictor.eval()
         found = outputs_on(
-            self.model,
+            self.predictor,
             self.preparation,
             stored,
             torch.arange(len(stored)) if rows is None else rows,
-            next(self.model.parameters()).device,
+            next(self.predictor.parameters()).device,
         )
         if not found.isfinite().all():
             odd = int((~found.isfinite().all(1)).sum())
@@ -64,18 +81,26 @@ class Trained:
             )
         if self.task == "classification":
             return found.softmax(1)
-        return self.labels.unscaled(found.squeeze(1))
+        return self.target.unscaled(found.squeeze(1))
+
+    @property
+    def network(self) -> Network:
+        """The network within the predictor."""
+        found = self.predictor
+        return found.network if isinstance(found, Predictor) else found
 
     def content(self, weights: Mapping[str, Tensor]) -> bytes:
         """A safetensors file with these weights and all the rest; :meth:`load` reads it."""
+        wrapped = self.predictor if isinstance(self.predictor, Predictor) else None
         described = {
             "format": FORMAT,
-            "backbone": self.backbone,
+            "predictor": wrapped and {"name": wrapped.name, "arguments": wrapped.arguments},
+            "architecture": asdict(self.architecture),
             "data": self.data,
             "preparation": self.preparation.described(),
             "task": self.task,
             "classes": list(self.classes),
-            "labels": asdict(self.labels),
+            "target": asdict(self.target),
             "sources": list(self.sources),
             "held_out": self.held_out,
             "facts": dict(self.facts),
@@ -83,7 +108,7 @@ class Trained:
         return save(dict(weights), {METADATA: json.dumps(described)})
 
     @classmethod
-    def load(cls, path: Path) -> Trained:
+    def load(cls, path: Path) -> TrainedModel:
         """Read what :meth:`content` made.
 
         Raises:
@@ -108,26 +133,25 @@ class Trained:
         preparation = preparation_from(described["preparation"])
         classes = tuple(described["classes"])
         task: Task = described["task"]
-        model = make_model(
-            described["backbone"], described["data"], preparation.shape, len(classes) or 1
-        )
-        model.load_state_dict(weights)
+        architecture = Architecture(**described["architecture"])
+        model = architecture.build(preparation.shape, len(classes) or 1)
+        network = Network(model, preparation.shape)
+        predictor: Network | Predictor = network
+        if (wrapped := described["predictor"]) is None:
+            network.load_plain_state(weights)
+        else:
+            kind = look_up("predictor", wrapped["name"], PREDICTORS)
+            predictor = kind(network, **wrapped["arguments"])
+            predictor.load_state_dict(weights)
         return cls(
-            model=model.eval(),
-            backbone=described["backbone"],
+            predictor=predictor.eval(),
+            architecture=architecture,
             data=described["data"],
             preparation=preparation,
             task=task,
             classes=classes,
-            labels=Labels(**described["labels"]),
+            target=TargetScaler(**described["target"]),
             sources=tuple(described["sources"]),
             held_out=described["held_out"],
             facts=described["facts"],
         )
-
-
-def make_model(backbone: str, data: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """A backbone by name, or a built-in data set's own."""
-    if backbone == OWN:
-        return DATA_SETS[data].recipe.model(shape, outputs)
-    return build(backbone, shape, outputs)

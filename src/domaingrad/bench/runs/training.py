@@ -14,23 +14,18 @@ from pathlib import Path
 from torch import Generator
 
 from domaingrad.bench.domains import DataError, DomainData, Task, load
+from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of, training_domain_validation
 
 from .directory import RECORDS, RunDirectory, flat
 from .files import RunDirectoryError
-from .fitting import (
-    DIVERGED,
-    Checkpoint,
-    HeldOutScores,
-    require_sources,
-)
-from .isolation import isolated
 from .launching import alone_on, fabric_of, is_first, joined, require_among_processes
 from .loggers import logger_class
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
-from .resumable import Carried, Listener, carry_on, fit_of
+from .resumable import Begun, Carried, Listener, begin, carry_on
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
-from .trained import Trained
+from .trained import TrainedModel
+from .trainer import DIVERGED, Checkpoint, HeldOutScores, require_sources
 
 NONE = "none"
 """What stands for no domain on the command line."""
@@ -56,9 +51,9 @@ class Result:
     notes: tuple[str, ...]
 
     @property
-    def model(self) -> Trained:
+    def model(self) -> TrainedModel:
         """The selected model."""
-        return Trained.load(self.directory.model)
+        return TrainedModel.load(self.directory.model)
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Estimate:
     def scores(self) -> dict[str, float]:
         """Score on each domain while it was held out, at the selected checkpoint."""
         return {
-            name: result.held_out.train
+            name: result.held_out.score
             for name, result in self.results.items()
             if result.held_out is not None
         }
@@ -153,7 +148,8 @@ def train_together(
     def prepare() -> tuple[TrainConfig, DomainData]:
         ready, data = _read(config, None, heard)
         _require_work(ready, data, prod(processes))
-        _try_out(ready, data, Ranks(lambda: fabric))
+        # Built to see that it can be: several processes build it again, once they have met.
+        _tried_out(ready, data, Ranks(lambda: fabric))
         return ready, data
 
     try:
@@ -174,6 +170,7 @@ def _read(
     config: TrainConfig, data: DomainData | None, listener: Listener
 ) -> tuple[TrainConfig, DomainData]:
     """The data, and the settings with nothing left open."""
+    import_plugins(config.plugins)
     if data is None:
         data = load(config.data, config.data_options, listener.news, drawing(config))
         for note in data.notes:
@@ -194,8 +191,8 @@ def _train(
     with ExitStack() as held:
         ranks.first(lambda: held.enter_context(directory.alone(patience)))
         # Several processes have tried it out before they met.
-        if ranks.world == 1 and not directory.begun:
-            _try_out(config, data, ranks)
+        alone = ranks.world == 1 and not directory.begun
+        begun = _tried_out(config, data, ranks) if alone else None
         ranks.first(lambda: directory.begin(written(config, data, ranks.world)))
         estimate = None
         if config.hold_out is None:
@@ -212,7 +209,7 @@ def _train(
                 }
             )
         if ranks.first(directory.finished) is None:
-            carry_on(config, data, directory, carried)
+            carry_on(config, data, directory, carried, begun)
         return ranks.first(lambda: _result(directory, config, data, estimate))
 
 
@@ -270,13 +267,12 @@ def _require_work(config: TrainConfig, data: DomainData, processes: int) -> None
         )
 
 
-def _try_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> None:
-    """See that the training can begin, before anything is written down."""
+def _tried_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> Begun:
+    """The training before its first step, so that it can begin before anything is written."""
     if config.hold_out is None:
         for sources in _sources(config, data):
             require_sources(method_of(config), sources)
-    with isolated(0):
-        fit_of(config, data, ranks)
+    return begin(config, data, ranks)
 
 
 def _result(

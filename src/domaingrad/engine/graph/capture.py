@@ -29,7 +29,8 @@ from ..units import Units
 from .layout import PerUnit, Sampled, Shared
 from .operators import Placements, UnprovableError
 from .per_unit import stacked
-from .proof import Proof, Prover
+from .proof import Proof, Prover, require_alike
+from .sizes import Conditions, Sizes, changeable
 
 aten = torch.ops.aten
 
@@ -117,8 +118,10 @@ class CapturedGraph:
     ) -> None:
         self.current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
-        self.is_checked = False
-        """Whether a step through it was compared with separate passes."""
+        self.checked: set[bool] = set()
+        """Kinds of batches for which a step was compared with separate passes: with units of a
+        single sample, which a graph may have been captured without a thought of, and without."""
+        self._conditions = Conditions()
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
         self.ways: dict[str, str] = {}
@@ -138,8 +141,9 @@ class CapturedGraph:
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        if not (self.is_checked or self.current.verifying):
+        if not (self.current.verifying or self.current.units.any_single in self.checked):
             raise NewGraph(self)
+        self._conditions.check(args, self.current.units.sizes)
         self.current.graph = self
         self.arguments = args
         if self._compiled is None or self.current.verifying:
@@ -175,8 +179,14 @@ class CapturedGraph:
         self._receive(backward, gradients, proof)
         return forward, backward
 
-    def rewrite(self, joint: GraphModule) -> tuple[list[Gradient | None], Proof]:
+    def rewrite(
+        self, joint: GraphModule, fixed: bool = False
+    ) -> tuple[list[Gradient | None], Proof]:
         """Prove the joint graph, and let it tell the units apart.
+
+        Args:
+            joint: forward and backward pass together.
+            fixed: the sizes are constants of it, and it was proven before for sizes left open.
 
         Returns:
             What the backward pass gives for each input, and what was proven.
@@ -190,10 +200,12 @@ class CapturedGraph:
         if described is None:
             raise UnprovableError("this version of PyTorch does not describe captured graphs")
         results = list(output.args[0])
-        shapes = _Shapes(joint)
         placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
         tangents, starts = self._inputs(placeholders, described, results)
-        proof = Prover(shapes, self.current.units.samples).prove(joint.graph, starts, tangents)
+        if fixed:
+            proof = Prover(Sizes(), self.current.units.samples).prove(joint.graph, starts, tangents)
+        else:
+            proof = self._prove(joint, placeholders, starts, tangents)
         self._check_outputs(proof, described, results)
         self._count_batches(placeholders)
         self.ways = {
@@ -212,6 +224,28 @@ class CapturedGraph:
             Gradient(what.grad_of.idx, node) if isinstance(node, Node) else None
             for what, node in pairs
         ], proof
+
+    def _prove(
+        self,
+        joint: GraphModule,
+        placeholders: Sequence[Node],
+        starts: Mapping[Node, Placements],
+        tangents: Mapping[Node, Node],
+    ) -> Proof:
+        """For the sizes that the graph was captured with, and for others."""
+        inputs = [node for node, place in starts.items() if isinstance(place, Sampled)]
+        numbers, of_samples = changeable(placeholders, inputs)
+        if not of_samples:
+            raise UnprovableError("the model makes a constant of the number of samples")
+        self._conditions = Conditions.of(placeholders, of_samples)
+        proofs = []
+        for sizes in (Sizes(of_samples=of_samples), Sizes(numbers, of_samples)):
+            samples = {sizes.shape(node)[0] for node in inputs}
+            if len(samples) != 1:
+                raise UnprovableError("the inputs do not have one row a sample each")
+            proofs.append(Prover(sizes, samples.pop()).prove(joint.graph, starts, tangents))
+        require_alike(proofs[0], proofs[-1])
+        return proofs[0]
 
     def _inputs(
         self, placeholders: Sequence[Node], described: Sequence[Any], results: Sequence[Any]
@@ -359,28 +393,6 @@ def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
     return batches + (1 if units.pooled else units.count)
 
 
-class _Shapes:
-    """Shapes of a graph's tensors in whole numbers."""
-
-    def __init__(self, joint: GraphModule) -> None:
-        self._joint = joint
-
-    def __call__(self, node: Node) -> tuple[int, ...]:
-        value = node.meta.get("val")
-        if not isinstance(value, Tensor):
-            return ()
-        return tuple(_whole(size) for size in value.shape)
-
-
-def _whole(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    hint = size.node.hint
-    if hint is None:
-        raise UnprovableError("a size depends on the data")
-    return int(hint)
-
-
 def _source(node: Node) -> str:
     argument = node.meta.get("grapharg")
     if argument is None or argument.source is None:
@@ -452,7 +464,7 @@ def captured(
     own = types.FunctionType(code, _passing.__globals__)
 
     def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
-        own = CapturedGraph(current, graph, examples, compiler)
-        return torch._dynamo.disable(own, recursive=False)  # type: ignore[no-untyped-call]
+        run_plainly: Any = torch._dynamo.disable
+        return run_plainly(CapturedGraph(current, graph, examples, compiler), recursive=False)
 
     return torch.compile(own, backend=backend, fullgraph=True)

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+from torch.fx.experimental import _config as symbols
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..batch import Batch, select
+from ..batch import Batch, run, select
 from ..errors import (
     FOREIGN_BACKWARD,
     MIXED_LOSSES,
@@ -22,12 +23,15 @@ from ..errors import (
     UnsupportedModelError,
 )
 from ..gradients import Given, Stacked, UnitGradients
-from ..inventory import Inventory
+from ..inventory import Inventory, preserved
 from ..receivers import ElementwiseAgreement
 from ..units import Units
 from .capture import CapturedGraph, NewGraph, Pass, RuleInGraph, captured
 from .operators import UnprovableError
 from .verification import verify
+
+FEWEST_OF_ONE_UNIT = 4
+"""Samples of a batch of one unit that can be compared as two."""
 
 MOST_GRAPHS = 3
 """Graphs that are looked at in one step, for a model that is another one each time."""
@@ -115,32 +119,36 @@ class GraphEngine:
     def _passed(
         self, inventory: Inventory, units: Units, inputs: Any, options: Mapping[str, Any]
     ) -> Any:
-        self._current.units = units
+        inputs = tree_map_only(Tensor, _of_any_size, inputs)
         for _ in range(MOST_GRAPHS):
+            self._current.units = units
             try:
                 return self._captured(inventory, inputs, options)
             except NewGraph as new:
                 graph = new.graph
+            self._current.units = _apart(units)
             verify(
                 inventory,
-                units,
+                self._current.units,
                 inputs,
                 options,
                 self._current,
                 graph,
                 lambda: self._captured(inventory, inputs, options),
             )
-            graph.is_checked = True
+            graph.checked.add(units.any_single)
         raise InconclusiveError("the model is another graph each time")
 
     def _captured(
-        self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], quietly: bool = False
+        self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], again: bool = False
     ) -> Any:
         try:
-            if inventory.recurrent:
-                with torch._dynamo.config.patch(allow_rnn=True):
-                    return self._call(inventory.model, inputs, options)
-            return self._call(inventory.model, inputs, options)
+            # Sizes that are the same by chance are not taken for one.
+            with symbols.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                if inventory.recurrent:
+                    with torch._dynamo.config.patch(allow_rnn=True):
+                        return self._call(inventory.model, inputs, options)
+                return self._call(inventory.model, inputs, options)
         except BackendCompilerFailed as error:
             inner = error.inner_exception
             if isinstance(inner, (MemoryError, torch.OutOfMemoryError)):
@@ -149,12 +157,41 @@ class GraphEngine:
                 raise UnsupportedModelError(str(inner)) from None
             raise UnsupportedModelError(f"its graph cannot be built: {_first(inner)}") from error
         except TorchDynamoException as error:
-            if "Warning:" in _first(error) and not quietly:
-                # Warnings that Dynamo meets are the model's; where they are errors, say, in tests.
+            if not again:
+                # What a model does in its first pass only is over; warnings that Dynamo meets are
+                # the model's, where they are errors, say, in tests.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    return self._captured(inventory, inputs, options, quietly=True)
+                    _prepare(inventory, inputs, options)
+                    return self._captured(inventory, inputs, options, again=True)
             raise UnsupportedModelError(f"it cannot be captured whole: {_first(error)}") from error
+
+
+def _prepare(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> None:
+    """A plain pass that leaves nothing behind but what a model does once."""
+    devices = {p.device for p in inventory.trained if p.device.type == "cuda"}
+    with preserved(inventory), torch.random.fork_rng(devices=devices), torch.no_grad():
+        run(inventory.model, inputs, options)
+
+
+def _of_any_size(tensor: Tensor) -> Tensor:
+    """The same, of which Dynamo takes the number of samples for one that changes.
+
+    So the graph says where the model makes use of it: a unit has fewer samples than the batch.
+    """
+    tensor = tensor.detach()
+    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return tensor
+
+
+def _apart(units: Units) -> Units:
+    """What shows that units are told apart: one alone is compared as two."""
+    if units.count > 1:
+        return units
+    if units.samples < FEWEST_OF_ONE_UNIT:
+        raise InconclusiveError("so few samples of one domain alone show no layout")
+    half = units.samples // 2
+    return Units((half, units.samples - half), units.pooled)
 
 
 def _first(error: BaseException) -> str:

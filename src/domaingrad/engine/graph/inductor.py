@@ -22,6 +22,7 @@ from torch._subclasses import FakeTensor
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
 from torch.fx.traceback import preserve_node_meta
 
 from domaingrad.rules import ElementwiseRule
@@ -92,7 +93,7 @@ class InductorGraphs:
             # What a cache holds was made without the pass.
             with torch._functorch.config.patch(enable_autograd_cache=False):
                 call: Any = compile_fx(
-                    copy.deepcopy(self._graph),
+                    _with_numbers(self._graph, args),
                     [leaf(arg) for arg in args],
                     inner_compile=_Inner(captured, inline, self._options),
                     config_patches={**self._options, "joint_custom_pre_pass": inline},
@@ -105,6 +106,23 @@ class InductorGraphs:
         if not captured.draws:
             require_same(captured, args, lambda *args: call(*(leaf(arg) for arg in args)))
         return call  # type: ignore[no-any-return]
+
+
+def _with_numbers(graph: GraphModule, args: Sequence[Any]) -> GraphModule:
+    """A copy in which the sizes that were left open are these numbers."""
+    own = copy.deepcopy(graph)
+    for node, arg in zip(own.graph.find_nodes(op="placeholder"), args, strict=True):
+        if isinstance(arg, (int, float)):
+            number = partial(_replaced, node, arg)
+            for user in list(node.users):
+                user.args = map_arg(user.args, number)
+                user.kwargs = map_arg(user.kwargs, number)
+    own.recompile()
+    return own
+
+
+def _replaced(node: Node, number: float, found: Node) -> Any:
+    return number if found is node else found
 
 
 class _Inline(CustomGraphPass):
@@ -121,7 +139,7 @@ class _Inline(CustomGraphPass):
         """Work on the joint graph."""
         joint = graph.owning_module
         assert joint is not None
-        self.gradients, proof = self._captured.rewrite(joint)
+        self.gradients, proof = self._captured.rewrite(joint, fixed=True)
         output = graph.output_node()
         results = _results(output)
         first = len(results) - len(self.gradients)
@@ -166,7 +184,7 @@ def _inline(joint: GraphModule) -> None:
             graph.erase_node(node)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     run = partial(Interpreter(joint).run, enable_io_processing=False)
-    traced = _traced(run, [node.meta["val"] for node in inputs])
+    traced = _traced(run, [node.meta.get("val", 0) for node in inputs])  # Numbers are unused.
     for node in reversed(graph.nodes):
         if node.op != "placeholder":
             graph.erase_node(node)

@@ -33,7 +33,9 @@ class Sampled:
     """The N samples lie along dimension ``dim``, whose size is ``outer · N · inner``.
 
     Entry (o, s, i) along it belongs to sample s: ``inner`` entries of one sample side by side
-    (flattened positions), ``outer`` groups of all samples (a flattened sequence-first tensor).
+    (flattened positions), ``outer`` groups of all samples (a flattened sequence-first tensor). In a
+    later batch one of the two may be another number, where the other one is 1: it follows from the
+    size.
     """
 
     dim: int
@@ -51,27 +53,40 @@ class Sampled:
         """The same along another dimension."""
         return Sampled(dim, self.outer, self.inner, self.repeated)
 
+    def is_laid_as(self, other: Sampled) -> bool:
+        """Whether :meth:`split` does right in a batch of other sizes, where this is ``other``."""
+        if self.outer == 1 or self.inner == 1:
+            return (self.outer == 1, self.inner == 1) == (other.outer == 1, other.inner == 1)
+        return (self.outer, self.inner) == (other.outer, other.inner)
+
+    def _apart(self, tensor: Tensor, samples: int) -> Tensor:
+        """[…, outer, samples, inner, …]."""
+        outer = -1 if self.inner == 1 else self.outer
+        inner = -1 if self.outer == 1 and self.inner != 1 else self.inner
+        return torch.unflatten(tensor, self.dim, (outer, samples, inner))
+
     def split(self, tensor: Tensor, units: Units) -> list[Tensor]:
         """One tensor a unit; views unless the samples lie in groups."""
         if self.outer == 1:
-            sizes = [n * self.inner for n in units.sizes]
+            inner = tensor.shape[self.dim] // units.samples
+            sizes = [n * inner for n in units.sizes]
             return list(torch.split_with_sizes(tensor, sizes, self.dim))
-        apart = torch.unflatten(tensor, self.dim, (self.outer, units.samples, self.inner))
+        apart = self._apart(tensor, units.samples)
         parts = torch.split_with_sizes(apart, list(units.sizes), self.dim + 1)
         return [part.flatten(self.dim, self.dim + 2) for part in parts]
 
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
+    def join(self, parts: Sequence[Tensor], units: Units) -> Tensor:
         """The inverse of :meth:`split`."""
         if self.outer == 1:
             return torch.cat(list(parts), self.dim)
-        apart = [torch.unflatten(p, self.dim, (self.outer, -1, self.inner)) for p in parts]
+        apart = [self._apart(part, n) for part, n in zip(parts, units.sizes, strict=True)]
         return torch.cat(apart, self.dim + 1).flatten(self.dim, self.dim + 2)
 
     def first(self, tensor: Tensor, units: Units) -> Tensor:
         """With the samples along the first dimension: [N, …, outer·inner at ``dim``, …]."""
         if self.dim == 0 and self.plain:
             return tensor
-        apart = torch.unflatten(tensor, self.dim, (self.outer, units.samples, self.inner))
+        apart = self._apart(tensor, units.samples)
         moved = apart.movedim(self.dim + 1, 0)
         return moved.flatten(self.dim + 1, self.dim + 2)
 

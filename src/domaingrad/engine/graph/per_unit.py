@@ -37,7 +37,7 @@ def each_unit(
         for unit in range(units.count):
             own_args, own_kwargs = tree_unflatten([part[unit] for part in parts], spec)
             results.append(op(*own_args, **own_kwargs))
-        return _joined(results, result)
+        return _joined(results, result, units)
 
     return run
 
@@ -57,11 +57,13 @@ def _parts(value: Any, place: Placements, units: Units) -> Sequence[Any]:
     return [value] * units.count
 
 
-def _joined(results: Sequence[Any], place: Placements) -> Any:
+def _joined(results: Sequence[Any], place: Placements, units: Units) -> Any:
     if isinstance(place, tuple):
-        return tuple(_joined([each[i] for each in results], own) for i, own in enumerate(place))
+        return tuple(
+            _joined([each[i] for each in results], own, units) for i, own in enumerate(place)
+        )
     if isinstance(place, Sampled):
-        return place.join(results)
+        return place.join(results, units)
     if isinstance(place, PerUnit):
         if results[0] is None:
             return None

@@ -14,6 +14,7 @@ from .layout import PerUnit, Sampled, Shared
 from .operators import RULES, Call, Outcome, Placements, UnprovableError
 from .operators.constants import ALIKE, by_rule
 from .operators.elementwise import elementwise
+from .operators.registry import Sizes
 from .per_unit import each_unit
 
 
@@ -30,12 +31,12 @@ class Prover:
     """Walks a joint graph from the inputs to the gradients.
 
     Args:
-        shape_of: the shape of a node's tensor, in whole numbers.
+        sizes: what the sizes in the graph come to.
         samples: N.
     """
 
-    def __init__(self, shape_of: Callable[[Node], tuple[int, ...]], samples: int) -> None:
-        self._shape_of = shape_of
+    def __init__(self, sizes: Sizes, samples: int) -> None:
+        self._sizes = sizes
         self._samples = samples
 
     def prove(
@@ -89,9 +90,11 @@ class Prover:
             tensor = isinstance(node.meta.get("val"), torch.Tensor)
             proof.placements[node] = Shared() if tensor else None
             return
-        call = Call(node, proof.placements, self._shape_of, self._samples, in_backward)
+        call = Call(node, proof.placements, self._sizes, self._samples, in_backward)
         places = [call.at(tensor) for tensor in call.tensors]
         packet = node.target.overloadpacket
+        if call.counts_samples:
+            raise call.refuse("computes with the number of samples")
         likeness = packet in ALIKE and packet not in RULES
         if likeness or not any(isinstance(place, (Sampled, PerUnit)) for place in places):
             proof.placements[node] = by_rule(call, RULES.get(packet))
@@ -133,8 +136,29 @@ class Prover:
         return isinstance(proof.placements[node], (Sampled, PerUnit, tuple))
 
 
+def require_alike(proof: Proof, other: Proof) -> None:
+    """Refuse what lies elsewhere in a batch of other sizes.
+
+    Raises:
+        UnprovableError: a tensor's samples do.
+    """
+    for node, place in proof.placements.items():
+        if not _is_alike(place, other.placements[node]):
+            raise UnprovableError(
+                f"{_where(node)}: {node.target} puts samples elsewhere in a batch of another size"
+            )
+
+
+def _is_alike(one: Placements, other: Placements) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return all(_is_alike(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, Sampled) and isinstance(other, Sampled):
+        return one.dim == other.dim and one.is_laid_as(other)
+    return type(one) is type(other)
+
+
 def _of_gradient(output: Placements) -> Placements:
-    """Where the samples lie in the gradient of an output: it has a row a sample, if alike or not."""
+    """Where the samples lie in the gradient of an output: a row a sample, if alike or not."""
     if isinstance(output, Sampled) and output == Sampled(0):
         return Sampled(0)
     if isinstance(output, Shared) and 0 in output.free:

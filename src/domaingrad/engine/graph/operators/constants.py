@@ -26,7 +26,7 @@ PARTS = frozenset(
 )
 
 
-def placed(call: Call) -> Placements:
+def placed(call: Call) -> Placements:  # noqa: PLR0911, PLR0912, a branch an operator
     """Of the result of an operator whose arguments hold no samples."""
     value = call.node.meta.get("val")
     if isinstance(value, (tuple, list)):
@@ -46,7 +46,7 @@ def placed(call: Call) -> Placements:
         alone = len(set(call["tensors"])) == 1 and (packet is aten.stack or shape[dim] == 1)
         return Shared(frozenset({dim}) if alone else frozenset())
     if packet in VIEWS:
-        return _viewed(call, own, free, shape)
+        return _viewed(call, free, shape)
     if packet is aten.expand:
         more = ndim - len(shape)
         grown = [d for d in range(ndim) if d < more or shape[d - more] != call.shape()[d]]
@@ -147,7 +147,7 @@ def _permuted(call: Call, free: frozenset[int], ndim: int) -> frozenset[int]:
     return frozenset(new for new, old in enumerate(order) if old in free)
 
 
-def _viewed(call: Call, own: Node, free: frozenset[int], shape: tuple[int, ...]) -> Placements:
+def _viewed(call: Call, free: frozenset[int], shape: tuple[int, ...]) -> Placements:
     new = call.shape()
     if free == frozenset(range(len(shape))):
         return Shared(frozenset(range(len(new))))

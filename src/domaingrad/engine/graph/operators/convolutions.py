@@ -64,12 +64,11 @@ class _Backward:
         """Only those that the mask wants."""
         how = Convolution(stride, padding, dilation, transposed, output_padding, groups)
         own_x = own_weight = own_bias = None
-        rows = self._axis.outer * self._axis.inner
+        rows = g.shape[0] // units.samples
         if mask[0]:
             own_x = how.backward(g, x, weight, (True, False, False))[0]
-        if mask[1] or mask[2]:
-            if not self._axis.plain:
-                g, x = (_by_sample(self._axis, t, units) for t in (g, x))
+        if (mask[1] or mask[2]) and not self._axis.plain:
+            g, x = (_by_sample(self._axis, t, units) for t in (g, x))
         if mask[1]:
             own_weight = convolution_gradients(how, x, weight, g, units, rows)
         if mask[2]:

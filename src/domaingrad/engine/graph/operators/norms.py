@@ -203,7 +203,7 @@ class _BatchNorm:
             if moved:
                 running, more = moved[-2:] if self._running else [], list(moved[:-2])
         means, rstds = (torch.stack(each) for each in zip(*moments, strict=True))
-        return self._axis.join(outputs), means, rstds, *more, *running
+        return self._axis.join(outputs, units), means, rstds, *more, *running
 
 
 @rule(*operators("native_batch_norm_backward", "batch_norm_backward"))
@@ -239,7 +239,7 @@ class _BatchNormBackward:
             parts.append(self._op(dy, own, weight, running_mean, running_var, *moments, *options))
         dx, dw, db = zip(*parts, strict=True)
         return (
-            None if dx[0] is None else self._axis.join(dx),
+            None if dx[0] is None else self._axis.join(dx, units),
             None if dw[0] is None else Stacked(torch.stack(dw)),
             None if db[0] is None else Stacked(torch.stack(db)),
         )

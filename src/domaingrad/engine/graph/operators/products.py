@@ -68,7 +68,7 @@ def _product(
                     raise call.mixes()
             else:
                 require_alike(call, 0, [node], 3)
-        return samples[0]
+        return next((p for p in samples if not p.repeated), samples[0])
     sums_left = isinstance(left, Sampled) and left.dim == inner
     sums_right = isinstance(right, Sampled) and right.dim == rows
     if sums_left or sums_right:
@@ -83,14 +83,15 @@ def _product(
 def _as_long(call: Call, own: Placement, other: Placement, node: Any, dim: int) -> Placement:
     """What is alike along the dimension that another tensor's samples are summed over."""
     summed = isinstance(other, Sampled) and other.plain and other.dim != dim
-    if summed and isinstance(own, Shared) and dim in own.free:
-        if call.shape(node)[dim] == call.samples and call.in_backward:
-            return Sampled(dim, repeated=True)
+    free = isinstance(own, Shared) and dim in own.free
+    if summed and free and call.shape(node)[dim] == call.samples and call.in_backward:
+        return Sampled(dim, repeated=True)
     return own
 
 
 def _aligned(left: Placement, right: Placement) -> bool:
-    assert isinstance(left, Sampled) and isinstance(right, Sampled)
+    assert isinstance(left, Sampled)
+    assert isinstance(right, Sampled)
     return (left.outer, left.inner) == (right.outer, right.inner) and not (
         left.repeated and right.repeated
     )
@@ -117,9 +118,9 @@ def mv(call: Call) -> Outcome:
     left, right = call.at(call["self"]), call.at(call["vec"])
     if isinstance(left, Sampled) and left.dim == 0 and isinstance(right, (Shared, PerUnit)):
         return Outcome(left)
-    if isinstance(left, Sampled) and isinstance(right, Sampled) and call.in_backward:
-        if left.dim == 1 and _aligned(left, right):
-            return Outcome(PerUnit())
+    summed = isinstance(left, Sampled) and left.dim == 1 and isinstance(right, Sampled)
+    if summed and call.in_backward and _aligned(left, right):
+        return Outcome(PerUnit())
     raise call.mixes()
 
 

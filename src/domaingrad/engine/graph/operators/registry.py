@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from ..layout import PerUnit, Placement, Sampled, Shared
+
+
+class Sizes(Protocol):
+    """What the sizes in a graph come to."""
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        """Of a node's tensor."""
+
+    def number(self, size: Any) -> int:
+        """Of one size."""
+
+    def tells_samples(self, value: Any) -> bool:
+        """Whether a number changes with the number of samples."""
+
 
 Placements = Placement | tuple[Any, ...] | None
 """Of an operator's result: one tensor, several, or none of interest."""
@@ -39,7 +53,7 @@ class Call:
     Args:
         node: the node.
         placements: of the nodes before it.
-        shape_of: the shape of a node's tensor, in whole numbers.
+        sizes: what the sizes in the graph come to.
         samples: N.
         in_backward: whether it depends on the gradients of the outputs.
     """
@@ -48,31 +62,58 @@ class Call:
         self,
         node: Node,
         placements: Mapping[Node, Placements],
-        shape_of: Callable[[Node], tuple[int, ...]],
+        sizes: Sizes,
         samples: int,
         in_backward: bool,
     ) -> None:
         self.node = node
         self.op: Any = node.target
+        self._sizes = sizes
         self.args = self._bound()
         self.samples = samples
         self.in_backward = in_backward
         self._placements = placements
-        self._shape_of = shape_of
 
     def _bound(self) -> dict[str, Any]:
         """Arguments by name, with defaults."""
         schema = self.op._schema.arguments
         found = {a.name: a.default_value for a in schema if a.has_default_value()}
         found.update(zip((a.name for a in schema), self.node.args, strict=False))
-        return map_arg({**found, **self.node.kwargs}, _number)  # type: ignore[no-any-return]
+        return map_arg({**found, **self.node.kwargs}, self._number)
+
+    def _number(self, node: Node) -> Any:
+        """A size that the graph computes."""
+        value = node.meta.get("val")
+        return self._sizes.number(value) if isinstance(value, torch.SymInt) else node
+
+    def number(self, size: Any) -> int:
+        """A size of one of several results."""
+        return self._sizes.number(size)
+
+    @property
+    def counts_samples(self) -> bool:
+        """Whether the entries of the result are made of the number of samples."""
+        arguments = self.op._schema.arguments
+        given = dict(zip((a.name for a in arguments), self.node.args, strict=False))
+        given.update(self.node.kwargs)
+        values = [
+            given.get(a.name)
+            for a in arguments
+            if any(kind in str(a.type) for kind in ("number", "float", "Tensor"))
+            and not (a.name == "end" and self.op.overloadpacket is torch.ops.aten.arange)
+        ]
+        return any(
+            self._sizes.tells_samples(value.meta.get("val"))
+            for value in values
+            if isinstance(value, Node)
+        )
 
     def pretending(self, placements: Mapping[Node, Placements]) -> Call:
         """The same with other placements of some arguments."""
         return Call(
             self.node,
             {**self._placements, **placements},
-            self._shape_of,
+            self._sizes,
             self.samples,
             self.in_backward,
         )
@@ -92,8 +133,8 @@ class Call:
     def shape(self, value: Any = None) -> tuple[int, ...]:
         """Of an argument, or of the result."""
         if value is None:
-            return self._shape_of(self.node)
-        return self._shape_of(value) if isinstance(value, Node) else ()
+            return self._sizes.shape(self.node)
+        return self._sizes.shape(value) if isinstance(value, Node) else ()
 
     @property
     def tensors(self) -> list[Node]:
@@ -116,12 +157,6 @@ class Call:
     def mixes(self) -> UnprovableError:
         """To be raised where samples of several units come together."""
         return self.refuse("mixes samples")
-
-
-def _number(node: Node) -> Any:
-    """A size that the graph computes, as it was when the graph was captured."""
-    value = node.meta.get("val")
-    return value.node.hint if isinstance(value, torch.SymInt) else node
 
 
 Rule = Callable[[Call], Outcome]

@@ -71,7 +71,7 @@ def _is_place(call: Call, index: Any) -> bool:
         index = index.args[0]
     if index.target not in {aten.arange.default, aten.arange.start, aten.arange.start_step}:
         return False
-    numbers = [int(a) for a in index.args if isinstance(a, int)]
+    numbers = [call.number(a.meta["val"] if isinstance(a, Node) else a) for a in index.args]
     return numbers in ([call.samples], [0, call.samples], [0, call.samples, 1])
 
 
@@ -153,7 +153,7 @@ def _is_bool(index: Any) -> bool:
 
 
 @rule(*operators("index_put", "_unsafe_index_put"))
-def index_put(call: Call) -> Outcome:
+def index_put(call: Call) -> Outcome:  # noqa: PLR0912, a branch a way of writing
     """Entries written, or added, where tensors of integers point."""
     base, picks = call.at(call["self"]), _indices(call)
     values = call.at(call["values"])
@@ -225,7 +225,7 @@ def _masked(
 def _is_zero(node: Any) -> bool:
     return isinstance(node, Node) and (
         node.target in {aten.new_zeros.default, aten.zeros.default, aten.zeros_like.default}
-        or (node.target is aten.full.default and node.args[1] == 0)
+        or (node.target is aten.full.default and bool(node.args[1] == 0))
     )
 
 
@@ -263,9 +263,9 @@ def index_select(call: Call) -> Outcome:
     base, picks = call.at(call["self"]), call.at(call["index"])
     dim = call.dim(call["dim"], len(call.shape(call["self"])))
     source = call.args.get("source")
-    if isinstance(base, Sampled) and isinstance(picks, Shared) and dim != base.dim:
-        if source is None or call.at(source) == base:
-            return Outcome(base)
+    apart = isinstance(base, Sampled) and isinstance(picks, Shared) and dim != base.dim
+    if apart and (source is None or call.at(source) == base):
+        return Outcome(base)
     if isinstance(base, Shared) and isinstance(picks, Sampled) and source is None:
         return Outcome(picks.moved(dim))
     raise call.mixes()

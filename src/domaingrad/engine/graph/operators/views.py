@@ -29,7 +29,7 @@ def _axis(call: Call, name: str = "self") -> Sampled:
 def view(call: Call) -> Outcome:
     """Another shape of the same entries."""
     if _per_unit(call):
-        return Outcome(PerUnit(), lambda units, x, size: x.reshape(len(x), *size), True)
+        return Outcome(PerUnit(), lambda _units, x, size: x.reshape(len(x), *size), True)
     axis, shape, new = _axis(call), call.shape(call["self"]), call.shape()
     found = viewed(axis, shape, new, call.samples)
     if found is None:
@@ -41,7 +41,7 @@ def view(call: Call) -> Outcome:
 def t(call: Call) -> Outcome:
     """Rows for columns."""
     if _per_unit(call):
-        return Outcome(PerUnit(), lambda units, x: x.transpose(-2, -1) if x.ndim > 2 else x, True)
+        return Outcome(PerUnit(), lambda _units, x: x.transpose(-2, -1) if x.ndim > 2 else x, True)
     axis = _axis(call)
     return Outcome(axis.moved(1 - axis.dim) if len(call.shape()) == 2 else axis)
 
@@ -52,7 +52,7 @@ def transpose(call: Call) -> Outcome:
     ndim = len(call.shape())
     a, b = call.dim(call["dim0"], ndim), call.dim(call["dim1"], ndim)
     if _per_unit(call):
-        return Outcome(PerUnit(), lambda units, x, *_: x.transpose(a + 1, b + 1), True)
+        return Outcome(PerUnit(), lambda _units, x, *_: x.transpose(a + 1, b + 1), True)
     axis = _axis(call)
     return Outcome(axis.moved({a: b, b: a}.get(axis.dim, axis.dim)))
 
@@ -64,7 +64,7 @@ def permute(call: Call) -> Outcome:
     dims = [call.dim(d, ndim) for d in call["dims"]]
     if _per_unit(call):
         order = [0, *(d + 1 for d in dims)]
-        return Outcome(PerUnit(), lambda units, x, _: x.permute(order), True)
+        return Outcome(PerUnit(), lambda _units, x, _: x.permute(order), True)
     axis = _axis(call)
     return Outcome(axis.moved(dims.index(axis.dim)))
 
@@ -74,7 +74,7 @@ def unsqueeze(call: Call) -> Outcome:
     """One dimension more."""
     dim = call.dim(call["dim"], len(call.shape()))
     if _per_unit(call):
-        return Outcome(PerUnit(), lambda units, x, _: x.unsqueeze(dim + 1), True)
+        return Outcome(PerUnit(), lambda _units, x, _: x.unsqueeze(dim + 1), True)
     axis = _axis(call)
     return Outcome(axis.moved(axis.dim + (dim <= axis.dim)))
 
@@ -88,7 +88,7 @@ def squeeze(call: Call) -> Outcome:
     gone = {d for d in (call.dim(d, len(shape)) for d in dims) if shape and shape[d] == 1}
     if _per_unit(call):
         places = tuple(d + 1 for d in sorted(gone))
-        return Outcome(PerUnit(), lambda units, x, *_: x.squeeze(places), True)
+        return Outcome(PerUnit(), lambda _units, x, *_: x.squeeze(places), True)
     axis = _axis(call)
     return Outcome(axis.moved(axis.dim - sum(d < axis.dim for d in gone)))
 
@@ -103,7 +103,7 @@ def expand(call: Call) -> Outcome:
         if any(new[d] % call.samples == 0 for d in grown):
             raise call.refuse("spreads a tensor per unit over what may be samples")
 
-        def run(units: Any, x: Tensor, size: Sequence[int], **_: Any) -> Tensor:
+        def run(_units: Any, x: Tensor, size: Sequence[int], **_: Any) -> Tensor:
             x = x.view(len(x), *(1,) * more, *x.shape[1:])
             return x.expand(len(x), *size)
 
@@ -126,7 +126,7 @@ def select(call: Call) -> Outcome:
     """One entry along a dimension."""
     dim = call.dim(call["dim"], len(call.shape(call["self"])))
     if _per_unit(call):
-        return Outcome(PerUnit(), lambda units, x, _, index: x.select(dim + 1, index), True)
+        return Outcome(PerUnit(), lambda _units, x, _, index: x.select(dim + 1, index), True)
     axis = _axis(call)
     if dim == axis.dim:
         raise call.refuse("picks single samples")
@@ -165,8 +165,8 @@ def split(call: Call) -> Outcome:
         return Outcome(tuple(axis for _ in parts))
     found, start = [], 0
     for part in parts:
-        found.append(_groups(call, axis, start, int(part.shape[dim])))
-        start += int(part.shape[dim])
+        found.append(_groups(call, axis, start, call.number(part.shape[dim])))
+        start += call.number(part.shape[dim])
     return Outcome(tuple(found))
 
 
@@ -224,9 +224,10 @@ def _together(call: Call, tensors: Sequence[Any]) -> Sampled:
             alike = placement.dim == axis.dim and placement.inner == axis.inner
             if not alike or (placement.outer != axis.outer and not along):
                 raise call.mixes()
-        elif not (isinstance(placement, Shared) and axis.dim in placement.free):
-            if call.shape(x)[axis.dim] != 1 or not isinstance(placement, Shared):
-                raise call.refuse("puts samples beside a tensor that has one entry a sample")
+        elif not isinstance(placement, Shared) or (
+            axis.dim not in placement.free and call.shape(x)[axis.dim] != 1
+        ):
+            raise call.refuse("puts samples beside a tensor that has one entry a sample")
     return next((a for a in found if not a.repeated), axis)
 
 
@@ -306,6 +307,17 @@ def along(call: Call) -> Outcome:
         dims = [call.dim(d, ndim) for d in call["dims"]] or list(range(ndim))
     if axis.dim in dims:
         raise call.refuse("moves samples")
+    return Outcome(axis)
+
+
+@rule(*operators("unfold", "unfold_backward"))
+def unfold(call: Call) -> Outcome:
+    """Windows along one dimension, in a new last one."""
+    name = "self" if "self" in call.args else "grad_in"
+    axis, ndim = _axis(call, name), len(call.shape(call[name]))
+    dim = call["dimension"] if name == "self" else call["dim"]
+    if call.dim(dim, ndim - (name != "self")) == axis.dim:
+        raise call.mixes()
     return Outcome(axis)
 
 

@@ -1,0 +1,284 @@
+"""What trains one network by one method, on one of three levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from domaingrad.bench.models import Network, Predictor
+
+Batches = Mapping[str, tuple[Tensor, Tensor]]
+"""Inputs and labels of each source domain for one step; this process's part of them."""
+H_co = TypeVar("H_co", covariant=True)
+"""A method, as its learner knows it."""
+
+
+class Processes(Protocol):
+    """The processes that train one network together; one alone changes nothing."""
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """In DistributedDataParallel, if there are several processes."""
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter], samples: int) -> None:
+        """Mean of all processes' gradients, weighted by their numbers of samples."""
+
+
+class MakesOptimizers(Protocol):
+    """The run's recipe: which optimizer, how fast, by which schedule."""
+
+    def __call__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        betas: tuple[float, float] | None = None,
+    ) -> Optimizer:
+        """An optimizer of these parameters, by the recipe where nothing else is given."""
+
+
+@dataclass(frozen=True)
+class Amp:
+    """Loss scaling for fp16; in other precisions it changes nothing."""
+
+    scaler: GradScaler
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """A loss before its backward pass."""
+        return self.scaler.scale(loss)
+
+    def step(self, optimizer: Optimizer) -> None:
+        """A step, unless a gradient has overflown."""
+        self.scaler.step(optimizer)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a learner gets of the run that it is for."""
+
+    network: Network
+    domains: tuple[str, ...]
+    """Names of the source domains, in the order of the batches."""
+    steps: int
+    loss: Callable[[Tensor, Tensor], Tensor]
+    """Outputs and labels to one loss a sample, shape [n]."""
+    optimizer: MakesOptimizers
+    amp: Amp
+    generator: Generator
+    """Of whatever the method draws; the run keeps its state."""
+    processes: Processes
+    outputs: int
+    """Width of the outputs: the number of classes, or 1."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What has a state to be kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Put it back."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the network does on a source domain's validation split."""
+
+    score: float
+    loss: float
+    """Mean over the samples."""
+
+
+class Learner(Generic[H_co]):
+    """Trains a network; a subclass overrides what its method does otherwise.
+
+    On one of three levels: :meth:`objective` (a loss of all domains' batches), :meth:`backward`
+    (the gradients of a step) or :meth:`update` (the whole step). :meth:`build` makes what there is
+    beside the network. Modules and optimizers among the attributes are kept in checkpoints, also in
+    lists and dicts, and so is what :meth:`keep` was told of. ``self.optimizer`` trains every
+    parameter of every module among the attributes that no other optimizer has.
+
+    Args:
+        setup: the run.
+        hp: the method with its hyper-parameters.
+    """
+
+    def __init__(self, setup: Setup, hp: H_co) -> None:
+        self.setup, self.hp, self.network = setup, hp, setup.network
+        self.step = 0
+        """Updates done; the run counts them."""
+        self._kept: list[str] = []
+        self.build()
+        device = next(self.network.parameters()).device
+        for part in self._parts().values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+        for name in self._kept:
+            setattr(self, name, _moved(getattr(self, name), device))
+        taken = {id(p) for optimizer in self.optimizers() for p in _parameters(optimizer)}
+        modules = [part for part in self._parts().values() if isinstance(part, nn.Module)]
+        every = {id(p): p for p in chain.from_iterable(m.parameters() for m in modules)}
+        left = [p for key, p in every.items() if key not in taken and p.requires_grad]
+        if left:
+            self.optimizer = setup.optimizer(left)
+        self.ready()
+        self._numbers = {name: value for name, value in vars(self).items() if _is_number(value)}
+
+    def build(self) -> None:
+        """Make what there is beside the network; :meth:`keep` what changes."""
+
+    def ready(self) -> None:
+        """The optimizers are there, and everything is on its device."""
+
+    def keep(self, **state: Any) -> None:
+        """Attributes with their first values, which checkpoints keep: tensors, numbers, lists."""
+        for name, value in state.items():
+            setattr(self, name, value)
+            self._kept.append(name)
+
+    def objective(self, batches: Batches) -> Tensor:
+        """The loss of a step; for several processes, a mean over this one's samples."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has to override objective, backward or update."
+        )
+
+    def backward(self, batches: Batches) -> Tensor:
+        """Leave a step's gradients in ``.grad``, scaled by ``setup.amp``; return its mean loss."""
+        loss = self.objective(batches)
+        torch.autograd.backward(self.setup.amp.scale(loss))
+        samples = sum(len(y) for _, y in batches.values())
+        self.setup.processes.average_gradients(self.network.parameters(), samples)
+        return loss.detach()
+
+    def update(self, batches: Batches) -> Tensor:
+        """A whole step; return its mean loss."""
+        loss = self.backward(batches)
+        self.setup.amp.step(self.optimizer)
+        self.optimizer.zero_grad()
+        return loss
+
+    def validated(self, validation: Mapping[str, Validation]) -> None:
+        """Hear, at each checkpoint, how the network does on each source's validation split."""
+
+    def predictor(self) -> Network | Predictor:
+        """What is evaluated, selected and saved: the network, or another one."""
+        return self.network
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the method itself has to tell at a checkpoint (a learned ratio, say)."""
+        return {}
+
+    def restart(self, optimizer: Optimizer) -> None:
+        """Forget an optimizer's moments, as a fresh one would; schedule and hooks stay."""
+        optimizer.state.clear()
+
+    def optimizers(self) -> list[Optimizer]:
+        """All among the attributes."""
+        return [part for part in self._parts().values() if isinstance(part, Optimizer)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds.
+
+        Raises:
+            TypeError: an attribute has changed, or is a tensor, and was not declared by
+                :meth:`keep`.
+        """
+        self._require_declared()
+        return {
+            "step": self.step,
+            "kept": {name: getattr(self, name) for name in self._kept},
+            "parts": {name: part.state_dict() for name, part in self._parts().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self.step = state["step"]
+        device = next(self.network.parameters()).device
+        for name, value in state["kept"].items():
+            setattr(self, name, _moved(value, device))
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
+
+    def _parts(self) -> dict[str, Stateful]:
+        """Everything stateful among the attributes, by its place."""
+        return {
+            place: part
+            for name, value in vars(self).items()
+            if name not in ("setup", "hp")
+            for place, part in _stateful(name, value)
+        }
+
+    def _require_declared(self) -> None:
+        undeclared = [
+            name
+            for name, value in vars(self).items()
+            if name not in ("setup", "hp", "step", "_numbers", *self._kept)
+            and (_holds_tensor(value) or self._numbers.get(name, value) != value)
+        ]
+        if undeclared:
+            raise TypeError(
+                f"{type(self).__name__} has state that no checkpoint would hold: "
+                f"{', '.join(undeclared)}. Declare it in build() by self.keep(NAME=VALUE)."
+            )
+
+
+def pooled(batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, labels and the domain of each sample, counted from 0, of all domains together."""
+    inputs = torch.cat([x for x, _ in batches.values()])
+    labels = torch.cat([y for _, y in batches.values()])
+    sizes = torch.tensor([len(y) for _, y in batches.values()], device=labels.device)
+    return inputs, labels, torch.arange(len(sizes), device=labels.device).repeat_interleave(sizes)
+
+
+def by_domain(values: Tensor, batches: Batches) -> tuple[Tensor, ...]:
+    """Rows of pooled samples, domain by domain."""
+    sizes = [len(y) for _, y in batches.values()]
+    parts: tuple[Tensor, ...] = values.split(sizes)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _stateful(place: str, value: object) -> Iterator[tuple[str, Stateful]]:
+    if isinstance(value, Stateful):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _stateful(f"{place}.{key}", each)
+    elif isinstance(value, (list, tuple)):
+        for key, each in enumerate(value):
+            yield from _stateful(f"{place}.{key}", each)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors, also in lists and dicts, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(each, device) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_moved(each, device) for each in value]
+    return value
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensor, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensor, value))
+    return isinstance(value, Tensor)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, str))
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,435 @@
+"""The loop: one network, one method, one domain held out or none; it can be resumed."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from domaingrad.bench.domains import (
+    DataError,
+    DomainData,
+    Preparation,
+    Task,
+    Training,
+    losses,
+    score,
+)
+from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
+from domaingrad.bench.models import Network
+from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
+from domaingrad.bench.schema import without_none
+from domaingrad.inspect import sign_agreement
+
+from .optimizers import Optimizers
+from .ranks import Ranks
+
+EVALUATED_AT_ONCE = 2**22
+"""Numbers in the inputs that pass through a model together when it is evaluated."""
+STREAMS = ("batches", "agreement", "augmentation", "method")
+"""What a run draws, each from a generator of its own."""
+
+
+DIVERGED = "the loss is not finite: the run has diverged"
+
+
+class DivergedWarning(UserWarning):
+    """Told at each checkpoint whose last loss is not finite."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of the sources after ``step`` steps."""
+
+    step: int
+    loss: float | None
+    """Mean loss of the source domains on the last batch, ``None`` where it is not finite."""
+    val_score: float
+    """Score on the sources' ``val`` splits, the mean over the source domains."""
+    agreement: float | None
+    """Share of gradient components on whose sign all source domains agree, if there are several."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the method itself has to tell (a learned ratio, say)."""
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """The sealed side of a checkpoint: scores on the splits of the held-out domain."""
+
+    score: float
+    """On its training split, which is what is reported, as in DomainBed."""
+    oracle_validation: float
+    """On its validation split, for the oracle alone."""
+
+
+Sealed = Mapping[str, HeldOutScores]
+"""Scores by domain held out."""
+
+Recorded = Mapping[str, Mapping[str, Any]]
+"""By domain, what the data's recorder keeps of groups: of the sources' validation splits, and of
+all there is of the domains held out."""
+
+
+@dataclass(frozen=True)
+class TargetScaler:
+    """How labels are scaled for the loss, so that regression does not depend on their unit."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, data: DomainData, sources: Mapping[str, Split]) -> TargetScaler:
+        """For regression, from the sources' training splits alone; nothing to do for the rest."""
+        if data.task != "regression":
+            return cls()
+        labels = torch.cat([split.data.tensors[1][split.train] for split in sources.values()])
+        mean, scale = labels.double().mean().item(), labels.double().std(correction=0).item()
+        return cls(mean, scale if scale > 0 else 1.0)
+
+    def scaled(self, labels: Tensor) -> Tensor:
+        """As the loss sees them."""
+        return labels if self == TargetScaler() else (labels - self.mean) / self.scale
+
+    def unscaled(self, outputs: Tensor) -> Tensor:
+        """A model's outputs in the unit of the labels."""
+        return outputs if self == TargetScaler() else outputs * self.scale + self.mean
+
+
+@dataclass(frozen=True)
+class DeviceContext:
+    """Where, among which processes and how precisely a model computes."""
+
+    ranks: Ranks
+    scaler: GradScaler
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        return self.ranks.device
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which samples do what in a run."""
+
+    sources: Mapping[str, Split]
+    held_out: Mapping[str, Split]
+    preparation: Preparation
+    """Fitted to the sources' training splits."""
+    target: TargetScaler
+
+    @classmethod
+    def of(cls, data: DomainData, held_out: Sequence[str], trial: tuple[object, ...]) -> Splits:
+        """Split every domain, and fit what is fitted.
+
+        Args:
+            data: the data.
+            held_out: the domains that training never sees, if any.
+            trial: names from which the seeds of the splits derive.
+
+        Raises:
+            DataError: no source domain is left.
+        """
+        splits = {
+            name: split_domain(
+                domain,
+                generator_of(*trial, "split", name),
+                data.groups[name].of_sample if name in data.groups else None,
+            )
+            for name, domain in data.domains.items()
+        }
+        sources = {
+            name: split
+            for name, split in splits.items()
+            if name not in (*held_out, *data.never_sources)
+        }
+        if not sources:
+            raise DataError(
+                f"{data.name}: no domain is left to train on with {' and '.join(held_out)} held "
+                f"out."
+            )
+        small = [
+            name for name, split in splits.items() if not len(split.train) or not len(split.val)
+        ]
+        if small:
+            raise DataError(
+                f"{data.name}: each domain needs at least two samples, one to train on and one to "
+                f"validate; found fewer in {', '.join(small)}."
+            )
+        preparation = data.preparation.fitted(
+            [split.data.tensors[0][split.train] for split in sources.values()]
+        )
+        return cls(
+            sources,
+            {name: splits[name] for name in held_out},
+            preparation,
+            TargetScaler.of(data, sources),
+        )
+
+
+class Trainer:
+    """One network in training: everything that changes from step to step.
+
+    Args:
+        data: the data.
+        splits: which samples do what.
+        network: where it is to compute.
+        method: how it is trained.
+        training: steps, optimizer, schedule, batch.
+        names: from which, and from nothing else, all seeds derive.
+        context: device, processes and precision.
+        augment: whether training inputs are varied at random, where the data have a way for it.
+
+    Raises:
+        DataError: the method requires more domains, or features.
+    """
+
+    def __init__(
+        self,
+        data: DomainData,
+        splits: Splits,
+        network: Network,
+        method: Method,
+        training: Training,
+        names: tuple[object, ...],
+        context: DeviceContext,
+        augment: bool = True,
+    ) -> None:
+        require_sources(method, list(splits.sources))
+        if method.requires.features and not network.divided:
+            raise DataError(
+                f"{method.info.title} needs the features that enter a classifier, which cannot be "
+                f"told apart in this backbone; use another --backbone or the method erm."
+            )
+        self.steps_done = 0
+        self.network = network
+        self.data_time = 0.0
+        """Seconds spent on getting batches ready."""
+        self._data, self._splits, self._training, self._augment = data, splits, training, augment
+        self._context = context
+        self._marks = _checkpoint_steps(training.steps, training.checkpoints)
+        self._optimizers = Optimizers(training)
+        self._loss = partial(_losses, data.task)
+        self._generators = {name: generator_of(*names, name) for name in STREAMS}
+        sizes = [training.batch] * len(splits.sources)
+        sharding = method.requires.sharding or "sample by sample"  # for one process it is the same
+        shares = context.ranks.shares(sharding, sizes)
+        self._shares = dict(zip(splits.sources, shares, strict=True))
+        self._samples = sum(len(range(training.batch)[share]) for share in shares)
+        self.learner = method.learner(
+            Setup(
+                network=network,
+                domains=tuple(splits.sources),
+                steps=training.steps,
+                loss=self._loss,
+                optimizer=self._optimizers,
+                amp=Amp(context.scaler),
+                generator=self._generators["method"],
+                processes=context.ranks,
+                outputs=data.outputs,
+            )
+        )
+        if context.ranks.world > 1:  # What the network draws is this process's own.
+            torch.manual_seed(seed_of(*names, "model", f"rank {context.ranks.rank}"))
+        self._last_loss = torch.tensor(math.nan)
+
+    def step(self) -> bool:
+        """Take a step; whether a checkpoint is due."""
+        began = time.perf_counter()
+        batches = self._batches("batches", self._shares, augment=self._augment)
+        self.data_time += time.perf_counter() - began
+        self._last_loss = self.learner.update(batches)
+        self._context.scaler.update()
+        self._optimizers.advance(self.learner.optimizers())
+        self.learner.step += 1
+        self.steps_done += 1
+        return self.steps_done in self._marks
+
+    def checkpoint(self) -> tuple[Checkpoint, Sealed, Recorded]:
+        """Evaluate; what may be looked at, and what stays sealed. A collective call."""
+        ranks = self._context.ranks
+        loss = ranks.mean(self._last_loss.item(), self._samples)
+        ranks.average_statistics(self.network)
+        if not math.isfinite(loss):
+            warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
+        sources, held_out = self._splits.sources, self._splits.held_out
+        splits = {**sources, **held_out}
+        val = {name: [each.val] for name, each in sources.items()}
+        rest = {name: [each.train, each.val] for name, each in held_out.items()}
+        with _evaluating(self.network):
+            outputs = self._outputs_of(self.network, val)
+            self.learner.validated(
+                {
+                    name: self._validation(splits[name], *val[name], *found)
+                    for name, found in outputs.items()
+                }
+            )
+        predictor = self.learner.predictor()
+        with _evaluating(predictor), _evaluating(self.network):
+            if predictor is not self.network:
+                outputs = self._outputs_of(predictor, val)
+            outputs |= self._outputs_of(predictor, rest)
+            rows = val | rest
+            scores = {
+                name: [
+                    self._score(splits[name], own, found)
+                    for own, found in zip(each, outputs[name], strict=True)
+                ]
+                for name, each in rows.items()
+            }
+            seen = Checkpoint(
+                step=self.steps_done,
+                loss=loss if math.isfinite(loss) else None,
+                val_score=sum(scores[name][0] for name in sources) / len(sources),
+                agreement=self._agreement(),
+                metrics=self.learner.metrics(),
+            )
+        sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
+        recorded = {
+            name: self._recorded(name, torch.cat(each), torch.cat(outputs[name]))
+            for name, each in rows.items()
+        }
+        return seen, sealed, without_none(recorded)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on with the same numbers; a collective call."""
+        return {
+            "learner": self.learner.state_dict(),
+            "optimizers": self._optimizers.state_dict(),
+            "scaler": self._context.scaler.state_dict(),
+            "generators": {
+                name: generator.get_state() for name, generator in self._generators.items()
+            },
+            "drawn by models": self._context.ranks.gathered(self._drawn()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self.learner.load_state_dict(state["learner"])
+        self.steps_done = self.learner.step
+        self._optimizers.load_state_dict(state["optimizers"])
+        self._context.scaler.load_state_dict(state["scaler"])
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name])
+        drawn = state["drawn by models"][self._context.ranks.rank]
+        torch.set_rng_state(drawn["cpu"])
+        if "cuda" in drawn and self._context.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["cuda"], self._context.device)
+
+    def _drawn(self) -> dict[str, Tensor]:
+        """State of the generators from which models draw."""
+        states = {"cpu": torch.get_rng_state()}
+        if self._context.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._context.device)
+        return states
+
+    def _batches(self, stream: str, shares: Mapping[str, slice], augment: bool) -> Batches:
+        """A batch of each source, or a share of it, prepared, where the model computes."""
+        generator = self._generators[stream]
+        device, size = self._context.device, self._training.batch
+        ready = {}
+        for name, split in self._splits.sources.items():
+            share = shares.get(name, slice(None))
+            stored, labels = draw(split, size, generator, share)
+            stored, labels = stored.to(device), labels.to(device)
+            prepare = self._splits.preparation
+            inputs = (
+                prepare.augmented(stored, self._generators["augmentation"], size, share)
+                if augment
+                else prepare(stored)
+            )
+            ready[name] = inputs, self._splits.target.scaled(labels)
+        return ready
+
+    def _agreement(self) -> float | None:
+        if len(self._splits.sources) < 2:
+            return None
+        batches = self._batches("agreement", {}, augment=False)
+        # By forward itself, since what torch.compile has made may not go back with a kept graph.
+        probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
+        return sign_agreement(self.network, probe)
+
+    def _outputs_of(
+        self, model: nn.Module, rows: Mapping[str, Sequence[Tensor]]
+    ) -> dict[str, list[Tensor]]:
+        """A model's outputs on rows of each domain."""
+        splits = {**self._splits.sources, **self._splits.held_out}
+        prepare, device = self._splits.preparation, self._context.device
+        found = {}
+        for name, each in rows.items():
+            on = partial(outputs_on, model, prepare, splits[name].data.tensors[0], device=device)
+            found[name] = [self._context.ranks.shared(own, on) for own in each]
+        return found
+
+    def _validation(self, split: Split, rows: Tensor, outputs: Tensor) -> Validation:
+        labels = self._splits.target.scaled(split.data.tensors[1][rows])
+        loss = self._loss(outputs, labels).mean().item()
+        return Validation(score(self._data.task, outputs, labels), loss)
+
+    def _score(self, split: Split, rows: Tensor, outputs: Tensor) -> float:
+        labels = split.data.tensors[1][rows]
+        return score(self._data.task, outputs, self._splits.target.scaled(labels))
+
+    def _recorded(self, domain: str, rows: Tensor, outputs: Tensor) -> Mapping[str, Any] | None:
+        """Of a domain with groups; ``None`` for other data, and once training has diverged."""
+        data = self._data
+        if data.recorder is None or domain not in data.groups or not outputs.isfinite().all():
+            return None
+        labels = data.domains[domain].tensors[1]
+        return data.recorder(data.groups[domain], data.classes, labels, rows, outputs.softmax(1))
+
+
+def require_sources(method: Method, sources: Sequence[str]) -> None:
+    """See that a method has enough domains to compare.
+
+    Raises:
+        DataError: it has not.
+    """
+    if len(sources) < method.requires.min_domains:
+        raise DataError(
+            f"{method.info.title} compares source domains and needs "
+            f"{method.requires.min_domains} of them; found {len(sources)} "
+            f"({', '.join(sources)}). Use the method erm, or data of more domains."
+        )
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode inside, as before outside."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+@torch.no_grad()
+def outputs_on(
+    model: nn.Module, preparation: Preparation, stored: Tensor, rows: Tensor, device: torch.device
+) -> Tensor:
+    """A model's outputs on some rows of stored inputs, in pieces, on the CPU."""
+    at_once = max(1, EVALUATED_AT_ONCE // max(1, math.prod(preparation.shape)))
+    pieces: tuple[Tensor, ...] = rows.split(at_once)  # type: ignore[no-untyped-call]
+    return torch.cat(
+        [model(preparation(stored[piece].to(device))).float().cpu() for piece in pieces]
+    )
+
+
+def _losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """In float32, whatever precision the model computes in."""
+    return losses(task, outputs.float(), labels)
+
+
+def _checkpoint_steps(steps: int, most: int) -> frozenset[int]:
+    count = min(most, steps)
+    return frozenset(round(steps * (i + 1) / count) for i in range(count))

@@ -1,0 +1,166 @@
+"""Every method: what it moves, that its state is kept, and that nothing undeclared is lost."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from domaingrad.bench.methods import METHODS, Learner, Method, MethodInfo, pooled
+from domaingrad.bench.methods.erm import ERMLearner
+
+from .harness import INPUTS, advance, batches, learner, loss, moved, network, parameters
+from .sketches import SKETCHES
+
+EVERY = {**METHODS, **SKETCHES}
+NETWORK = {f"network.{n}" for n in ("body.0.weight", "body.0.bias")}
+HEAD = {f"network.classifier.{n}" for n in ("weight", "bias")}
+BESIDE = {
+    "dann": {"discriminator"},
+    "sagnet": {"style"},
+    "mtl": {"model"},
+    "fish": {"inner"},
+    "swad": {"average"},
+    "erm++": {"average"},
+}
+"""Modules that a method has beside the network, all of which move."""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_after_four_steps_everything_that_is_to_be_trained_has_moved(name):
+    method = EVERY[name]
+    if name == "erm++":
+        method = replace(method, linear_steps=2, average_from=2)
+    made, optimizers = learner(method)
+    before = parameters(made)
+    advance(made, optimizers, 4)
+    still = before.keys() - moved(made, before)
+    # MTL's classifier sees the domain's mean, so the network's own has nothing to do.
+    assert still == ({*HEAD, *(f"model.{each}" for each in HEAD)} if name == "mtl" else set())
+    assert {place.partition(".")[0] for place in before} == {"network", *BESIDE.get(name, ())}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+@pytest.mark.parametrize("name", EVERY)
+def test_state_survives_save_and_load_to_the_bit(name, schedule, tmp_path):
+    method = EVERY[name]
+    if name == "erm++":
+        method = replace(method, linear_steps=2, average_from=2)
+    if name in ("irm", "fishr"):
+        method = replace(method, anneal=5)
+    whole, following = learner(method, schedule=schedule)
+    advance(whole, following, 3)
+    state = {
+        "learner": whole.state_dict(),
+        "optimizers": following.state_dict(),
+        "generator": whole.setup.generator.get_state(),
+    }
+    torch.save(state, tmp_path / "state.pt")
+    again, optimizers = learner(method, schedule=schedule)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    again.load_state_dict(state["learner"])
+    optimizers.load_state_dict(state["optimizers"])
+    again.setup.generator.set_state(state["generator"])
+    for made, own in ((whole, following), (again, optimizers)):
+        advance(made, own, 4)
+    assert again.step == whole.step == 7
+    assert not moved(again, parameters(whole))
+    x, _, _ = pooled(batches(9))
+    assert torch.equal(again.predictor().eval()(x), whole.predictor().eval()(x))
+    assert again.metrics() == whole.metrics()
+
+
+def test_erm_is_one_step_of_adam_on_the_pooled_mean():
+    made, optimizers = learner(METHODS["erm"], weight_decay=0.1)
+    reference = network()
+    adam = torch.optim.Adam(reference.parameters(), 1e-2, weight_decay=0.1)
+    for step in range(3):
+        x, y, _ = pooled(batches(step))
+        adam.zero_grad()
+        loss(reference(x), y).mean().backward()
+        adam.step()
+    advance(made, optimizers, 3)
+    for own, its in zip(made.network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(own, its)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "exponential"])
+def test_optimizers_follow_the_schedule_whenever_they_are_made(schedule):
+    """PyTorch's own schedule on an optimizer that is there from the first step."""
+    made, optimizers = learner(METHODS["erm"], schedule=schedule)
+    reference = torch.optim.Adam([torch.zeros(1, requires_grad=True)], 1e-2)
+    if schedule == "one-cycle":
+        its = torch.optim.lr_scheduler.OneCycleLR(reference, 1e-2, total_steps=51)
+    else:
+        its = torch.optim.lr_scheduler.ExponentialLR(reference, 0.9995)
+    for step in range(6):
+        late = optimizers(network().parameters(), learning_rate=3e-2, betas=(0.5, 0.9))
+        (group,), (leader,) = made.optimizer.param_groups, reference.param_groups
+        assert (group["lr"], group["betas"]) == (leader["lr"], leader["betas"]), step
+        assert late.param_groups[0]["lr"] == pytest.approx(3 * leader["lr"])
+        assert late.param_groups[0]["betas"] == (0.5, 0.9)
+        advance(made, optimizers, 1)
+        reference.step()
+        its.step()
+
+
+@dataclass(frozen=True)
+class Careless(Method):
+    info = MethodInfo("careless", "Careless", "", "")
+    code: type = ERMLearner
+
+
+def careless(attribute, value):
+    class CarelessLearner(ERMLearner):
+        def build(self):
+            setattr(self, attribute, value)
+
+        def update(self, given):
+            setattr(self, attribute, getattr(self, attribute) + 1)
+            return super().update(given)
+
+    return Careless(CarelessLearner)
+
+
+@pytest.mark.parametrize("value", [0, torch.zeros(2)])
+def test_state_that_no_checkpoint_would_hold_is_refused(value):
+    made, optimizers = learner(careless("q", value))
+    advance(made, optimizers, 1)
+    with pytest.raises(TypeError, match=r"state that no checkpoint would hold: q.*self\.keep"):
+        made.state_dict()
+
+
+def test_a_module_of_a_subclass_is_trained_without_a_word():
+    """In DomainBed what is made after the optimizer is never trained (ARM, SelfReg)."""
+
+    class Wider(Learner[Method]):
+        def build(self):
+            self.before = nn.Linear(INPUTS, INPUTS)
+
+        def objective(self, given):
+            x, y, _ = pooled(given)
+            return self.setup.loss(self.network(self.before(x)), y).mean()
+
+    made, optimizers = learner(Careless(Wider))
+    before = parameters(made)
+    advance(made, optimizers, 1)
+    assert {"before.weight", "before.bias"} <= moved(made, before)
+
+
+def test_a_restart_is_a_fresh_optimizer():
+    made, optimizers = learner(METHODS["erm"])
+    advance(made, optimizers, 3)
+    assert made.optimizer.state
+    made.restart(made.optimizer)
+    assert not made.optimizer.state
+    fresh = torch.optim.Adam(reference := list(network().parameters()), 1e-2)
+    for own, its in zip(made.network.parameters(), reference, strict=True):
+        its.data.copy_(own)
+    x, y, _ = pooled(batches(3))
+    (g,) = [torch.autograd.grad(loss(made.network(x), y).mean(), list(made.network.parameters()))]
+    for parameter, gradient in zip(reference, g, strict=True):
+        parameter.grad = gradient
+    fresh.step()
+    advance(made, optimizers, 1)
+    for own, its in zip(made.network.parameters(), reference, strict=True):
+        torch.testing.assert_close(own, its)
