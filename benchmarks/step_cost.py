@@ -17,6 +17,7 @@ from models import ViT, mnist_cnn, resnet18
 from steps import (
     Batch,
     batch,
+    compiled_erm,
     domainbed,
     erm,
     retained_graph,
@@ -35,7 +36,7 @@ NOTE = (
     "`agree.domain(name)`. DomainBed's way and the retained graph are our own short versions of "
     "them. TorchJD has no AND-mask: ours takes its aggregator's place. BatchNorm is in training "
     "mode: ERM, the retained graph and TorchJD normalise over the mixed batch, the others over "
-    "each domain."
+    "each domain. The compiled ways go through Inductor, and are to be held against compiled ERM."
 )
 
 
@@ -55,7 +56,12 @@ def ways(b: Batch, rules: dict[str, Rule]) -> dict[str, Way]:
     """The step in each way."""
     return {
         "ERM": erm(b),
+        "ERM, compiled": compiled_erm(b),
         **{f"single pass, {name}": single_pass(b, rule) for name, rule in rules.items()},
+        **{
+            f"single pass, {name}, compiled": single_pass(b, rule, compiled=True)
+            for name, rule in rules.items()
+        },
         "streaming, AND-mask": streaming(b, rules["AND-mask"]),
         "DomainBed's way, AND-mask": domainbed(b),
         "retained graph, AND-mask": retained_graph(b),

@@ -57,9 +57,15 @@ def erm(b: Batch) -> Way:
     return lambda: F.cross_entropy(b.model(b.x), b.y).backward()
 
 
-def single_pass(b: Batch, rule: Rule) -> Way:
+def compiled_erm(b: Batch) -> Way:
+    """The same through ``torch.compile``."""
+    compiled = torch.compile(b.model)
+    return lambda: F.cross_entropy(compiled(b.x), b.y).backward()
+
+
+def single_pass(b: Batch, rule: Rule, compiled: bool = False) -> Way:
     """``agree(x, domain)`` and ``agree.backward(losses)``, in one pass for all domains."""
-    agree = dg.GradientAgreement(b.model, rule, engine="single-pass")
+    agree = dg.GradientAgreement(b.model, rule, engine="single-pass", compile=compiled)
     domain = b.domain
     return lambda: agree.backward(F.cross_entropy(agree(b.x, domain), b.y, reduction="none"))
 

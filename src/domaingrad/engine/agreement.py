@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
+from .compiling import Compile, inductor_options, original
 from .distributed.placement import Likeness, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
@@ -28,13 +29,14 @@ from .errors import (
 )
 from .gathered import Gathered, Gatherer
 from .inventory import Inventory
-from .receivers import Agreement, agreement_of
+from .receivers import Agreement, ElementwiseAgreement, agreement_of
 from .reduction import Kernels
 from .scratch import Scratch
 from .separate_passes import SeparatePasses
 from .step import Step, warn_of_non_finite
 
 if TYPE_CHECKING:
+    from .graph.capture import RuleInGraph
     from .graph.engine import GraphEngine, MixedPass
 
 Engine = Literal["auto", "single-pass", "streaming"]
@@ -78,6 +80,9 @@ class GradientAgreement:
         kernels: ``"eager"`` runs an element-wise rule operation by operation, ``"compiled"`` as one
             loop by ``torch.compile``; ``"auto"`` compiles for large tensors where a compiler is
             found (single pass only).
+        compile: send the model and the rule through ``torch.compile``, with these of its options
+            (``{"mode": "reduce-overhead"}``); so it is for a model that is
+            ``torch.compile(model, …)`` already.
         half: between processes, send gradients and updates in bfloat16, which keeps their signs.
         alone: in a program of several processes, this one trains its model by itself.
 
@@ -87,7 +92,8 @@ class GradientAgreement:
 
     Raises:
         TypeError: a model that is no module, a rule that is no rule.
-        ValueError: an unknown engine, a weight that is not positive, a model with nothing to train.
+        ValueError: an unknown engine, a weight that is not positive, a model with nothing to train,
+            a model compiled by another backend than Inductor.
 
     >>> import domaingrad as dg
     >>> model = nn.Linear(2, 1)
@@ -108,6 +114,7 @@ class GradientAgreement:
         weights: Mapping[Hashable, float] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         kernels: Kernels = "auto",
+        compile: Compile = False,  # noqa: A002, as PyTorch calls it
         half: bool = False,
         alone: bool = False,
     ) -> None:
@@ -148,6 +155,7 @@ class GradientAgreement:
         self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
         self._kernels = kernels
+        self._compiler = inductor_options(model, compile)
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
         self._known: tuple[Tensor, Batch] | None = None
@@ -161,8 +169,8 @@ class GradientAgreement:
         self._step: Step | None = None
         self._processes: Processes | None = None
         self._likeness = Likeness()
-        if isinstance(model, DistributedDataParallel):
-            self._processes = Processes(model, half, self._weights)
+        if isinstance(wrapped := original(model), DistributedDataParallel):
+            self._processes = Processes(wrapped, half, self._weights)
         elif not alone:
             require_wrapped(self._trained)
 
@@ -184,7 +192,7 @@ class GradientAgreement:
                 gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        inventory = Inventory(self._inner)
+        inventory = Inventory(original(self._inner))
         trained = inventory.trained
         if torch.is_grad_enabled() and Shards.of(trained) is not None:
             raise AgreementError(
@@ -211,7 +219,9 @@ class GradientAgreement:
         try:
             if reason is not None:
                 raise UnsupportedModelError(reason)
-            passed, outputs = self._captured.forward(inventory, batch, inputs, options)
+            passed, outputs = self._captured.forward(
+                inventory, batch, inputs, options, lambda: self._expected(batch, trained)
+            )
         except UnsupportedModelError as error:
             return self._without_single_pass(error, batch, inputs, options)
         if passed.has_graph:
@@ -234,7 +244,7 @@ class GradientAgreement:
         if self._graphs is None:
             from .graph.engine import GraphEngine  # noqa: PLC0415, Dynamo takes a second to import
 
-            self._graphs = GraphEngine()
+            self._graphs = GraphEngine(compiler=self._compiler)
         return self._graphs
 
     @property
@@ -246,15 +256,25 @@ class GradientAgreement:
         batch = passed.batch
         if self._processes is not None:
             return self._among_processes(dict(zip(batch.labels, batch.sizes, strict=True)))
+        return self._agreement_on(batch, passed.parameters)
+
+    def _agreement_on(self, batch: Batch, trained: Sequence[nn.Parameter]) -> Agreement:
         scale = self._loss_scale
         return agreement_of(
             self.rule,
-            passed.parameters,
+            trained,
             [self._weights.get(label, 1.0) / scale for label in batch.labels],
             scale,
             self._scratch,
             self._kernels,
         )
+
+    def _expected(self, batch: Batch, trained: Sequence[nn.Parameter]) -> RuleInGraph | None:
+        """The rule of the next update, where a compiled graph may apply it."""
+        if self._processes is not None:
+            return None
+        agreement = self._agreement_on(batch, trained)
+        return agreement.in_graph if isinstance(agreement, ElementwiseAgreement) else None
 
     def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
         passes = SeparatePasses(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -97,25 +98,25 @@ class Slices(UnitGradients):
 
     def fill(self, rows: slice, out: Tensor) -> None:
         """One call a unit."""
-        sizes = list(self._units.sizes)
-        parts = zip(
-            torch.split_with_sizes(self._x, sizes),
-            torch.split_with_sizes(self._g, sizes),
-            out.unbind(0),
-            strict=True,
-        )
-        for x, g, target in parts:
-            gradient = self._how.backward(g, x, self._weight, (False, True, False))[1]
+        for gradient, target in zip(self._each(), out.unbind(0), strict=True):
             target.copy_(gradient[rows])
+
+    def traced(self) -> Tensor:
+        """Likewise; what is joined along the rows is written to its place."""
+        return torch.cat(list(self._each())).view(self.count, *self.shape)
+
+    def _each(self) -> Iterator[Tensor]:
+        sizes = list(self._units.sizes)
+        parts = (torch.split_with_sizes(t, sizes) for t in (self._x, self._g))
+        for x, g in zip(*parts, strict=True):
+            yield self._how.backward(g, x, self._weight, (False, True, False))[1]
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """One unit's gradient at a time."""
         total = torch.zeros(self.shape, dtype=accumulation_dtype(self.dtype), device=self.device)
         squares = torch.zeros_like(total)
-        sizes = list(self._units.sizes)
-        parts = (torch.split_with_sizes(t, sizes) for t in (self._x, self._g))
-        for x, g in zip(*parts, strict=True):
-            gradient = self._how.backward(g, x, self._weight, (False, True, False))[1].to(total)
+        for each in self._each():
+            gradient = each.to(total)
             total += gradient
             squares.addcmul_(gradient, gradient)
         return total.div_(self.count), squares.div_(self.count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -39,7 +39,15 @@ class Scattered(UnitGradients):
 
     def fill(self, rows: slice, out: Tensor) -> None:
         """One call a unit."""
-        for (indices, g), target in zip(self._parts, out.unbind(0), strict=True):
+        for gradient, target in zip(self._each(), out.unbind(0), strict=True):
+            target.copy_(gradient[rows])
+
+    def traced(self) -> Tensor:
+        """Likewise."""
+        return torch.stack(list(self._each()))
+
+    def _each(self) -> Iterator[Tensor]:
+        for indices, g in self._parts:
             gradient = torch.ops.aten.embedding_dense_backward(
                 g.contiguous(),
                 indices,
@@ -47,7 +55,7 @@ class Scattered(UnitGradients):
                 self._padding_idx,
                 self._by_frequency,
             )
-            target.copy_(cast(Tensor, gradient)[rows])
+            yield cast(Tensor, gradient)
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """From the rows that each unit picked, without a table for each unit."""

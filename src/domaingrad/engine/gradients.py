@@ -48,6 +48,10 @@ class UnitGradients(ABC):
     def fill(self, rows: slice, out: Tensor) -> None:
         """Write the K gradients of these rows (of the first dimension) to ``out``."""
 
+    @abstractmethod
+    def traced(self) -> Tensor:
+        """All of it, [K, *shape], for a compiler: written to no memory of ours."""
+
     def stack(self) -> Tensor:
         """All of it, [K, *shape]."""
         out = torch.empty((self.count, *self.shape), dtype=self.dtype, device=self.device)
@@ -123,6 +127,12 @@ class Given(UnitGradients):
             else:
                 target.copy_(part[rows] if part.ndim > 0 else part)
 
+    def traced(self) -> Tensor:
+        """One after the other."""
+        present = next(part for part in self._parts if part is not None)
+        zeros = torch.zeros_like(present)
+        return torch.stack([zeros if part is None else part for part in self._parts])
+
 
 class Stacked(UnitGradients):
     """Gradients that are already there, in one tensor of shape [K, *shape]."""
@@ -134,6 +144,10 @@ class Stacked(UnitGradients):
     def fill(self, rows: slice, out: Tensor) -> None:
         """Copy."""
         out.copy_(self._stack[:, rows] if self._stack.ndim > 1 else self._stack)
+
+    def traced(self) -> Tensor:
+        """As it is."""
+        return self._stack
 
     def stack(self) -> Tensor:
         """A copy: the stack may be a view of what autograd still needs."""
@@ -175,6 +189,16 @@ class Products(UnitGradients):
         parts = (torch.split_with_sizes(tensor, sizes) for tensor in (self._x, g))
         for x, own, target in zip(*parts, out.unbind(0), strict=True):
             torch.mm(own.t(), x, out=target)
+
+    def traced(self) -> Tensor:
+        """Likewise; products that are joined along their rows are written to their place."""
+        if self._units.equal:
+            g, x = (t.unflatten(0, (self.count, -1)) for t in (self._g, self._x))  # type: ignore[no-untyped-call]
+            return torch.bmm(g.transpose(1, 2), x).view(self.count, *self.shape)
+        sizes = [size * self._positions for size in self._units.sizes]
+        parts = (torch.split_with_sizes(tensor, sizes) for tensor in (self._g, self._x))
+        products = [torch.mm(g.t(), x) for g, x in zip(*parts, strict=True)]
+        return torch.cat(products).view(self.count, *self.shape)
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """Without the gradients themselves where each unit has few positions.

@@ -38,8 +38,6 @@ class Inventory:
     def out_of_sight(self) -> str | None:
         """Why nothing can be said of the model before it runs, if so."""
         for module in self.modules:
-            if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
-                return f"{self.name_of(module)} is compiled, so its calls cannot be seen"
             if getattr(module, "sparse", False):
                 return f"{self.name_of(module)} has sparse gradients"
         if any(parameter._backward_hooks for parameter in self.trained):

@@ -61,10 +61,10 @@ class ElementwiseAgreement:
         kernels: Kernels,
     ) -> None:
         self.non_finite: set[int] = set()
-        self._rule = rule
+        self.rule = rule
+        self.factors = factors
+        self.scale = scale
         self._reduction = Reduction(rule, kernels)
-        self._factors = factors
-        self._scale = scale
         self._scratch = scratch
         self._waiting: dict[int, Tallied] = {}
         self._small: dict[tuple[torch.device, torch.dtype], Small] = {}
@@ -77,6 +77,16 @@ class ElementwiseAgreement:
             return None
         return self._update(index, self._proposed(gradients))
 
+    @property
+    def in_graph(self) -> ElementwiseAgreement | None:
+        """Itself, where the rule needs no tensor but the one it is applied to."""
+        return None if self.rule.scope == "model" else self
+
+    def note(self, sums: Tensor) -> None:
+        """Note whose gradients are not finite, from their sums, where a graph applied the rule."""
+        finite = sums.isfinite().tolist()
+        self.non_finite.update(unit for unit, ok in enumerate(finite) if not ok)
+
     def finish(self) -> dict[int, Tensor]:
         """The updates that were not returned at once."""
         while self._small:
@@ -86,7 +96,7 @@ class ElementwiseAgreement:
             return updates
         # In the order of the parameters, so that random rules do not depend on the way back.
         waiting = sorted(self._waiting.items())
-        finished = self._rule.finish_together([proposal for _, proposal in waiting])
+        finished = self.rule.finish_together([proposal for _, proposal in waiting])
         self._waiting.clear()
         return {
             index: self._scaled(update)
@@ -94,13 +104,13 @@ class ElementwiseAgreement:
         }
 
     def _update(self, index: int, proposal: Tallied) -> Tensor | None:
-        if self._rule.scope == "model":
+        if self.rule.scope == "model":
             self._waiting[index] = proposal
             return None
-        return self._scaled(self._rule.finish_alone(proposal))
+        return self._scaled(self.rule.finish_alone(proposal))
 
     def _scaled(self, update: Tensor) -> Tensor:
-        return update if self._scale == 1.0 else update.mul_(self._scale)
+        return update if self.scale == 1.0 else update.mul_(self.scale)
 
     def _keep(self, index: int, gradients: UnitGradients) -> None:
         """Keep the gradients of a small tensor until there are more of them."""
@@ -118,10 +128,10 @@ class ElementwiseAgreement:
             stack.reshape(len(stack), size) for stack, size in zip(stacks, sizes, strict=True)
         ]
         flat = torch.cat(vectors, 1)
-        if self._rule.scope != "model":
+        if self.rule.scope != "model":
             self._reduce_at_once(small, flat, sizes)
             return
-        proposals, witness = self._reduction.propose_each(flat, sizes, self._factors)
+        proposals, witness = self._reduction.propose_each(flat, sizes, self.factors)
         if _is_not_finite(witness):
             self._note(flat)
         for (index, stack), proposal in zip(small.stacks.items(), proposals, strict=True):
@@ -134,7 +144,7 @@ class ElementwiseAgreement:
 
     def _reduce_at_once(self, small: Small, flat: Tensor, sizes: Sequence[int]) -> None:
         """One call of the rule for all of them, each under its own scale."""
-        proposal, witness = self._reduction.propose_together(flat, self._factors)
+        proposal, witness = self._reduction.propose_together(flat, self.factors)
         update = proposal.update
         if proposal.terms:
             index, lengths = _segments(tuple(sizes), flat.device)
@@ -143,7 +153,7 @@ class ElementwiseAgreement:
                 for term in proposal.terms
             ]
             tally = torch.stack([*sums, lengths.to(sums[0])])[:, index]
-            update = self._rule.finish(Tallied(update, mask=proposal.mask), tally)
+            update = self.rule.finish(Tallied(update, mask=proposal.mask), tally)
         update = self._scaled(update)
         if _is_not_finite(witness):
             self._note(flat)
@@ -161,7 +171,7 @@ class ElementwiseAgreement:
             stack = self._scratch.take((count, *size), gradients.dtype, gradients.device)
             gradients.fill(tile, stack)
             flat = stack.view(count, math.prod(size))
-            part, witness = self._reduction.propose(flat, self._factors)
+            part, witness = self._reduction.propose(flat, self.factors)
             if _is_not_finite(witness):
                 gradients.fill(tile, stack)
                 self._note(flat)

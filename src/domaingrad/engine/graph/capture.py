@@ -7,6 +7,8 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
@@ -17,6 +19,8 @@ from torch._dynamo.backends.debugging import boxed_nop
 from torch._functorch.partitioners import default_partition
 from torch.fx import GraphModule, Node
 from torch.utils.checkpoint import CheckpointPolicy
+
+from domaingrad.rules import ElementwiseRule
 
 from ..batch import run
 from ..errors import FOREIGN_BACKWARD, AgreementError
@@ -31,11 +35,35 @@ from .sizes import Conditions, Sizes, changeable
 aten = torch.ops.aten
 
 
+class RuleInGraph(Protocol):
+    """A rule that needs no tensor but the one it is applied to, so that a compiler may take it."""
+
+    rule: ElementwiseRule
+    factors: Tensor | None
+    """On the gradients of each unit, [K]."""
+    scale: float
+    """On the update."""
+
+    def note(self, sums: Tensor) -> None:
+        """Take sums over all components of each unit's gradients, [K], for what is not finite."""
+
+
 class Receiver(Protocol):
     """Who is shown the units' gradients of each parameter."""
 
+    @property
+    def in_graph(self) -> RuleInGraph | None:
+        """The rule, where a compiled graph may apply it in the place of :meth:`receive`."""
+
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """What such a graph made of all units' gradients of a parameter."""
+
     def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
         """All units' gradients of one tensor; what autograd gets, if it is no parameter."""
+
+
+Compiler = Callable[["CapturedGraph", GraphModule], Callable[[Sequence[Any]], Sequence[Any]]]
+"""From a captured graph, and what Dynamo gave, to its compiled forward pass."""
 
 
 class NewGraph(Exception):  # noqa: N818
@@ -57,6 +85,8 @@ class Pass:
         """Whether a new graph may run before it was compared with separate passes."""
         self.graph: CapturedGraph | None = None
         """The graph that the latest pass went through."""
+        self.expected: Callable[[], RuleInGraph | None] = lambda: None
+        """The rule that the next walk back is most likely to apply."""
 
     @contextmanager
     def walking(self, units: Units, arguments: Sequence[Any], receiver: Receiver) -> Iterator[None]:
@@ -75,10 +105,18 @@ class CapturedGraph:
         current: the pass that goes through it.
         graph: as Dynamo gives it.
         examples: its inputs.
+        compiler: makes of it what is run once it was compared with separate passes; without one,
+            it is run as it is.
     """
 
-    def __init__(self, current: Pass, graph: GraphModule, examples: Sequence[Any]) -> None:
-        self._current = current
+    def __init__(
+        self,
+        current: Pass,
+        graph: GraphModule,
+        examples: Sequence[Any],
+        compiler: Compiler | None = None,
+    ) -> None:
+        self.current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
         self.checked: set[bool] = set()
         """Kinds of batches for which a step was compared with separate passes: with units of a
@@ -92,6 +130,9 @@ class CapturedGraph:
         self.outputs: Sequence[Any] = ()
         """Of the latest pass, as its arguments."""
         self.arguments: Sequence[Any] = ()
+        self.draws = False
+        """Whether it draws random numbers."""
+        self._compiled = None if compiler is None else compiler(self, deepcopy(graph))
         self._call = aot_autograd(
             fw_compiler=boxed_nop,
             bw_compiler=boxed_nop,
@@ -100,17 +141,20 @@ class CapturedGraph:
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        if not (self._current.verifying or self._current.units.any_single in self.checked):
+        if not (self.current.verifying or self.current.units.any_single in self.checked):
             raise NewGraph(self)
-        self._conditions.check(args, self._current.units.sizes)
-        self._current.graph = self
+        self._conditions.check(args, self.current.units.sizes)
+        self.current.graph = self
         self.arguments = args
-        self.outputs = self.again(args)
+        if self._compiled is None or self.current.verifying:
+            self.outputs = self.again(args)
+        else:
+            self.outputs = self._compiled(args)
         return self.outputs
 
     def again(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Another forward pass with the arguments of one before."""
-        return self._call(*map(_leaf, arguments))  # type: ignore[no-any-return]
+        return self._call(*map(leaf, arguments))  # type: ignore[no-any-return]
 
     def holds_samples(self, output: Tensor) -> int | None:
         """The number of an output of the latest pass that has a row a sample."""
@@ -126,7 +170,30 @@ class CapturedGraph:
     def _partition(
         self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any
     ) -> tuple[GraphModule, GraphModule]:
-        """Prove and rewrite the joint graph, then part it into forward and backward pass."""
+        """Part the rewritten joint graph into forward and backward pass."""
+        gradients, proof = self.rewrite(joint)
+        joint.recompile()
+        forward, backward = default_partition(
+            joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
+        )
+        self._receive(backward, gradients, proof)
+        return forward, backward
+
+    def rewrite(
+        self, joint: GraphModule, fixed: bool = False
+    ) -> tuple[list[Gradient | None], Proof]:
+        """Prove the joint graph, and let it tell the units apart.
+
+        Args:
+            joint: forward and backward pass together.
+            fixed: the sizes are constants of it, and it was proven before for sizes left open.
+
+        Returns:
+            What the backward pass gives for each input, and what was proven.
+
+        Raises:
+            UnprovableError: the units cannot be told apart.
+        """
         _without_double_transposes(joint)
         output = next(node for node in joint.graph.nodes if node.op == "output")
         described = output.meta.get("desc")
@@ -135,9 +202,12 @@ class CapturedGraph:
         results = list(output.args[0])
         placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
         tangents, starts = self._inputs(placeholders, described, results)
-        proof = self._prove(joint, placeholders, starts, tangents)
+        if fixed:
+            proof = Prover(Sizes(), self.current.units.samples).prove(joint.graph, starts, tangents)
+        else:
+            proof = self._prove(joint, placeholders, starts, tangents)
         self._check_outputs(proof, described, results)
-        self._count_batches(joint, placeholders, described, results)
+        self._count_batches(placeholders)
         self.ways = {
             _name(self._sources[what.grad_of.idx]): _operator(node)
             for what, node in zip(described, results, strict=True)
@@ -147,13 +217,13 @@ class CapturedGraph:
             node.target = self._in_place(taken)
         _let_views_copy(joint)
         _save_statistics(joint)
-        joint.recompile()
-        forward, backward = default_partition(
-            joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
-        )
-        wanted = described[num_fwd_outputs:]
-        self._receive(backward, wanted, results[num_fwd_outputs:], proof)
-        return forward, backward
+        self.draws = any(_draws(node) for node in joint.graph.nodes)
+        count = len(placeholders) - len(tangents)
+        pairs = zip(described[-count:], results[-count:], strict=True)
+        return [
+            Gradient(what.grad_of.idx, node) if isinstance(node, Node) else None
+            for what, node in pairs
+        ], proof
 
     def _prove(
         self,
@@ -224,30 +294,21 @@ class CapturedGraph:
                 case _:
                     raise UnprovableError(f"an output of the model is a view of another ({what})")
 
-    def _count_batches(
-        self,
-        joint: GraphModule,
-        placeholders: Sequence[Node],
-        described: Sequence[Any],
-        results: list[Any],
-    ) -> None:
+    def _count_batches(self, placeholders: Sequence[Node]) -> None:
         """Batch norms count their batches: one a unit."""
-        by_index = {
-            node.meta["desc"].idx: node
-            for node in placeholders
-            if type(node.meta["desc"]).__name__ == "PlainAOTInput"
-        }
-        for what, node in zip(described, results, strict=True):
-            if type(what).__name__ != "InputMutationAOTOutput":
+        for node in placeholders:
+            what = node.meta["desc"]
+            if type(what).__name__ != "PlainAOTInput":
                 continue
-            index = what.mutated_input.idx
-            counts = "num_batches_tracked" in self._sources[index]
-            if counts and node.target is aten.add.Tensor and node.args == (by_index[index], 1):
-                node.target = self._in_place(_counted)
+            if "num_batches_tracked" in self._sources[what.idx]:
+                for user in node.users:
+                    counts = user.target is aten.add.Tensor and user.args == (node, 1)
+                    if counts and any(_is_kept(after) for after in user.users):
+                        user.target = self._in_place(_counted)
 
     def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
         """What the graph calls in the place of an operator."""
-        current = self._current
+        current = self.current
 
         def per_unit(*args: Any, **kwargs: Any) -> Any:
             return taken(current.units, *(stacked(arg) for arg in args), **kwargs)
@@ -255,23 +316,18 @@ class CapturedGraph:
         return per_unit
 
     def _receive(
-        self,
-        backward: GraphModule,
-        wanted: Sequence[Any],
-        joint_results: Sequence[Any],
-        proof: Proof,
+        self, backward: GraphModule, gradients: Sequence[Gradient | None], proof: Proof
     ) -> None:
         """Show each parameter's gradients to the receiver as soon as they are there."""
         output = next(node for node in backward.graph.nodes if node.op == "output")
         results = list(output.args[0])
-        for place, (what, node) in enumerate(zip(wanted, results, strict=True)):
-            if not isinstance(node, Node):
+        for place, (gradient, node) in enumerate(zip(gradients, results, strict=True)):
+            if gradient is None or not isinstance(node, Node):
                 continue
-            index = what.grad_of.idx
-            kind = proof.placements[joint_results[place]]
+            kind = proof.placements[gradient.node]
             with backward.graph.inserting_after(node):
                 taken = backward.graph.call_function(
-                    self._receiving(index, isinstance(kind, PerUnit)), (node,)
+                    self._receiving(gradient.index, isinstance(kind, PerUnit)), (node,)
                 )
             taken.meta = dict(node.meta)
             results[place] = taken
@@ -280,25 +336,57 @@ class CapturedGraph:
         backward.recompile()
 
     def _receiving(self, index: int, per_unit: bool) -> Callable[[Any], Tensor | None]:
-        current = self._current
+        current = self.current
 
         def receive(gradients: Any) -> Tensor | None:
             if current.receiver is None:
                 raise AgreementError(FOREIGN_BACKWARD)
             if not per_unit:
-                gradients = gradients.expand(current.units.count, *gradients.shape)
+                gradients = alike(gradients, current.units)
             if not isinstance(gradients, UnitGradients):
                 gradients = Stacked(gradients)
             return current.receiver.receive(current.arguments[index], gradients)
 
         return receive
 
+    def is_of_model(self, index: int) -> bool:
+        """Whether an input is a parameter or a buffer, and no sample."""
+        return self._sources[index].startswith("L['model']")
 
-def _leaf(argument: Any) -> Any:
+
+def leaf(argument: Any) -> Any:
     """What autograd sees of a parameter, whose own ``.grad`` is written when all have agreed."""
     if isinstance(argument, nn.Parameter) and argument.requires_grad:
         return argument.detach().requires_grad_()
     return argument
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One result of the backward pass."""
+
+    index: int
+    """Of the input."""
+    node: Node
+
+
+def alike(gradient: Tensor, units: Units) -> Tensor:
+    """[K, *shape] of a gradient that no sample enters."""
+    return gradient.expand(units.count, *gradient.shape)
+
+
+def _is_kept(node: Node) -> bool:
+    return node.op == "output" or node.target is aten.copy_.default
+
+
+def _draws(node: Node) -> bool:
+    """Whether an operator draws random numbers."""
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded not in tags:
+        return False
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return bool(given.get("dropout_p", 1.0) != 0.0)
 
 
 def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
@@ -364,7 +452,9 @@ def _passing(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
 _numbers = count()
 
 
-def captured(current: Pass) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any]:
+def captured(
+    current: Pass, compiler: Compiler | None = None
+) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any]:
     """A function that passes inputs through a model by way of captured graphs.
 
     It has code of its own, to which Dynamo ties what it captures.
@@ -375,6 +465,6 @@ def captured(current: Pass) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any
 
     def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
         run_plainly: Any = torch._dynamo.disable
-        return run_plainly(CapturedGraph(current, graph, examples), recursive=False)
+        return run_plainly(CapturedGraph(current, graph, examples, compiler), recursive=False)
 
     return torch.compile(own, backend=backend, fullgraph=True)

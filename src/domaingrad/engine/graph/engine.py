@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +24,9 @@ from ..errors import (
 )
 from ..gradients import Given, Stacked, UnitGradients
 from ..inventory import Inventory, preserved
+from ..receivers import ElementwiseAgreement
 from ..units import Units
-from .capture import CapturedGraph, NewGraph, Pass, captured
+from .capture import CapturedGraph, NewGraph, Pass, RuleInGraph, captured
 from .operators import UnprovableError
 from .verification import verify
 
@@ -51,12 +53,19 @@ class GraphEngine:
     Args:
         of_samples: the units are the samples, and batch norms in training mode look at the whole
             batch.
+        compiler: options of Inductor, through which the graphs are sent; ``None`` runs them as
+            they are.
     """
 
-    def __init__(self, of_samples: bool = False) -> None:
+    def __init__(self, of_samples: bool = False, compiler: Mapping[str, Any] | None = None) -> None:
         self._of_samples = of_samples
         self._current = Pass()
-        self._call = captured(self._current)
+        compile_graph = None
+        if compiler is not None:
+            from .inductor import InductorGraphs  # noqa: PLC0415, a second to import
+
+            compile_graph = partial(InductorGraphs, compiler)
+        self._call = captured(self._current, compile_graph)
         self._unsupported: dict[Hashable, str] = {}
 
     @property
@@ -65,7 +74,12 @@ class GraphEngine:
         return {} if self._current.graph is None else self._current.graph.ways
 
     def forward(
-        self, inventory: Inventory, batch: Batch, inputs: Any, options: Mapping[str, Any]
+        self,
+        inventory: Inventory,
+        batch: Batch,
+        inputs: Any,
+        options: Mapping[str, Any],
+        expected: Callable[[], RuleInGraph | None] = lambda: None,
     ) -> tuple[MixedPass, Any]:
         """Pass a batch through the model.
 
@@ -74,6 +88,7 @@ class GraphEngine:
             batch: which sample belongs to which unit.
             inputs: as the model takes them.
             options: passed to the model as they are.
+            expected: the rule that the walk back is most likely to apply, where a compiler may.
 
         Raises:
             UnsupportedModelError: no graph of the model can be proven to tell the units apart.
@@ -84,6 +99,7 @@ class GraphEngine:
         if batch.size < 2:
             raise InconclusiveError("a batch of one sample shows no layout")
         units = Units(batch.sizes, self._of_samples)
+        self._current.expected = expected
         in_order = inputs if batch.is_in_order else select(inputs, batch.order)
         try:
             tree = self._passed(inventory, units, in_order, options)
@@ -328,6 +344,17 @@ class _Route:
         elif (update := self._receiver.receive(index, gradients)) is not None:
             self._updates[index] = update
         return None
+
+    @property
+    def in_graph(self) -> RuleInGraph | None:
+        """The rule, unless gradients come from elsewhere, too."""
+        if self._direct or not isinstance(self._receiver, ElementwiseAgreement):
+            return None
+        return self._receiver.in_graph
+
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """What a compiled graph made of all units' gradients of a parameter."""
+        self._updates[self._index[id(parameter)]] = update
 
     def behind(self, losses: Tensor) -> tuple[list[nn.Parameter], Hashable]:
         """The parameters that losses use directly (a penalty), and of what calls they are made.

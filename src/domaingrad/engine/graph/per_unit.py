@@ -44,7 +44,9 @@ def each_unit(
 
 def stacked(value: Any) -> Any:
     """A tensor [K, *shape] of gradients that are computed when they are asked for."""
-    return value.stack() if isinstance(value, UnitGradients) else value
+    if not isinstance(value, UnitGradients):
+        return value
+    return value.traced() if torch.compiler.is_compiling() else value.stack()
 
 
 def _parts(value: Any, place: Placements, units: Units) -> Sequence[Any]:

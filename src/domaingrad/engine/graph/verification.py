@@ -327,11 +327,16 @@ class Sketches:
         together: keep those of the mean over all units.
     """
 
+    in_graph = None
+
     def __init__(self, parameters: Sequence[nn.Parameter], together: bool = False) -> None:
         self._together = together
         self.found: dict[int, Tensor] = {}
         """[K, 3] by the parameter's identity."""
         self._index = {id(parameter): index for index, parameter in enumerate(parameters)}
+
+    def agreed(self, parameter: Tensor, update: Tensor) -> None:
+        """Never called, since no rule is in the graph."""
 
     def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
         """Reduce the gradients to a few numbers each."""

@@ -62,6 +62,7 @@ for packet in operators(
     "complex",
     "view_as_complex_copy",
     "fill",
+    "leaky_relu_backward",
     "threshold_backward",
     "hardsigmoid",
     "hardswish",
