@@ -39,7 +39,7 @@ UNFIT = {
     "convolutions padded unevenly": "marked as skipped",
     "batch norm over time, with cumulative statistics": "data-dependent",
     "instance norm with running statistics": "mixes samples",
-    "bare parameters repeated for each sample": "picks single samples",
-    "samples in a list": "picks single samples",
+    "bare parameters repeated for each sample": "makes a constant of the number of samples",
+    "samples in a list": "makes a constant of the number of samples",
 }
 """Problems of which no graph can be proven to tell domains apart, and what the refusal says."""

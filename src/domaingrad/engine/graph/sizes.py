@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -116,7 +117,11 @@ class Conditions:
                 if not isinstance(node.meta["val"], Tensor) and _expression(size).is_Symbol:
                     places[_expression(size)] = node.meta["desc"].idx
         assert environment is not None
-        found = {environment.replace(guard.expr) for guard in environment.guards}
+        found = {
+            environment.replace(guard.expr)
+            for guard in environment.guards
+            if not _is_of_operator(guard)
+        }
         return cls(
             [e for e in found if not of_samples.isdisjoint(e.free_symbols)], of_samples, places
         )
@@ -140,6 +145,17 @@ class Conditions:
                         f"({expression})"
                     )
             self._met.add(key)
+
+
+OPERATORS = ("_subclasses", "_meta_registrations", "_prims", "_prims_common", "_refs", "_decomp")
+"""Where PyTorch describes its operators: what is decided there is how they compute, not what."""
+
+
+def _is_of_operator(guard: Any) -> bool:
+    """Whether a condition is an operator's own, such as a convolution's choice of a library."""
+    place = getattr(getattr(guard, "sloc", None), "framework_loc", None)
+    parts = Path(getattr(place, "filename", "")).with_suffix("").parts
+    return any(part in OPERATORS for part in parts)
 
 
 def _sizes(value: Any) -> list[torch.SymInt]:
