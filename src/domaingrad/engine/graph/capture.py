@@ -468,3 +468,13 @@ def captured(
         return run_plainly(CapturedGraph(current, graph, examples, compiler), recursive=False)
 
     return torch.compile(own, backend=backend, fullgraph=True)
+
+
+def of_any_size(tensor: Tensor) -> Tensor:
+    """The same, of which Dynamo takes the number of samples for one that changes.
+
+    So the graph says where the model makes use of it: a unit has fewer samples than the batch.
+    """
+    tensor = tensor.detach()
+    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return tensor

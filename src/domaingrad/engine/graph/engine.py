@@ -26,7 +26,7 @@ from ..gradients import Given, Stacked, UnitGradients
 from ..inventory import Inventory, preserved
 from ..receivers import ElementwiseAgreement
 from ..units import Units
-from .capture import CapturedGraph, NewGraph, Pass, RuleInGraph, captured
+from .capture import CapturedGraph, NewGraph, Pass, RuleInGraph, captured, of_any_size
 from .operators import UnprovableError
 from .verification import verify
 
@@ -119,7 +119,7 @@ class GraphEngine:
     def _passed(
         self, inventory: Inventory, units: Units, inputs: Any, options: Mapping[str, Any]
     ) -> Any:
-        inputs = tree_map_only(Tensor, _of_any_size, inputs)
+        inputs = tree_map_only(Tensor, of_any_size, inputs)
         for _ in range(MOST_GRAPHS):
             self._current.units = units
             try:
@@ -172,16 +172,6 @@ def _prepare(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> N
     devices = {p.device for p in inventory.trained if p.device.type == "cuda"}
     with preserved(inventory), torch.random.fork_rng(devices=devices), torch.no_grad():
         run(inventory.model, inputs, options)
-
-
-def _of_any_size(tensor: Tensor) -> Tensor:
-    """The same, of which Dynamo takes the number of samples for one that changes.
-
-    So the graph says where the model makes use of it: a unit has fewer samples than the batch.
-    """
-    tensor = tensor.detach()
-    torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    return tensor
 
 
 def _apart(units: Units) -> Units:

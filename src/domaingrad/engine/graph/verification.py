@@ -19,7 +19,7 @@ from ..errors import DifferenceError, InconclusiveError, UnsupportedModelError
 from ..gradients import UnitGradients
 from ..inventory import Inventory, preserved
 from ..units import Units
-from .capture import CapturedGraph, Pass, captured
+from .capture import CapturedGraph, Pass, captured, of_any_size
 from .chance import WithoutChance
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
@@ -137,6 +137,7 @@ class Comparison:
             lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
             (self.inputs, dict(self.options)),
         )
+        inputs = tree_map_only(Tensor, of_any_size, inputs)
         current = Pass()
         current.units, current.verifying = self.units, True
         call = captured(current)
