@@ -13,7 +13,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def test_a_whole_run_tells_of_every_part(tmp_path: Path) -> None:
     page = tmp_path / "gpu.md"
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--tiny", "--out", page]
+    # More time than the parts need, so that none is stopped on a busy machine.
+    options = ["--device", "cpu", "--tiny", "--minutes", "40", "--out", page]
+    command = [sys.executable, BENCHMARKS / "gpu.py", *options]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     text = page.read_text(encoding="utf-8")
