@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Units:
@@ -44,10 +41,3 @@ class Units:
     def times(self, rows: int) -> Units:
         """With so many rows in the place of each sample."""
         return self if rows == 1 else Units(tuple(n * rows for n in self.sizes), self.pooled)
-
-    def index(self, device: torch.device) -> Tensor:
-        """The number of each sample's unit, [N]."""
-        sizes = torch.tensor(self.sizes, device=device)
-        return torch.arange(self.count, device=device).repeat_interleave(
-            sizes, output_size=self.samples
-        )

@@ -20,17 +20,10 @@ from .registry import Call, Outcome, operators, rule
 aten = torch.ops.aten
 
 
-def _axis(call: Call, name: str) -> Sampled:
-    placement = call.at(call[name])
-    if not isinstance(placement, Sampled):
-        raise call.mixes()
-    return placement
-
-
 @rule(aten.native_layer_norm, *operators("_fused_rms_norm"))
 def layer_norm(call: Call) -> Outcome:
     """Over the last dimensions."""
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     if axis.dim >= len(call.shape(call["input"])) - len(call["normalized_shape"]):
         raise call.mixes()
     return Outcome(tuple(axis for _ in call.node.meta["val"]))
@@ -39,7 +32,7 @@ def layer_norm(call: Call) -> Outcome:
 @rule(aten.native_layer_norm_backward)
 def layer_norm_backward(call: Call) -> Outcome:
     """The gradient of the input at once; of weight and bias, sums unit by unit."""
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     if call.at(call["grad_out"]) != axis:
         raise call.mixes()
     return Outcome((axis, PerUnit(), PerUnit()), _LayerNorm(axis))
@@ -81,7 +74,7 @@ class _LayerNorm:
 @rule(aten.native_group_norm)
 def group_norm(call: Call) -> Outcome:
     """Over groups of channels of each row."""
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     if axis.dim != 0:
         raise call.mixes()
     return Outcome((axis, axis, axis))
@@ -90,7 +83,7 @@ def group_norm(call: Call) -> Outcome:
 @rule(aten.native_group_norm_backward)
 def group_norm_backward(call: Call) -> Outcome:
     """The gradient of the input at once; of weight and bias, sums unit by unit."""
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     if call.at(call["grad_out"]) != axis or axis.dim != 0:
         raise call.mixes()
     return Outcome((axis, PerUnit(), PerUnit()), _GroupNorm(axis))
@@ -139,7 +132,7 @@ class _GroupNorm:
 @rule(*operators("_native_batch_norm_legit_no_training", "_batch_norm_no_update"))
 def batch_norm_in_evaluation(call: Call) -> Outcome:
     """With running statistics."""
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     extra = len(call.node.meta["val"]) - 1
     if axis.dim == 1:
         own = _repeated(call, axis)
@@ -167,7 +160,7 @@ def _repeated(call: Call, axis: Sampled) -> Sampled:
 )
 def batch_norm(call: Call) -> Outcome:
     """In training mode, each unit with its own statistics; the running ones move in order."""
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     if call.args.get("training", True) is False:
         return batch_norm_in_evaluation(call)
     extra = len(call.node.meta["val"]) - 3
@@ -210,7 +203,7 @@ class _BatchNorm:
 def batch_norm_backward(call: Call) -> Outcome:
     """Unit by unit in training mode; sums unit by unit in evaluation mode."""
     name = "grad_out" if "grad_out" in call.args else "grad_output"
-    axis = _axis(call, "input")
+    axis = call.axis("input")
     if call.at(call[name]) != axis:
         raise call.mixes()
     training = bool(call.args.get("train", call.args.get("update", call.args.get("training"))))

@@ -14,13 +14,6 @@ from .registry import Call, Outcome, Placements, operators, rule
 aten = torch.ops.aten
 
 
-def _axis(call: Call, name: str = "self") -> Sampled:
-    placement = call.at(call[name])
-    if not isinstance(placement, Sampled):
-        raise call.mixes()
-    return placement
-
-
 def _dims(call: Call, ndim: int) -> list[int]:
     given = call.args.get("dim")
     if given is None or given == []:
@@ -55,7 +48,7 @@ def _dims(call: Call, ndim: int) -> list[int]:
 )
 def reduction(call: Call) -> Outcome:
     """One entry for all along some dimensions; a sum over samples is one a unit."""
-    axis, shape = _axis(call), call.shape(call["self"])
+    axis, shape = call.axis(), call.shape(call["self"])
     dims, keep = _dims(call, len(shape)), bool(call.args.get("keepdim", False))
     if axis.dim not in dims:
         found: Placements = axis if keep else axis.moved(axis.dim - sum(d < axis.dim for d in dims))
@@ -118,7 +111,7 @@ def along(call: Call) -> Outcome:
 @rule(*operators("_fft_r2c", "_fft_c2r", "_fft_c2c"))
 def fourier(call: Call) -> Outcome:
     """Fourier transforms along some dimensions."""
-    axis = _axis(call)
+    axis = call.axis()
     if axis.dim in [call.dim(d, len(call.shape())) for d in call["dim"]]:
         raise call.mixes()
     return Outcome(axis)
@@ -127,7 +120,7 @@ def fourier(call: Call) -> Outcome:
 @rule(*operators("triu", "tril"))
 def triangle(call: Call) -> Outcome:
     """Looks at the last two dimensions."""
-    axis = _axis(call)
+    axis = call.axis()
     if axis.dim >= len(call.shape()) - 2:
         raise call.mixes()
     return Outcome(axis)

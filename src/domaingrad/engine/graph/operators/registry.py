@@ -130,6 +130,13 @@ class Call:
             return placement
         return Shared()
 
+    def axis(self, name: str = "self") -> Sampled:
+        """Where the samples lie in an argument that must hold them."""
+        placement = self.at(self[name])
+        if not isinstance(placement, Sampled):
+            raise self.mixes()
+        return placement
+
     def shape(self, value: Any = None) -> tuple[int, ...]:
         """Of an argument, or of the result."""
         if value is None:
