@@ -24,7 +24,7 @@ from timing import ALTERNATION, Way, header, measure, rows, write
 from torch import Tensor
 
 import domaingrad as dg
-from domaingrad.engine.reduction import Kernels, Reduction
+from domaingrad.engine.blocks import Block, Kernels, Part, Runner
 from domaingrad.rules import ElementwiseRule, from_torchjd
 
 LARGEST = 512 * 512 * 9
@@ -84,14 +84,15 @@ OPERATIONS = {
 
 
 def reduced(rule: ElementwiseRule, kernels: Kernels, stack: Tensor) -> Way:
-    """The engine's reduction, and the rule's scale."""
-    reduction = Reduction(rule, kernels)
+    """The engine's way from a block to the update."""
 
     def way() -> Tensor:
-        proposal, _ = reduction.propose(stack, None)
-        if rule.scope == "model":
-            return rule.finish_together([proposal])[0]
-        return rule.finish_alone(proposal)
+        runner = Runner(rule, None, None, kernels)
+        block = Block([Part(0, stack.shape[1])], stack)
+        runner.take(block)
+        runner.finish()
+        assert block.update is not None
+        return block.update
 
     return way
 

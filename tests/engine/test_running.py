@@ -150,7 +150,7 @@ def test_sand_mask_on_streamed_statistics_with_a_large_mean() -> None:
     rule = SANDMask(0.5, 1e-8)
     running = folded(torch.tensor(gradients), rule.statistics)
     # As above; tanh and the mean of m add no more than the same again.
-    update = rule.updates([running.statistics()])[0]
+    update = rule.update(running.statistics())
     np.testing.assert_allclose(update.numpy(), expected, rtol=1e-2)
 
 
@@ -164,7 +164,7 @@ def test_rules_on_streamed_statistics(kind: str, count: int) -> None:
         (AgrSum(), reference.agr_sum(rows(stack))),
     ):
         running = folded(stack, rule.statistics)
-        (update,) = rule.updates([running.statistics()])
+        update = rule.update(running.statistics())
         # AND-mask scales the mean by 12 at most, Agr-Sum by K.
         assert_close(update, expected, stack, gain=max(12, count))
 

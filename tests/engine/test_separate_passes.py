@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import domaingrad as dg
-from domaingrad.engine import reduction
+from domaingrad.engine.blocks import block
 
 from . import equations
 from .equations import Stacks, Updates
@@ -67,7 +67,7 @@ def test_updates_are_the_equations_of_separate_passes(
         expected = equation(gradients)
         with monkeypatch.context() as patch:
             if rule in ALONE:
-                patch.setattr(reduction, "SMALL", -1)
+                patch.setattr(block, "SMALL", -1)
             actual = agreed(make())
         if rule in SCALED:
             for name in PROBLEMS[problem].rounding_noise:

@@ -5,7 +5,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
-from dataclasses import astuple
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import domaingrad as dg
 from domaingrad.bench.models import mnist_cnn
+from domaingrad.engine.blocks import Block, Kernels, Part, Runner
 from domaingrad.engine.graph.operators import products
 from domaingrad.engine.graph.verification import Comparison
 from domaingrad.engine.loops import compiler_found
-from domaingrad.engine.reduction import Reduction
 from tests.reference import rules as reference
 
 from .problems import PROBLEMS, UNFIT
@@ -438,6 +438,14 @@ def test_clipping_and_channels_last() -> None:
     assert total.item() == pytest.approx(0.1, rel=1e-4)
 
 
+class Median(dg.rules.StackRule):
+    """The coordinate-wise median."""
+
+    def combine(self, gradients: Tensor) -> Tensor:
+        """Of the K values of each component."""
+        return gradients.quantile(0.5, 0)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own.
 @pytest.mark.parametrize(
     "rule", [dg.Mean(), dg.ANDMask(), dg.SANDMask(), dg.AgrSum(), dg.AgrRand()]
@@ -449,14 +457,26 @@ def test_compiled_kernels_give_what_eager_ones_give(rule: dg.rules.ElementwiseRu
     stack = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
     stack[:, :50] = 0
     factors = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0])
-    one, _ = Reduction(rule, "compiled").propose(stack.clone(), factors)
-    two, _ = Reduction(rule, "eager").propose(stack.clone(), factors)
-    torch.testing.assert_close(one.update, two.update, rtol=1e-5, atol=1e-7)
-    assert (one.tally is None) == (two.tally is None)
-    if one.tally is not None:
-        torch.testing.assert_close(one.tally, two.tally, rtol=1e-5, atol=1e-5)
-    if one.mask is not None:
-        assert torch.equal(one.mask, two.mask)
+    one, two = (
+        updated(deepcopy(rule), stack.clone(), [1000], kernels, factors)[0]
+        for kernels in ("compiled", "eager")
+    )
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
+
+
+def updated(
+    rule: dg.rules.Rule,
+    stack: Tensor,
+    sizes: list[int],
+    kernels: Kernels = "eager",
+    factors: Tensor | None = None,
+) -> list[Tensor]:
+    """The updates of tensors side by side in one block."""
+    runner = Runner(rule, factors, None, kernels)
+    block = Block([Part(index, size) for index, size in enumerate(sizes)], stack)
+    runner.take(block)
+    runner.finish()
+    return [update for _, update in block]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own.
@@ -467,9 +487,8 @@ def test_small_masks_keep_their_digits_in_a_compiled_loop() -> None:
     stack = torch.rand(3, 4000, generator=torch.Generator().manual_seed(0)) + 0.5
     stack *= torch.logspace(-1, 3, 4000)
     rule = dg.SANDMask(tau=0.5, k=1.0)
-    proposal, _ = Reduction(rule, "compiled").propose(stack.clone(), None)
-    assert proposal.tally is not None
-    found = rule.finish(proposal, proposal.tally).double().numpy()
+    (update,) = updated(rule, stack.clone(), [4000], "compiled")
+    found = update.double().numpy()
     np.testing.assert_allclose(found, reference.sand_mask(stack.double().numpy(), 0.5, 1.0), 2e-5)
     weights = reference.sand_weights(stack.double().numpy(), 0.5, 1.0)
     assert weights.min() < 1e-5
@@ -477,19 +496,26 @@ def test_small_masks_keep_their_digits_in_a_compiled_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [dg.Mean(), dg.ANDMask(), dg.SANDMask(), dg.AgrSum(), dg.AgrRand()]
+    "rule",
+    [dg.Mean(), dg.ANDMask(), dg.SANDMask(), dg.AgrSum(), dg.PCGrad(), Median()],
+    ids=lambda rule: type(rule).__name__,
 )
-def test_tensors_reduced_together_give_what_they_give_alone(
-    rule: dg.rules.ElementwiseRule,
-) -> None:
-    sizes = [5, 1, 0, 300]
+def test_tensors_of_one_block_get_what_they_get_alone(rule: dg.rules.Rule) -> None:
+    """But for a rule over the whole model, where they get what they get in blocks of their own."""
+    sizes = [5, 1, 300]
     stack = torch.randn(4, sum(sizes), generator=torch.Generator().manual_seed(0))
     factors = torch.tensor([1.0, 2.0, 0.5, 1.0])
-    together, _ = Reduction(rule, "eager").propose_each(stack.clone(), sizes, factors)
-    for part, found in zip(stack.split(sizes, 1), together, strict=True):
-        alone, _ = Reduction(rule, "eager").propose(part.clone(), factors)
-        for one, other in zip(astuple(found), astuple(alone), strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
+    together = updated(deepcopy(rule), stack.clone(), sizes, factors=factors)
+    runner = Runner(deepcopy(rule), factors, None, "eager")
+    blocks = [
+        Block([Part(index, size)], part.clone())
+        for index, (size, part) in enumerate(zip(sizes, stack.split(sizes, 1), strict=True))
+    ]
+    for block in blocks:
+        runner.take(block)
+    runner.finish()
+    for one, block in zip(together, blocks, strict=True):
+        torch.testing.assert_close(one, block.update, rtol=1e-5, atol=1e-6)
 
 
 def test_a_rule_that_cannot_be_compiled_goes_on_without() -> None:
@@ -500,10 +526,9 @@ def test_a_rule_that_cannot_be_compiled_goes_on_without() -> None:
             half = 0.5 if statistics.mean.sum().item() > 0 else 1.0
             return dg.rules.Proposal(statistics.mean * half)
 
-    reduction = Reduction(Branching(), "auto")
     with pytest.warns(RuntimeWarning, match="kernels='eager'"):
-        proposal, _ = reduction.propose(torch.ones(2, 200_000), None)
-    assert torch.equal(proposal.update, torch.full((200_000,), 0.5))
+        (update,) = updated(Branching(), torch.ones(2, 200_000), [200_000], "auto")
+    assert torch.equal(update, torch.full((200_000,), 0.5))
 
 
 def test_unknown_kernels_are_refused() -> None:
@@ -740,7 +765,7 @@ def test_running_statistics_changed_before_the_way_back_are_noticed() -> None:
     x, y, domain = batch([0, 1, 0, 1])
     losses = losses_of(agree(x, domain), y)
     model[1].running_var.fill_(50.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(dg.AgreementError, match=r"was overwritten between.*optimizer step"):
         agree.backward(losses)
 
 

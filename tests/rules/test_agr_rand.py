@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from domaingrad.rules import AgrRand, statistics_of
+from domaingrad.rules import AgrRand
 from tests.reference import rules as reference
 from tests.reference.closeness import assert_close
 from tests.reference.matrices import COUNTS, DTYPES, KINDS, rows, stacks
 
-from .variants import seeded
+from .variants import of_model, seeded
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -60,7 +60,7 @@ def test_noise_is_scaled_over_the_whole_model() -> None:
     disagreeing = torch.stack([torch.ones(n), -torch.ones(n)])
     agreeing = torch.tensor([[1.0, 2.0], [1.0, 4.0]])
     rule = AgrRand(seeded())
-    updates = rule.updates([statistics_of(g, rule.statistics) for g in (disagreeing, agreeing)])
+    updates = of_model(rule, [disagreeing, agreeing])
     # s = (2 + 6) / 2, from a tensor other than the one that gets the noise.
     assert_normal(updates[0], std=4.0)
     assert updates[1].tolist() == [2.0, 6.0]
@@ -69,7 +69,7 @@ def test_noise_is_scaled_over_the_whole_model() -> None:
 def test_tensors_of_a_model_get_different_noise() -> None:
     gradients = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 1.0]])
     rule = AgrRand(seeded())
-    one, other = rule.updates([statistics_of(gradients, rule.statistics)] * 2)
+    one, other = of_model(rule, [gradients, gradients])
     assert (one[:2] != other[:2]).all()
 
 

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from domaingrad.rules import ANDMask, statistics_of
+from domaingrad.rules import ANDMask
 from tests.reference import rules as reference
 from tests.reference.closeness import assert_close
 from tests.reference.matrices import COUNTS, DTYPES, KINDS, rows, stacks
+
+from .variants import of_model
 
 LARGEST_LOG = 23.1  # |log(1e-10)|, the largest |log(|g| + 1e-10)| up to 1e8
 
@@ -113,7 +115,7 @@ def test_scale_is_per_tensor_of_a_model() -> None:
         for shape in ((4, 5), (20,))
     ]
     rule = ANDMask()
-    updates = rule.updates([statistics_of(tensor, rule.statistics) for tensor in tensors])
+    updates = of_model(rule, tensors)
     for tensor, update in zip(tensors, updates, strict=True):
         assert_close(update, reference.and_mask(rows(tensor)), tensor, gain=20)
 

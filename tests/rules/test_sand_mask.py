@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from domaingrad.rules import SANDMask, statistics_of
+from domaingrad.rules import SANDMask
 from tests.reference import rules as reference
 from tests.reference.closeness import assert_close
 from tests.reference.matrices import COUNTS, DTYPES, KINDS, rows, stacks
+
+from .variants import of_model
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -121,7 +123,7 @@ def test_scale_is_per_tensor_of_a_model() -> None:
         for shape in ((4, 5), (20,))
     ]
     rule = SANDMask(0.5, 1.0)
-    updates = rule.updates([statistics_of(tensor, rule.statistics) for tensor in tensors])
+    updates = of_model(rule, tensors)
     for tensor, update in zip(tensors, updates, strict=True):
         expected = reference.sand_mask(rows(tensor), 0.5, 1.0)
         assert_close(update, expected, tensor, gain=20, relative=40)

@@ -1,9 +1,11 @@
 """Every rule with every setting that changes its equation, made anew with a fixed seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
+from domaingrad.engine.blocks import Block, Part, Runner
 from domaingrad.rules import AgrRand, AgrSum, ANDMask, Mean, PCGrad, Rule, SANDMask
 
 
@@ -25,3 +27,13 @@ VARIANTS: dict[str, Callable[[], Rule]] = {
     "agr-rand-silent": lambda: AgrRand(seeded(), noise_where_silent=True),
     "pcgrad": lambda: PCGrad(seeded()),
 }
+
+
+def of_model(rule: Rule, stacks: Sequence[Tensor]) -> list[Tensor]:
+    """The updates of tensors of one model, from their stacked gradients, in a block."""
+    flat = torch.cat([stack.flatten(1) for stack in stacks], 1)
+    block = Block([Part(i, stack[0].numel()) for i, stack in enumerate(stacks)], flat)
+    runner = Runner(rule, None, None, "eager")
+    runner.take(block)
+    runner.finish()
+    return [update.view(stacks[index].shape[1:]) for index, update in block]

@@ -1,9 +1,9 @@
 """Engine: how to get the domains' gradients out of a model. Knows no method."""
 
 from .agreement import Engine, GradientAgreement
+from .blocks import Kernels
 from .distributed.hook import DDPAgreement
 from .errors import AgreementError, NonFiniteGradientWarning, SinglePassWarning
-from .reduction import Kernels
 from .running import RunningStatistics
 from .signal_to_noise import SignalToNoise, signal_to_noise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
@@ -15,25 +16,27 @@ from torch.nn.parallel import DistributedDataParallel
 from domaingrad.rules import Rule
 
 from .batch import Batch
+from .blocks import Kernels, Runner
+from .blocks.filling import Agreement
 from .compiling import Compile, inductor_options, original
 from .distributed.placement import Likeness, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
-from .distributed.shards import Shards
+from .distributed.shards import Shards, is_spread
 from .errors import (
     MIXED_LOSSES,
     AgreementError,
     InconclusiveError,
     SinglePassWarning,
+    UnseenModelError,
     UnsupportedModelError,
 )
 from .gathered import Gathered, Gatherer
-from .inventory import Inventory
-from .receivers import Agreement, ElementwiseAgreement, agreement_of
-from .reduction import Kernels
+from .scaling import factors, loss_scale
 from .scratch import Scratch
 from .separate_passes import SeparatePasses
-from .step import Step, warn_of_non_finite
+from .streaming import Step
+from .writing import NonFinite
 
 if TYPE_CHECKING:
     from .graph.capture import RuleInGraph
@@ -156,12 +159,14 @@ class GradientAgreement:
         self._scaler = scaler
         self._kernels = kernels
         self._compiler = inductor_options(model, compile)
+        self._first = next(p for p in model.parameters() if p.requires_grad)
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
         self._known: tuple[Tensor, Batch] | None = None
         self._streamed: str | None = None
         """Why the latest batch passed domain by domain, if it did."""
         self._warned: set[str] = set()
+        self._non_finite = NonFinite()
         self._batch: SeparatePasses | MixedPass | None = None
         self._gathered = Gathered()
         self._open: Hashable | None = None
@@ -192,9 +197,7 @@ class GradientAgreement:
                 gradients enabled, fewer domains than the rule needs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        inventory = Inventory(original(self._inner))
-        trained = inventory.trained
-        if torch.is_grad_enabled() and Shards.of(trained) is not None:
+        if torch.is_grad_enabled() and is_spread(self._first.data):
             raise AgreementError(
                 "the parameters are spread over processes by fully_shard, and agree(x, domain) "
                 "looks at whole ones. Use `with agree.domain(name)`: every process goes through "
@@ -205,22 +208,16 @@ class GradientAgreement:
         if not torch.is_grad_enabled():
             return SeparatePasses(batch).forward(self._inner, inputs, options)
         if self._processes is not None:
-            self._processes.begin(self.rule, trained, samples=True)
+            self._processes.begin(self.rule, self._trained, samples=True)
         else:
             self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         self._streamed = None
         if self.engine == "streaming":
             self._streamed = "engine='streaming'"
             return self._separately(batch, inputs, options)
-        reason = inventory.out_of_sight
-        if reason is not None and self.engine == "auto":
-            self._streamed = reason
-            return self._separately(batch, inputs, options)
         try:
-            if reason is not None:
-                raise UnsupportedModelError(reason)
             passed, outputs = self._captured.forward(
-                inventory, batch, inputs, options, lambda: self._expected(batch, trained)
+                original(self._inner), batch, inputs, options, partial(self._expected, batch)
             )
         except UnsupportedModelError as error:
             return self._without_single_pass(error, batch, inputs, options)
@@ -252,29 +249,16 @@ class GradientAgreement:
         """The model without what synchronises it."""
         return self.model if self._processes is None else self._processes.model.module
 
-    def _agreement(self, passed: MixedPass) -> Agreement:
-        batch = passed.batch
-        if self._processes is not None:
-            return self._among_processes(dict(zip(batch.labels, batch.sizes, strict=True)))
-        return self._agreement_on(batch, passed.parameters)
+    def _agreement_on(self, batch: Batch, device: torch.device) -> Agreement:
+        scale = loss_scale(self._scaler, device)
+        on_gradients = factors(batch.labels, self._weights, scale, device)
+        return Agreement(Runner(self.rule, on_gradients, scale, self._kernels), self._scratch)
 
-    def _agreement_on(self, batch: Batch, trained: Sequence[nn.Parameter]) -> Agreement:
-        scale = self._loss_scale
-        return agreement_of(
-            self.rule,
-            trained,
-            [self._weights.get(label, 1.0) / scale for label in batch.labels],
-            scale,
-            self._scratch,
-            self._kernels,
-        )
-
-    def _expected(self, batch: Batch, trained: Sequence[nn.Parameter]) -> RuleInGraph | None:
+    def _expected(self, batch: Batch) -> RuleInGraph | None:
         """The rule of the next update, where a compiled graph may apply it."""
         if self._processes is not None:
             return None
-        agreement = self._agreement_on(batch, trained)
-        return agreement.in_graph if isinstance(agreement, ElementwiseAgreement) else None
+        return self._agreement_on(batch, self._trained[0].device).in_graph
 
     def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
         passes = SeparatePasses(batch)
@@ -293,7 +277,8 @@ class GradientAgreement:
             ) from error
         self._streamed = str(error)
         outputs = self._separately(batch, inputs, options)
-        if not isinstance(error, InconclusiveError) and str(error) not in self._warned:
+        silent = isinstance(error, (InconclusiveError, UnseenModelError))
+        if not silent and str(error) not in self._warned:
             self._warned.add(str(error))
             warn(
                 f"one pass for all domains is not exact for this model: {error}. The domains pass "
@@ -324,18 +309,29 @@ class GradientAgreement:
         if isinstance(batch, SeparatePasses):
             self._walk_separately(batch, losses)
             return
-        agreement = self._agreement(batch)
-        batch.backward(losses, agreement)
-        labels = batch.batch.labels
-        if isinstance(agreement, DistributedAgreement):
-            labels = agreement.labels
-        self._warn_of(agreement, labels)
+        if self._processes is not None:
+            mixed = batch.batch
+            among = self._among_processes(dict(zip(mixed.labels, mixed.sizes, strict=True)))
+            batch.backward(losses, among, self._trained)
+            self._note(among.labels, among.finite())
+            return
+        parameters = batch.parameters_behind(losses)
+        agreement = self._agreement_on(batch.batch, losses.device)
+        batch.backward(losses, agreement, parameters)
+        self._note(batch.batch.labels, agreement.runner.finite())
 
-    def _warn_of(self, agreement: Agreement, labels: Sequence[int]) -> None:
-        if agreement.non_finite and not self._non_finite_expected:
-            warn_of_non_finite(
-                [labels[unit] for unit in sorted(agreement.non_finite)], stacklevel=4
-            )
+    def _note(self, labels: Sequence[Hashable], finite: Tensor | None) -> None:
+        if not self._non_finite_expected:
+            self._non_finite.note(labels, finite)
+            self._non_finite.check()
+
+    def check(self) -> None:
+        """Wait for the device, and name the domains whose gradients were not finite, if any.
+
+        On a CPU that is done in the step itself. Elsewhere a step waits for nothing: what it found
+        is named, in a :class:`NonFiniteGradientWarning`, when it has arrived on the host.
+        """
+        self._non_finite.check(wait=True)
 
     def idle(self) -> None:
         """Take part in a step of several processes without any sample.
@@ -357,12 +353,13 @@ class GradientAgreement:
 
     def _among_processes(self, held: Mapping[int, int]) -> DistributedAgreement:
         assert self._processes is not None
-        scale = self._loss_scale
+        device = self._trained[0].device
+        scale = loss_scale(self._scaler, device)
         return self._processes.agreement(
             self.rule,
             self._trained,
             held,
-            lambda label: self._weights.get(label, 1.0) / scale,
+            lambda labels: factors(labels, self._weights, scale, device),
             scale,
             self._kernels,
         )
@@ -373,7 +370,7 @@ class GradientAgreement:
         assert self._processes is not None
         agreement = self._among_processes(held)
         self._processes.add_updates(agreement, self._trained, gradients)
-        self._warn_of(agreement, agreement.labels)
+        self._note(agreement.labels, agreement.finite())
 
     def accumulate(self, losses: Tensor) -> None:
         """Keep the domains' gradients of these losses; :meth:`combine` agrees on the sum so far.
@@ -386,8 +383,8 @@ class GradientAgreement:
         """
         batch = self._batch_for(losses, "agree.accumulate(losses)")
         if not isinstance(batch, SeparatePasses):
-            gatherer = Gatherer(self._gathered, batch.batch, batch.parameters)
-            batch.backward(losses, gatherer)
+            parameters = batch.parameters_behind(losses)
+            batch.backward(losses, Gatherer(self._gathered, batch.batch, parameters), parameters)
             return
         for index, label in enumerate(batch.batch.labels):
             trained = self._trained
@@ -548,6 +545,7 @@ class GradientAgreement:
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, between steps: what was found out of the model is left behind."""
         self._require_between_steps("copied or pickled")
+        self._non_finite.check(wait=True)
         fresh = {"_graphs": None, "_scratch": Scratch(), "_batch": None}
         return {**self.__dict__, **fresh}
 
@@ -559,6 +557,7 @@ class GradientAgreement:
         """
         self._require_no_domain_open("agree.state_dict()")
         self._require_between_steps("saved")
+        self.check()
         return {"rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -566,16 +565,8 @@ class GradientAgreement:
         self.rule.load_state_dict(state["rule"])
 
     def _new_step(self) -> Step:
-        return Step(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            self.rule,
-            scale=self._loss_scale,
-            non_finite_expected=self._non_finite_expected,
-        )
-
-    @property
-    def _loss_scale(self) -> float:
-        return 1.0 if self._scaler is None else self._scaler.get_scale()
+        trained = self._trained
+        return Step(trained, self.rule, loss_scale(self._scaler, trained[0].device))
 
     @property
     def _non_finite_expected(self) -> bool:
@@ -590,7 +581,7 @@ class GradientAgreement:
                 "agree.combine() found no domain in this step; run `with agree.domain(name): "
                 "loss.backward()` for each domain first."
             )
-        step.add_update()
+        self._note(step.names, step.add_update())
 
     def _require_same_domains(self, step: Step | None) -> None:
         """See that all processes went through the same domains, each with a share of them."""

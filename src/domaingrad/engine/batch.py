@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+from .units import Units
+
+
+class Order:
+    """How the samples of a batch are put for a model.
+
+    Args:
+        order: the samples, by their place in the batch.
+        units: the domains, as they then lie.
+    """
+
+    def __init__(self, order: Tensor, units: Units) -> None:
+        self.units = units
+        self.is_that_of_batch = bool((order[1:] > order[:-1]).all())
+        self._order = order
+        self._back = torch.empty_like(order)
+        self._back[order] = torch.arange(len(order))
+
+    def of(self, inputs: Any) -> Any:
+        """Every tensor of the inputs in this order."""
+        return inputs if self.is_that_of_batch else select(inputs, self._order)
+
+    def undone(self, tensor: Tensor) -> Tensor:
+        """A tensor in this order, in that of the batch."""
+        if self.is_that_of_batch:
+            return tensor
+        if self._back.device != tensor.device:
+            self._back = self._back.to(tensor.device, non_blocking=True)
+        return tensor[self._back]
 
 
 class Batch:
@@ -41,14 +71,37 @@ class Batch:
         order = places.argsort(kind="stable")
         self.order = torch.from_numpy(order)
         """The samples, domain after domain."""
-        self.is_in_order = bool((places[1:] >= places[:-1]).all())
-        """Whether the batch already goes domain after domain."""
         self.rows: list[Tensor] = list(torch.split(self.order, list(self.sizes)))
         """The samples of each domain."""
         self.back = torch.from_numpy(order.argsort())
         """From the order by domain to that of the batch."""
-        self.shares: Tensor = torch.from_numpy(1.0 / counts[places])
+        self._shares = torch.from_numpy(1.0 / counts[places])
+
+    def shares(self, like: Tensor) -> Tensor:
         """One over the number of samples of a sample's domain, in the order of the batch."""
+        if self._shares.dtype != like.dtype or self._shares.device != like.device:
+            self._shares = self._shares.to(like, non_blocking=True)
+        return self._shares
+
+    @cached_property
+    def one_by_one(self) -> Order:
+        """One domain after the other."""
+        return Order(self.order, Units(self.sizes))
+
+    @cached_property
+    def by_turns(self) -> Order:
+        """The first sample of each domain, then the second, for domains of equal size."""
+        return Order(torch.stack(self.rows, 1).flatten(), Units(self.sizes, turn=1))
+
+    @property
+    def can_take_turns(self) -> bool:
+        """Whether there are several domains, all of one size."""
+        return len(self.sizes) > 1 and len(set(self.sizes)) == 1
+
+    @cached_property
+    def of_samples(self) -> Order:
+        """As units whose batch norms look at the whole batch."""
+        return Order(self.order, Units(self.sizes, pooled=True))
 
     def check(self, inputs: Any, options: Mapping[str, Any]) -> None:
         """Refuse inputs that cannot be told apart by domain.
@@ -56,6 +109,9 @@ class Batch:
         Raises:
             TypeError, ValueError: no tensor, a tensor without N rows, a tensor with a graph.
         """
+        if isinstance(inputs, Tensor) and not options:
+            _refuse_graph(self._check_input(inputs))
+            return
         tree_map_only(Tensor, self._check_input, inputs)
         tree_map_only(Tensor, _refuse_graph, (inputs, dict(options)))
         if not any(isinstance(leaf, Tensor) for leaf in tree_flatten(inputs)[0]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import cast
 
@@ -72,7 +72,7 @@ def convolution_gradients(
         units: the units.
         rows: of each sample in ``x`` and ``g``.
     """
-    few = max(units.sizes) * rows * prod(g.shape[2:]) <= FEW_POSITIONS
+    few = not units.turn and max(units.sizes) * rows * prod(g.shape[2:]) <= FEW_POSITIONS
     if how.is_plain(weight) and few:
         columns = F.unfold(x, weight.shape[2:], how.dilation, how.padding, how.stride)
         return Products(
@@ -97,13 +97,25 @@ class Slices(UnitGradients):
         self._units = units
 
     def fill(self, rows: slice, out: Tensor) -> None:
-        """One call a unit."""
+        """One call a unit, or one for all."""
+        if self._units.turn:
+            out.copy_(self.tensor()[:, rows])
+            return
         for gradient, target in zip(self._each(), out.unbind(0), strict=True):
             target.copy_(gradient[rows])
 
-    def traced(self) -> Tensor:
+    def tensor(self) -> Tensor:
         """Likewise; what is joined along the rows is written to its place."""
+        if self._units.turn:
+            return self._in_groups()
         return torch.cat(list(self._each())).view(self.count, *self.shape)
+
+    def _in_groups(self) -> Tensor:
+        """One call for units that take turns, each of them a group of channels."""
+        how = replace(self._how, groups=self._how.groups * self.count)
+        x, g = (side_by_side(tensor, self._units) for tensor in (self._x, self._g))
+        like = self._weight.new_empty((self.count * self.shape[0], *self.shape[1:]))
+        return how.backward(g, x, like, (False, True, False))[1].view(self.count, *self.shape)
 
     def _each(self) -> Iterator[Tensor]:
         sizes = list(self._units.sizes)
@@ -120,6 +132,19 @@ class Slices(UnitGradients):
             total += gradient
             squares.addcmul_(gradient, gradient)
         return total.div_(self.count), squares.div_(self.count)
+
+
+def side_by_side(tensor: Tensor, units: Units) -> Tensor:
+    """From [N, C, …] of units that take turns to [N / K, K · C, …]; mostly a view."""
+    apart = torch.unflatten(tensor, 0, (-1, units.count, units.turn))
+    return apart.movedim(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def after_one_another(tensor: Tensor, units: Units) -> Tensor:
+    """The inverse of :func:`side_by_side`."""
+    apart = torch.unflatten(tensor, 1, (units.count, -1))
+    apart = torch.unflatten(apart, 0, (-1, units.turn))
+    return apart.movedim(2, 1).flatten(0, 2)
 
 
 class Patches(Slices):

@@ -42,7 +42,7 @@ class Scattered(UnitGradients):
         for gradient, target in zip(self._each(), out.unbind(0), strict=True):
             target.copy_(gradient[rows])
 
-    def traced(self) -> Tensor:
+    def tensor(self) -> Tensor:
         """Likewise."""
         return torch.stack(list(self._each()))
 

@@ -36,8 +36,12 @@ class UnsupportedModelError(Exception):
 
 
 class DifferenceError(UnsupportedModelError):
-    """The two differ by little more than rounding, which float64 has less of."""
+    """Gradients differ, perhaps by rounding, which float64 has less of."""
 
 
 class InconclusiveError(UnsupportedModelError):
     """The batch does not show whether the graph is exact; another may."""
+
+
+class UnseenModelError(UnsupportedModelError):
+    """Something of the model that is chosen on purpose cannot be seen in a graph."""

@@ -51,6 +51,8 @@ class Gatherer:
         parameters: what is trained.
     """
 
+    in_graph = None
+
     def __init__(
         self, gathered: Gathered, batch: Batch, parameters: Sequence[nn.Parameter]
     ) -> None:
@@ -59,7 +61,7 @@ class Gatherer:
         self._found: list[tuple[int, nn.Parameter, Tensor]] = []
         self._batch = batch
 
-    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, index: int, gradients: UnitGradients) -> None:
         """Keep each domain's gradient."""
         stack = gradients.stack()
         stack = stack.to(accumulation_dtype(stack.dtype))
@@ -67,7 +69,6 @@ class Gatherer:
             self._batch.labels, self._batch.sizes, stack.unbind(0), strict=True
         ):
             self._found.append((label, self._parameters[index], mean * size))
-        return None
 
     def finish(self) -> dict[int, Tensor]:
         """Only a pass that came to its end counts."""

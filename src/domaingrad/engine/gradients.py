@@ -49,8 +49,8 @@ class UnitGradients(ABC):
         """Write the K gradients of these rows (of the first dimension) to ``out``."""
 
     @abstractmethod
-    def traced(self) -> Tensor:
-        """All of it, [K, *shape], for a compiler: written to no memory of ours."""
+    def tensor(self) -> Tensor:
+        """All of it, [K, *shape], perhaps in memory that others look at."""
 
     def stack(self) -> Tensor:
         """All of it, [K, *shape]."""
@@ -127,7 +127,7 @@ class Given(UnitGradients):
             else:
                 target.copy_(part[rows] if part.ndim > 0 else part)
 
-    def traced(self) -> Tensor:
+    def tensor(self) -> Tensor:
         """One after the other."""
         present = next(part for part in self._parts if part is not None)
         zeros = torch.zeros_like(present)
@@ -145,7 +145,7 @@ class Stacked(UnitGradients):
         """Copy."""
         out.copy_(self._stack[:, rows] if self._stack.ndim > 1 else self._stack)
 
-    def traced(self) -> Tensor:
+    def tensor(self) -> Tensor:
         """As it is."""
         return self._stack
 
@@ -180,6 +180,9 @@ class Products(UnitGradients):
         """One product a unit, or one batched product over units of equal size."""
         out = out.flatten(2) if out.ndim > 3 else out
         g = self._g[:, rows]
+        if self._units.turn:
+            out.copy_(torch.bmm(self._by_unit(g).transpose(1, 2), self._by_unit(self._x)))
+            return
         if self._units.equal and self.count >= BATCHED_FROM:
             g = g.unflatten(0, (self.count, -1))  # type: ignore[no-untyped-call]
             x = self._x.unflatten(0, (self.count, -1))  # type: ignore[no-untyped-call]
@@ -190,15 +193,22 @@ class Products(UnitGradients):
         for x, own, target in zip(*parts, out.unbind(0), strict=True):
             torch.mm(own.t(), x, out=target)
 
-    def traced(self) -> Tensor:
+    def tensor(self) -> Tensor:
         """Likewise; products that are joined along their rows are written to their place."""
         if self._units.equal:
-            g, x = (t.unflatten(0, (self.count, -1)) for t in (self._g, self._x))  # type: ignore[no-untyped-call]
+            g, x = self._by_unit(self._g), self._by_unit(self._x)
             return torch.bmm(g.transpose(1, 2), x).view(self.count, *self.shape)
         sizes = [size * self._positions for size in self._units.sizes]
         parts = (torch.split_with_sizes(tensor, sizes) for tensor in (self._g, self._x))
         products = [torch.mm(g.t(), x) for g, x in zip(*parts, strict=True)]
         return torch.cat(products).view(self.count, *self.shape)
+
+    def _by_unit(self, rows: Tensor) -> Tensor:
+        """[K, positions of a unit, …] of units of equal size."""
+        if not self._units.turn:
+            return torch.unflatten(rows, 0, (self.count, -1))
+        apart = torch.unflatten(rows, 0, (-1, self.count, self._positions))
+        return apart.movedim(1, 0).flatten(1, 2)
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """Without the gradients themselves where each unit has few positions.

@@ -117,18 +117,18 @@ def statistics_of_units(
 class _Moments:
     """Receives the units' gradients of each parameter."""
 
+    in_graph = None
+
     def __init__(self, size: int, ignored: Collection[int]) -> None:
         self.found: dict[int, SignalToNoise] = {}
         self._size = size
         self._ignored = ignored
         self._scratch = Scratch()
 
-    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, index: int, gradients: UnitGradients) -> None:
         """All units' gradients; nothing goes to ``.grad``."""
-        if index in self._ignored:
-            return None
-        self.found[index] = SignalToNoise(*gradients.moments(self._scratch))
-        return None
+        if index not in self._ignored:
+            self.found[index] = SignalToNoise(*gradients.moments(self._scratch))
 
     def add(self, index: int, unit: int, gradient: Tensor) -> None:
         """One unit's gradient."""

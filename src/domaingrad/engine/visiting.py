@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 class Visitor(Protocol):
     """Who is shown the gradients; ``.grad`` gets nothing."""
 
-    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
-        """All units' gradients of one parameter, once; return ``None``."""
+    in_graph: None
+
+    def receive(self, index: int, gradients: UnitGradients) -> None:
+        """All units' gradients of one parameter, once."""
 
     def add(self, index: int, unit: int, gradient: Tensor) -> None:
         """One unit's gradient of one parameter, where the units pass one by one."""
@@ -102,9 +104,6 @@ def _in_one_pass(
     options: Mapping[str, Any],
     of_samples: bool,
 ) -> None:
-    reason = inventory.out_of_sight
-    if reason is not None:
-        raise UnsupportedModelError(reason)
     engines = _engines[of_samples]
     engine = engines.get(inventory.model)
     if engine is None:
@@ -112,10 +111,10 @@ def _in_one_pass(
 
         engine = engines.setdefault(inventory.model, GraphEngine(of_samples=of_samples))
     with torch.enable_grad():
-        passed, outputs = engine.forward(inventory, batch, inputs, options)
+        passed, outputs = engine.forward(inventory.model, batch, inputs, options)
         values = losses(outputs)
         check_losses(values, batch.size)
-        passed.backward(values, visitor)
+        passed.backward(values, visitor, inventory.trained)
 
 
 def _unit_by_unit(

@@ -171,15 +171,16 @@ class ConflictWatch:
 class _Pairs:
     """Receives the domains' gradients of each parameter, and keeps their products."""
 
+    in_graph = None
+
     def __init__(self, count: int) -> None:
         self._count = count
         self._relations: dict[int, Relation] = {}
         self._rows: dict[int, dict[int, Tensor]] = {}
 
-    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, index: int, gradients: UnitGradients) -> None:
         """All domains' gradients of one parameter."""
-        self._relations[index] = _relation(gradients.stack().flatten(1))
-        return None
+        self._relations[index] = _relation(gradients.tensor().flatten(1))
 
     def add(self, index: int, unit: int, gradient: Tensor) -> None:
         """One domain's gradient."""

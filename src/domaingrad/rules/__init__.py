@@ -2,7 +2,7 @@
 
 from .agr import AgrRand, AgrSum
 from .and_mask import ANDMask
-from .base import ElementwiseRule, GramianRule, Proposal, Rule, Tallied, Whole
+from .base import ElementwiseRule, GramianRule, Proposal, Reduce, Rule, StackRule, Whole
 from .mean import Mean
 from .pcgrad import PCGrad
 from .sand_mask import SANDMask
@@ -18,11 +18,12 @@ __all__ = [
     "Mean",
     "PCGrad",
     "Proposal",
+    "Reduce",
     "Rule",
     "SANDMask",
+    "StackRule",
     "Statistic",
     "Statistics",
-    "Tallied",
     "Whole",
     "from_torchjd",
     "statistics_of",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._sign import at_least
-from .base import ElementwiseRule, Proposal, Tallied
+from .base import ElementwiseRule, Proposal
 from .statistics import Statistic, Statistics
 
 
@@ -70,6 +70,7 @@ class AgrRand(ElementwiseRule):
     """
 
     scope = "model"
+    draws = True
     statistics: frozenset[Statistic] = frozenset({"mean", "sign_sum", "active"})
 
     def __init__(
@@ -90,7 +91,7 @@ class AgrRand(ElementwiseRule):
             noisy = noisy * statistics.active.clamp(max=1)
         return Proposal(update, (update.abs(), agree), noisy.to(torch.int8))
 
-    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
         """Add the noise where the domains disagree."""
         if proposal.mask is None:
             raise ValueError("AgrRand.finish expects the mask of its own proposal; found none.")

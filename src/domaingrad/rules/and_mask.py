@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._scale import kept_share
 from ._sign import at_least
-from .base import ElementwiseRule, Proposal, Tallied
+from .base import ElementwiseRule, Proposal
 from .statistics import Statistics
 
 Average = Literal["arithmetic", "geometric"]
@@ -67,7 +67,7 @@ class ANDMask(ElementwiseRule):
         # A product, not a selection: a non-finite mean must stay visible where the mask is 0.
         return Proposal(mask * self._average(statistics), (mask,) if self.rescale else ())
 
-    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
         """Divide by the share of components kept."""
         return proposal.update.div_(kept_share(tally))
 

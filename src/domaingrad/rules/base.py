@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar, Literal
 
@@ -24,7 +24,8 @@ class Rule(ABC):
     dtype and device; half precision is summed in float32. This is also what TorchJD calls an
     aggregator of a [K, P] matrix. Inside a model the engine feeds the rule instead.
 
-    A rule belongs to one of two families, :class:`ElementwiseRule` or :class:`GramianRule`.
+    A rule belongs to one of three families: :class:`ElementwiseRule`, :class:`StackRule` or
+    :class:`GramianRule`.
     """
 
     minimum_domains: ClassVar[int] = 2
@@ -118,34 +119,21 @@ class Proposal:
     """Of the update's shape: the scale needs their sums over the rule's scope."""
     mask: Tensor | None = None
     """Of the update's shape: where ``finish`` has more to do than to scale."""
-
-    def tallied(self) -> Tallied:
-        """With the sums of the terms over all components."""
-        return Tallied(self.update, self.tally(), self.mask)
-
-    def tally(self) -> Tensor | None:
-        """The sum of each term and the number of components; ``None`` without terms."""
-        if not self.terms:
-            return None
-        sums = [term.sum() for term in self.terms]
-        return torch.stack([*sums, sums[0].new_tensor(self.update.numel())])
-
-
-@dataclass(frozen=True, slots=True)
-class Tallied:
-    """An update before its scale, and the sums over its components that the scale needs."""
-
-    update: Tensor
-    tally: Tensor | None = None
-    """1-D: the sums of the proposal's terms, then the number of components. It adds up over the
-    tensors of the rule's scope, and over parts of one tensor."""
-    mask: Tensor | None = None
-    """As the proposal's."""
     whole: Whole | None = None
     """What the update, then a vector, is a part of; ``None`` where it is all of a tensor."""
 
+    def tally(self) -> Tensor | None:
+        """The sum of each term and the number of components, 1-D; ``None`` without terms.
 
-OverShards = Callable[[Tensor, Literal["sum", "max"]], Tensor]
+        It adds up over the tensors of the rule's scope, and over parts of one tensor.
+        """
+        if not self.terms:
+            return None
+        sums = [term.sum() for term in self.terms]
+        return torch.stack([*sums, torch.full_like(sums[0], self.update.numel())])
+
+
+Reduce = Callable[[Tensor, Literal["sum", "max"]], Tensor]
 """Sums, or takes the maximum of, a tensor over the processes that share a model's parameters."""
 
 
@@ -162,74 +150,49 @@ class ElementwiseRule(Rule):
 
     scope: Scope = "component"
 
+    draws: ClassVar[bool] = False
+    """Whether :meth:`finish` draws random numbers: then it is called for one tensor at a time, in
+    the order of the model, so that the same seed gives the same numbers however a model is trained.
+    """
+
     @abstractmethod
     def propose(self, statistics: Statistics) -> Proposal:
-        """The update of one tensor, before the scale."""
+        """The update of one tensor, or of several side by side, before the scale."""
 
-    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
-        """Apply the scale, given the tally summed over the rule's scope; may overwrite."""
-        return proposal.update
-
-    def updates(
-        self,
-        parameters: Iterable[Statistics],
-        over_shards: OverShards | None = None,
-        wholes: Iterable[Whole] = (),
-    ) -> list[Tensor]:
-        """The updates of all parameters of a model, from their statistics.
-
-        Unless the scale is over the model, they are taken one at a time.
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
+        """Apply the scale, given the tally over the rule's scope; may overwrite.
 
         Args:
-            parameters: their statistics; of tensors spread over processes, those of this one's
-                parts, as vectors.
-            over_shards: sums a tensor over the processes, where there are several.
-            wholes: what these parts are parts of.
+            proposal: what was proposed; its terms are gone into the tally.
+            tally: [T + 1] or, where several tensors lie side by side, [T + 1, n], for each
+                component that of its tensor.
         """
-        if over_shards is not None:
-            return self._updates_of_shards(parameters, over_shards, wholes)
-        if self.scope == "model":
-            return self.finish_together([self._tallied(statistics) for statistics in parameters])
-        return [self.finish_alone(self._tallied(statistics)) for statistics in parameters]
+        return proposal.update
 
-    def _tallied(self, statistics: Statistics) -> Tallied:
-        return self.propose(statistics).tallied()
-
-    def _updates_of_shards(
-        self, parameters: Iterable[Statistics], over_shards: OverShards, wholes: Iterable[Whole]
-    ) -> list[Tensor]:
-        proposals = [
-            replace(self._tallied(statistics), whole=whole)
-            for statistics, whole in zip(parameters, wholes, strict=True)
-        ]
-        tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
-        if not tallies:
-            return [proposal.update for proposal in proposals]
-        totals = over_shards(torch.stack([tally.double() for tally in tallies]), "sum")
-        if self.scope == "model":
-            totals = totals.sum(0).expand_as(totals)
-        return [
-            self.finish(proposal, total.to(proposal.update))
-            for proposal, total in zip(proposals, totals, strict=True)
-        ]
-
-    def finish_alone(self, proposal: Tallied) -> Tensor:
-        """The update of one tensor, where its scale needs no other tensor."""
-        if proposal.tally is None:
-            return proposal.update
-        return self.finish(proposal, proposal.tally)
-
-    def finish_together(self, proposals: Sequence[Tallied]) -> list[Tensor]:
-        """The updates of all tensors of a model, under one scale."""
-        tallies = [proposal.tally for proposal in proposals if proposal.tally is not None]
-        total = torch.stack([tally.to(tallies[0]) for tally in tallies]).sum(0)
-        return [
-            self.finish(proposal, total.to(tally))
-            for proposal, tally in zip(proposals, tallies, strict=True)
-        ]
+    def update(self, statistics: Statistics) -> Tensor:
+        """The update of one tensor that is the whole scope."""
+        proposal = self.propose(statistics)
+        tally = proposal.tally()
+        return proposal.update if tally is None else self.finish(proposal, tally)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        return self.updates([statistics_of(gradients, self.statistics)])[0]
+        return self.update(statistics_of(gradients, self.statistics))
+
+
+class StackRule(Rule):
+    """A rule that sees all K values of a component, and no other component.
+
+    A subclass writes :meth:`combine`. Inside a model, the K gradients of some parameters at a time
+    are kept; domains that pass one after the other keep K gradients of the whole model.
+    """
+
+    @abstractmethod
+    def combine(self, gradients: Tensor) -> Tensor:
+        """The update [n] from gradients [K, n]; a non-finite value must show in it."""
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        g = gradients.to(accumulation_dtype(gradients.dtype))
+        return self.combine(g.reshape(len(g), -1)).reshape(g.shape[1:])
 
 
 def alone(tensor: Tensor, _how: Literal["sum", "max"]) -> Tensor:
@@ -247,37 +210,41 @@ class GramianRule(Rule):
     def weights(self, gramian: Tensor) -> Tensor:
         """The K weights, from the Gramian ``G Gᵀ``: [K, K] in float64 on the CPU; so are they."""
 
-    def updates(
-        self, parameters: Sequence[Tensor], over_shards: OverShards = alone
-    ) -> list[Tensor]:
-        """The updates of all parameters of a model, from their stacked gradients [K, *shape].
+    def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> tuple[Tensor, Tensor]:
+        """The K weights, and whose gradients are finite: both [K], on the CPU.
 
         Args:
-            parameters: the stacks; of tensors spread over processes, this one's parts.
-            over_shards: sums, or takes the maximum of, a tensor over the processes.
+            rows: the gradients, [K, n] each, in parts.
+            reduce: sums, or takes the maximum of, a tensor over processes that have other parts.
         """
         # In a user's autocast block, the products would be taken in half precision.
-        with torch.autocast(parameters[0].device.type, enabled=False):
-            return self._combined(parameters, over_shards)
-
-    def _combined(self, parameters: Sequence[Tensor], over_shards: OverShards) -> list[Tensor]:
-        rows = [stack.unsqueeze(-1).flatten(1) for stack in parameters]
-        gramian, scales = over_shards(_products(rows), "sum"), None
-        squares = gramian.diagonal()
-        if not ((squares > SMALLEST_SQUARE) & (squares < LARGEST_SQUARE)).all():
-            scales = _usable(over_shards(_largest(rows), "max"))
-            rows = [row / scales.to(row).unsqueeze(1) for row in rows]
-            gramian = over_shards(_products(rows), "sum") * torch.outer(scales, scales)
-        weights = self.weights(gramian)
-        if scales is not None:
-            weights = weights * scales
-        return [
-            (weights.to(row) @ row).reshape(stack.shape[1:])
-            for row, stack in zip(rows, parameters, strict=True)
-        ]
+        with torch.autocast(rows[0].device.type, enabled=False):
+            gramian, scales = reduce(_products(rows), "sum"), None
+            squares = gramian.diagonal()
+            if ((squares > SMALLEST_SQUARE) & (squares < LARGEST_SQUARE)).all():
+                return self.weights(gramian), torch.ones(len(squares), dtype=torch.bool)
+            largest = reduce(_largest(rows), "max")
+            scales = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+            scaled = [row / scales.to(row).unsqueeze(1) for row in rows]
+            gramian = reduce(_products(scaled), "sum") * torch.outer(scales, scales)
+            return self.weights(gramian), largest.isfinite()
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        return self.updates([gradients.to(accumulation_dtype(gradients.dtype))])[0]
+        g = gradients.to(accumulation_dtype(gradients.dtype))
+        rows = g.reshape(len(g), -1)
+        weights, _ = self.weigh([rows])
+        return weighted_sum(weights, rows).reshape(g.shape[1:])
+
+
+def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """Σ_e w_e g_e, [n], in full precision whatever the user's autocast block says.
+
+    Args:
+        weights: [K], on the CPU.
+        rows: the gradients, [K, n].
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return weights.to(rows.device, rows.dtype, non_blocking=True) @ rows
 
 
 SMALLEST_SQUARE, LARGEST_SQUARE = 1e-30, 1e30
@@ -296,8 +263,3 @@ def _largest(rows: Sequence[Tensor]) -> Tensor:
     if not sizes:
         return torch.zeros(len(rows[0]), dtype=torch.float64)
     return torch.stack(sizes).amax(0)
-
-
-def _usable(largest: Tensor) -> Tensor:
-    """1 where it is 0 or not finite."""
-    return torch.where(largest.isfinite() & (largest > 0), largest, 1.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._scale import kept_share
 from ._sign import TIE, above
-from .base import ElementwiseRule, Proposal, Tallied
+from .base import ElementwiseRule, Proposal
 from .statistics import Statistic, Statistics
 
 Variance = Literal["absolute", "relative"]
@@ -81,7 +81,7 @@ class SANDMask(ElementwiseRule):
         # A product, not a selection: a non-finite mean must stay visible where m is 0.
         return Proposal(mean * m, (m,))
 
-    def finish(self, proposal: Tallied, tally: Tensor) -> Tensor:
+    def finish(self, proposal: Proposal, tally: Tensor) -> Tensor:
         """Divide by the mean of m."""
         return proposal.update.div_(kept_share(tally))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import GramianRule, OverShards, alone
+from .base import GramianRule, Reduce, alone
 
 if TYPE_CHECKING:
     from torchjd.aggregation import Aggregator, Weighting
@@ -104,13 +104,10 @@ class TorchJDRule(GramianRule):
             )
         self.source, self.weighting, self.generator = source, weighting, generator
 
-    def updates(
-        self, parameters: Sequence[Tensor], over_shards: OverShards = alone
-    ) -> list[Tensor]:
-        """The updates of all parameters of a model, weighed in the precision of the gradients."""
-        dtypes = {stack.dtype for stack in parameters}
-        self._precision = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-        return super().updates(parameters, over_shards)
+    def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> tuple[Tensor, Tensor]:
+        """The weights, in the precision of the gradients."""
+        self._precision = max({row.dtype for row in rows}, key=lambda d: torch.finfo(d).eps)
+        return super().weigh(rows, reduce)
 
     def weights(self, gramian: Tensor) -> Tensor:
         """TorchJD's weights."""

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import domaingrad as dg
 from domaingrad.bench.models import mlp
-from domaingrad.engine import reduction
+from domaingrad.engine.blocks import block
 from domaingrad.engine.distributed.exchange import Bucket, Exchange
 from domaingrad.engine.distributed.placement import Placement
 
@@ -375,7 +375,7 @@ def traffic(rank, world):
 
 def all_of_it(rank, world, directory):
     """Everything that the tests below look at, in one start of the processes."""
-    reduction.SMALL = 20  # So that some parameters are reduced together, and others alone.
+    block.SMALL = 20  # So that some parameters are reduced together, and others alone.
     found = {("mixed", *case[:3], *case[3]): mixed(rank, world, *case) for case in MIXED}
     found |= {("hooked", *case): hooked(rank, world, *case) for case in HOOKED}
     found["half"] = hooked(rank, world, "mlp", "mean", half=True)
@@ -513,12 +513,12 @@ def test_the_domain_that_is_not_finite_is_named_and_no_other(rule, sizes, tmp_pa
         rows[0, 5:7] = 3e38  # whose sum is too large for float32
         rows[1, 5] = torch.nan
         placement = Placement((0, 0, 0), (0, 1, 2), (1, 1, 1), 1)
-        exchange = Exchange(rule, [3], lambda: placement, lambda _: 1.0, 1.0, None, "eager", None)
+        exchange = Exchange(rule, [3], lambda: placement, lambda _: None, None, None, "eager", None)
         exchange.take(Bucket(range(len(sizes)), sizes, rows))
         (bucket,) = exchange.finish()
     finally:
         dist.destroy_process_group()
-    assert exchange.non_finite == {1}
+    assert exchange.own_finite().tolist() == [True, False, True]
     is_finite = [part.isfinite().all() for part in bucket.update.split(sizes)]
     assert is_finite == [False] + [True] * (len(sizes) - 1)
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from domaingrad.rules import (
-    ElementwiseRule,
-    GramianRule,
-    Rule,
-    Tallied,
-    Whole,
-    statistics_of,
-)
+from domaingrad.rules import ElementwiseRule, Rule, Whole
 from domaingrad.rules.statistics import accumulation_dtype
 
-from ..reduction import FOLDED_FROM, Kernels, Reduction, is_small, make_visible
+from ..blocks import Block, Kernels, Part, Runner
 from .collectives import all_gather
 from .placement import Placement
 
@@ -38,6 +31,8 @@ class Bucket:
     arrived: Tensor = field(init=False)
     """Rows of all ranks on this rank's shard, [R of all ranks × shard]."""
     travelling: dist.Work | None = None
+    block: Block = field(default_factory=lambda: Block([]), init=False)
+    """Of all ranks' rows, on this rank's shard."""
     update: Tensor = field(init=False)
     """Of all components, and what is behind them to fill the last shard."""
 
@@ -45,18 +40,6 @@ class Bucket:
     def starts(self) -> list[int]:
         """Where each parameter begins."""
         return [sum(self.sizes[:place]) for place in range(len(self.sizes))]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What of a parameter lies in this process's shard of a bucket."""
-
-    place: int
-    """Of the parameter in the bucket."""
-    begin: int
-    end: int
-    """Where it lies in the shard."""
-    whole: Whole
 
 
 class Exchange:
@@ -71,7 +54,7 @@ class Exchange:
         rule: the rule.
         rows: how many rows each rank has.
         placement: which they are; asked for as late as that must be known.
-        factor_of: what a domain's gradients are multiplied by, by its label.
+        factors_of: what the gradients of domains are multiplied by, [K], from their labels.
         scale: on the update.
         group: the processes.
         kernels: how an element-wise rule runs.
@@ -83,23 +66,21 @@ class Exchange:
         rule: Rule,
         rows: Sequence[int],
         placement: Callable[[], Placement],
-        factor_of: Callable[[int], float],
-        scale: float,
+        factors_of: Callable[[Sequence[int]], Tensor | None],
+        scale: Tensor | None,
         group: dist.ProcessGroup | None,
         kernels: Kernels,
         wire: torch.dtype | None,
     ) -> None:
-        self._rule, self._placement, self._group = rule, placement, group
-        self._rows, self._world, self._factor_of = rows, len(rows), factor_of
-        self._scale, self._wire, self._kernels = scale, wire, kernels
+        self._placement, self._group, self._wire = placement, group, wire
+        self._rows, self._world = rows, len(rows)
         self._rank = dist.get_rank(group)
-        self._width = _tally_width(rule)
+        self._factors_of = factors_of
+        self._runner = Runner(rule, None, scale, kernels, self._over_shards)
+        self._whole = isinstance(rule, ElementwiseRule) and rule.scope != "component"
         self._flying: Bucket | None = None
-        self._waiting: list[tuple[Bucket, list[tuple[int, Tallied]]]] = []
-        self._stacks: list[tuple[Bucket, Tensor]] = []
+        self._working: list[Bucket] = []
         self._returning: list[tuple[Bucket, dist.Work]] = []
-        self.non_finite: set[int] = set()
-        """Domains (by their place among all) of which this process saw a gradient not finite."""
 
     def take(self, bucket: Bucket) -> None:
         """Send a bucket on its way, and work on the one before it.
@@ -117,15 +98,26 @@ class Exchange:
         if self._flying is not None:
             self._work_on(self._flying)
             self._flying = None
-        if self._waiting:
-            self._finish_model(unused)
-        if self._stacks:
-            self._combine()
+        self._runner.finish(unused)
+        for bucket in self._working:
+            self._give_back(bucket)
+        self._working = []
         for _, work in self._returning:
             work.wait()
         done = [bucket for bucket, _ in self._returning]
         self._returning = []
         return done
+
+    def own_finite(self) -> Tensor | None:
+        """As :meth:`Runner.finite`, of what this process saw."""
+        return self._runner.finite()
+
+    def finite(self, count: int, device: torch.device) -> Tensor:
+        """Whether all gradients of each of so many domains are, on all processes; collective."""
+        own = self._runner.finite()
+        bad = torch.zeros(count, device=device) if own is None else (~own).to(device).float()
+        dist.all_reduce(bad, dist.ReduceOp.MAX, group=self._group)
+        return bad == 0
 
     def _shard(self, bucket: Bucket) -> int:
         """Components of a shard; the last ones may have fewer."""
@@ -161,145 +153,44 @@ class Exchange:
         bucket.travelling.wait()
         rows = bucket.arrived.view(sum(self._rows), self._filled(bucket, self._rank))
         placement = self._placement()
+        self._runner.factors = self._factors_of(placement.domains)
         stack = placement.combined(rows.to(accumulation_dtype(bucket.rows.dtype)))
-        factors = [self._factor_of(label) for label in placement.domains]
-        if any(factor != 1.0 for factor in factors):
-            stack = stack * stack.new_tensor(factors).unsqueeze(1)
-        if isinstance(self._rule, GramianRule):
-            self._note(_sums(stack))
-            self._stacks.append((bucket, stack))
-            return
-        assert isinstance(self._rule, ElementwiseRule)
-        proposals = [
-            (part.place, proposal)
-            for run in _runs(self._parts(bucket))
-            for part, proposal in zip(run, self._proposed(stack, run), strict=True)
-        ]
-        if self._rule.scope == "model":
-            self._waiting.append((bucket, proposals))
-            return
-        if self._rule.scope == "tensor":
-            tallies = self._tallies(bucket, proposals)
-            dist.all_reduce(tallies, group=self._group)
-            parts = [
-                self._rule.finish(proposal, tallies[place].to(proposal.update))
-                for place, proposal in proposals
-            ]
-        else:
-            parts = [proposal.update for _, proposal in proposals]
-        self._give_back(bucket, parts)
+        bucket.block = Block(self._parts(bucket), stack)
+        self._runner.take(bucket.block)
+        self._working.append(bucket)
+        while self._working and self._working[0].block.update is not None:
+            self._give_back(self._working.pop(0))
 
     def _parts(self, bucket: Bucket) -> list[Part]:
-        """Parameters and where they lie in this rank's shard, and the shard in them.
+        """Where each parameter lies in this rank's shard.
 
-        Of a rule with one scale for the model, those that do not lie in it, too: empty, so that
-        every process draws the same random numbers.
+        Of a rule with a scale, those that do not lie in it, too: empty, so that every process sums
+        over the same parameters and draws the same random numbers.
         """
-        assert isinstance(self._rule, ElementwiseRule)
         shard = self._shard(bucket)
         low, high = self._rank * shard, (self._rank + 1) * shard
         parts = []
-        for place, (start, size) in enumerate(zip(bucket.starts, bucket.sizes, strict=True)):
+        for index, start, size in zip(bucket.indices, bucket.starts, bucket.sizes, strict=True):
             first, last = (min(max(edge - start, 0), size) for edge in (low, high))
-            begin, end = (min(max(edge, low), high) - low for edge in (start, start + size))
-            if begin < end or self._rule.scope == "model":
-                parts.append(Part(place, begin, end, Whole(size, slice(first, last))))
+            if first < last or self._whole:
+                parts.append(Part(index, last - first, Whole(size, slice(first, last))))
         return parts
-
-    def _proposed(self, stack: Tensor, run: Sequence[Part]) -> list[Tallied]:
-        """The proposals of parts that lie side by side."""
-        assert isinstance(self._rule, ElementwiseRule)
-        reduction = Reduction(self._rule, self._kernels)
-        columns, sums = stack[:, run[0].begin : run[-1].end], None
-        if len(run) > 1:
-            sizes = [part.end - part.begin for part in run]
-            proposals, witness = reduction.propose_each(columns, sizes, None)
-        else:
-            # Taken before, since eager reductions overwrite what they are given.
-            sums = None if reduction.compiles(columns) else _sums(columns)
-            proposal, witness = reduction.propose(columns, None)
-            proposals = [proposal]
-        # A sum of finite means may overflow, which is no sign of anything.
-        suspicious = not math.isfinite(witness.item())
-        if suspicious and self._note(_sums(columns) if sums is None else sums):
-            for part, proposal in zip(run, proposals, strict=True):
-                if len(run) == 1 or not stack[:, part.begin : part.end].isfinite().all():
-                    make_visible(proposal)
-        return [
-            replace(proposal, whole=part.whole)
-            for part, proposal in zip(run, proposals, strict=True)
-        ]
-
-    def _note(self, sums: Tensor) -> bool:
-        """Note whose gradients are not finite, by their sums; whether any are."""
-        finite = sums.isfinite().tolist()
-        self.non_finite.update(domain for domain, ok in enumerate(finite) if not ok)
-        return not all(finite)
-
-    def _tallies(self, bucket: Bucket, proposals: Sequence[tuple[int, Tallied]]) -> Tensor:
-        """[parameters, sums of the rule]: zeros for what lies in other shards."""
-        tallies = torch.zeros(
-            len(bucket.sizes), self._width, dtype=torch.float64, device=bucket.arrived.device
-        )
-        for place, proposal in proposals:
-            assert proposal.tally is not None
-            tallies[place] += proposal.tally.double()
-        return tallies
-
-    def _finish_model(self, unused: Collection[int]) -> None:
-        """All parameters under one scale, in their order."""
-        assert isinstance(self._rule, ElementwiseRule)
-        tally = torch.stack(
-            [self._tallies(bucket, proposals).sum(0) for bucket, proposals in self._waiting]
-        ).sum(0)
-        dist.all_reduce(tally, group=self._group)
-        # In the order of the parameters, so that random rules draw as one process would.
-        in_order = sorted(
-            (
-                (bucket.indices[place], number, place, proposal)
-                for number, (bucket, proposals) in enumerate(self._waiting)
-                for place, proposal in proposals
-            ),
-            key=lambda each: each[0],
-        )
-        finished = {
-            (number, place): proposal.update
-            if index in unused
-            else self._rule.finish(proposal, tally.to(proposal.update))
-            for index, number, place, proposal in in_order
-        }
-        waiting, self._waiting = self._waiting, []
-        for number, (bucket, proposals) in enumerate(waiting):
-            self._give_back(bucket, [finished[number, place] for place, _ in proposals])
-
-    def _combine(self) -> None:
-        """One weighted sum, by the matrix of products over all shards."""
-        assert isinstance(self._rule, GramianRule)
-        stacks, self._stacks = self._stacks, []
-        updates = self._rule.updates([stack for _, stack in stacks], self._over_shards)
-        for (bucket, _), update in zip(stacks, updates, strict=True):
-            self._give_back(bucket, [update])
 
     def _over_shards(self, tensor: Tensor, how: str) -> Tensor:
         operation = dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX
-        travelling = tensor.to(self._device)
+        device = "cuda" if dist.get_backend(self._group) == "nccl" else "cpu"
+        travelling = tensor.to(device, copy=True)
         dist.all_reduce(travelling, operation, group=self._group)
         return travelling.to(tensor.device)
 
-    @property
-    def _device(self) -> torch.device:
-        backend = dist.get_backend(self._group)
-        return torch.device("cuda" if backend == "nccl" else "cpu")
-
-    def _give_back(self, bucket: Bucket, parts: Sequence[Tensor]) -> None:
+    def _give_back(self, bucket: Bucket) -> None:
+        update = bucket.block.update
+        assert update is not None
         shard, filled = self._shard(bucket), self._filled(bucket, self._rank)
         dtype = self._wire or accumulation_dtype(bucket.rows.dtype)
-        own = torch.empty(shard, dtype=dtype, device=bucket.arrived.device)
-        own[filled:] = 0.0
-        if self._scale != 1.0:
-            parts = [part * self._scale for part in parts]
-        if parts:
-            torch.cat([part.reshape(-1).to(dtype) for part in parts], out=own[:filled])
+        own = torch.zeros(shard, dtype=dtype, device=bucket.arrived.device)
+        own[:filled].copy_(update)
+        bucket.block = Block([])
         bucket.update = self._room_for(bucket, self._world * shard, own)
         work = all_gather(bucket.update, own, group=self._group, async_op=True)
         self._returning.append((bucket, work))
@@ -310,31 +201,3 @@ class Exchange:
         if rows.dtype == like.dtype and rows.numel() == size and rows.is_contiguous():
             return rows.view(-1)
         return like.new_empty(size)
-
-
-def _runs(parts: Sequence[Part]) -> list[list[Part]]:
-    """Parts that are reduced together: small ones side by side, and each of the others alone."""
-    runs: list[list[Part]] = []
-    for part in parts:
-        if (
-            runs
-            and all(is_small(each.end - each.begin) for each in (runs[-1][-1], part))
-            and part.end - runs[-1][0].begin < FOLDED_FROM
-        ):
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    return runs
-
-
-def _sums(stack: Tensor) -> Tensor:
-    """Of each row; where its numbers are finite, and in float32, so is this."""
-    return stack.sum(1, dtype=torch.float64)
-
-
-def _tally_width(rule: Rule) -> int:
-    """How many numbers the rule sums over a tensor or the model."""
-    if not isinstance(rule, ElementwiseRule):
-        return 0
-    tally = rule.propose(statistics_of(torch.ones(2, 1), rule.statistics)).tally()
-    return 0 if tally is None else tally.numel()

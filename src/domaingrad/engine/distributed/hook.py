@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
 
-from ..step import warn_of_non_finite
+from ..scaling import factors, loss_scale
+from ..writing import NonFinite
 from .exchange import Bucket, Exchange
 from .placement import Likeness, Placement, one_row_each
 
@@ -84,6 +85,7 @@ class DDPAgreement:
         self._wire = torch.bfloat16 if half else None
         self._exchange: Exchange | None = None
         self._labels: list[int] = []
+        self._non_finite = NonFinite()
         self._promised: dict[int, tuple[torch.futures.Future[Tensor], Tensor]] = {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         options = {"half": half, "scaler": scaler is not None and scaler.is_enabled()}
@@ -107,12 +109,13 @@ class DDPAgreement:
                     f"without samples takes part by GradientAgreement's agree.idle()."
                 )
             gathered = one_row_each(self.domain, self.samples, self._group, bucket.buffer().device)
-            scale = 1.0 if self._scaler is None else self._scaler.get_scale()
+            device = bucket.buffer().device
+            scale = loss_scale(self._scaler, device)
             exchange = self._exchange = Exchange(
                 self.rule,
                 [1] * dist.get_world_size(self._group),
                 partial(self._agreeable, gathered),
-                lambda _: 1.0 / scale,
+                lambda labels: factors(labels, {}, scale, device),
                 scale,
                 self._group,
                 "auto",
@@ -143,9 +146,9 @@ class DDPAgreement:
         for done in exchange.finish():
             future, buffer = self._promised.pop(id(done))
             future.set_result(done.update[: buffer.numel()].to(buffer.dtype))
-        if exchange.non_finite and self._scaler is None:
-            domains = [self._labels[domain] for domain in sorted(exchange.non_finite)]
-            warn_of_non_finite(domains, stacklevel=3)
+        if self._scaler is None:
+            self._non_finite.note(self._labels, exchange.own_finite())
+            self._non_finite.check()
 
 
 def _hook(state: DDPAgreement, bucket: Any) -> Any:

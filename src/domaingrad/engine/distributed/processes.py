@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
 
+from ..blocks import Kernels
 from ..errors import AgreementError
 from ..gradients import Given
-from ..reduction import Kernels
-from ..step import accumulate
+from ..writing import write
 from .hook import HOOKED
 from .placement import Likeness
 from .receiver import DistributedAgreement
@@ -130,14 +130,14 @@ class Processes:
         rule: Rule,
         parameters: Sequence[nn.Parameter],
         held: Mapping[int, int],
-        factor_of: Callable[[int], float],
-        scale: float,
+        factors_of: Callable[[Sequence[int]], Tensor | None],
+        scale: Tensor | None,
         kernels: Kernels,
     ) -> DistributedAgreement:
         """The receiver of this step's gradients; a collective call."""
         wire = torch.bfloat16 if self.half else None
         return DistributedAgreement(
-            rule, parameters, held, factor_of, scale, self.group, kernels, wire
+            rule, parameters, held, factors_of, scale, self.group, kernels, wire
         )
 
     def add_updates(
@@ -158,7 +158,7 @@ class Processes:
             if any(part is not None for part in parts):
                 agreement.receive(index, Given(parameters[index], parts))
         for index, update in agreement.finish().items():
-            accumulate(parameters[index], update)
+            write(parameters[index], update, hooks=False)
 
 
 def require_wrapped(parameters: Sequence[nn.Parameter]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from domaingrad.rules import Rule
 from domaingrad.rules.statistics import accumulation_dtype
 
+from ..blocks import Kernels
 from ..gradients import UnitGradients
-from ..reduction import Kernels
 from .exchange import Bucket, Exchange
 from .placement import gather_placement
 
@@ -30,7 +30,7 @@ class DistributedAgreement:
         rule: the rule.
         parameters: what is trained, in the same order on every process.
         held: samples by domain on this process; empty if it has none in this step.
-        factor_of: what a domain's gradients are multiplied by.
+        factors_of: what the gradients of domains are multiplied by, [K], from their labels.
         scale: on the update.
         group: the processes.
         kernels: how an element-wise rule runs.
@@ -40,13 +40,15 @@ class DistributedAgreement:
         ValueError: fewer domains on all processes than the rule needs.
     """
 
+    in_graph = None
+
     def __init__(
         self,
         rule: Rule,
         parameters: Sequence[nn.Parameter],
         held: Mapping[int, int],
-        factor_of: Callable[[int], float],
-        scale: float,
+        factors_of: Callable[[Sequence[int]], Tensor | None],
+        scale: Tensor | None,
         group: dist.ProcessGroup | None,
         kernels: Kernels,
         wire: torch.dtype | None,
@@ -58,9 +60,9 @@ class DistributedAgreement:
         rule.require_domains(len(self.labels), f" on all processes (domain {self.labels})")
         rows = [placement.rows_of(rank) for rank in range(placement.world)]
         self._exchange = Exchange(
-            rule, rows, lambda: placement, factor_of, scale, group, kernels, wire
+            rule, rows, lambda: placement, factors_of, scale, group, kernels, wire
         )
-        self.non_finite: set[int] = set()
+        self._seen: Tensor | None = None
         self._parameters, self._group = parameters, group
         self._used = torch.zeros(len(parameters), device=device)
         self._buckets = [
@@ -84,18 +86,17 @@ class DistributedAgreement:
         self._missing = [set(bucket.indices) for bucket in self._buckets]
         self._sent = 0
 
-    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, index: int, gradients: UnitGradients) -> None:
         """Put one parameter's gradients into its bucket, and send what is full."""
         number, start = self._place[index]
         bucket = self._buckets[number]
-        stack = gradients.stack()
+        stack = gradients.tensor()
         bucket.rows[:, start : start + self._parameters[index].numel()] = stack.reshape(
             len(stack), -1
         )
         self._used[index] = 1
         self._missing[number].discard(index)
         self._send(whole=True)
-        return None
 
     def finish(self) -> dict[int, Tensor]:
         """The updates of all parameters that a domain on any process uses."""
@@ -103,11 +104,7 @@ class DistributedAgreement:
         dist.all_reduce(self._used, dist.ReduceOp.MAX, group=self._group)
         used = self._used.tolist()
         done = self._exchange.finish({index for index, is_used in enumerate(used) if not is_used})
-        seen = torch.zeros(len(self.labels), device=self._used.device)
-        for domain in self._exchange.non_finite:
-            seen[domain] = 1
-        dist.all_reduce(seen, dist.ReduceOp.MAX, group=self._group)
-        self.non_finite = {domain for domain, is_seen in enumerate(seen.tolist()) if is_seen}
+        self._seen = self._exchange.finite(len(self.labels), self._used.device)
         return {
             index: bucket.update[start : start + size]
             .view(self._parameters[index].shape)
@@ -116,6 +113,10 @@ class DistributedAgreement:
             for index, start, size in zip(bucket.indices, bucket.starts, bucket.sizes, strict=True)
             if used[index]
         }
+
+    def finite(self) -> Tensor | None:
+        """Whether all gradients of each domain are, [K], after :meth:`finish`."""
+        return self._seen
 
     def _send(self, whole: bool) -> None:
         """Send the next buckets, as far as they are full, or all that are left."""

@@ -1,51 +1,44 @@
-"""A model's forward and backward pass as one graph, proven and rewritten to tell units apart."""
+"""A model's forward and backward pass as one graph, captured by Dynamo and AOTAutograd."""
 
 from __future__ import annotations
 
-import operator
-import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
-from torch._dynamo.backends.debugging import boxed_nop
 from torch._functorch.partitioners import default_partition
 from torch.fx import GraphModule, Node
-from torch.utils.checkpoint import CheckpointPolicy
-
-from domaingrad.rules import ElementwiseRule
+from torch.fx.experimental import _config as symbols
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..batch import run
 from ..errors import FOREIGN_BACKWARD, AgreementError
 from ..gradients import Stacked, UnitGradients
 from ..units import Units
-from .layout import PerUnit, Sampled, Shared
-from .operators import Placements, UnprovableError
-from .per_unit import stacked
-from .proof import Proof, Prover, require_alike
-from .sizes import Conditions, Sizes, changeable
-
-aten = torch.ops.aten
+from .layout import PerUnit
+from .operators import UnprovableError
+from .program import Half, Passed, Program, as_it_is
+from .rewriting import Rewriter, Rewritten
 
 
 class RuleInGraph(Protocol):
     """A rule that needs no tensor but the one it is applied to, so that a compiler may take it."""
 
-    rule: ElementwiseRule
+    rule: Any
     factors: Tensor | None
     """On the gradients of each unit, [K]."""
-    scale: float
-    """On the update."""
+    scale: Tensor | None
+    """On the update, one number."""
 
-    def note(self, sums: Tensor) -> None:
-        """Take sums over all components of each unit's gradients, [K], for what is not finite."""
+    def note(self, largest: Tensor) -> None:
+        """Take what is not finite, [K], where a gradient of that unit is not."""
 
 
 class Receiver(Protocol):
@@ -58,12 +51,12 @@ class Receiver(Protocol):
     def agreed(self, parameter: Tensor, update: Tensor) -> None:
         """What such a graph made of all units' gradients of a parameter."""
 
-    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
-        """All units' gradients of one tensor; what autograd gets, if it is no parameter."""
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> None:
+        """All units' gradients of one tensor that the graph is differentiated by."""
 
 
-Compiler = Callable[["CapturedGraph", GraphModule], Callable[[Sequence[Any]], Sequence[Any]]]
-"""From a captured graph, and what Dynamo gave, to its compiled forward pass."""
+Compiler = Callable[["CapturedGraph", GraphModule], Callable[[Sequence[Any]], Program]]
+"""From a captured graph, and what Dynamo gave, to the compiled program for some arguments."""
 
 
 class NewGraph(Exception):  # noqa: N818
@@ -72,6 +65,10 @@ class NewGraph(Exception):  # noqa: N818
     def __init__(self, graph: CapturedGraph) -> None:
         super().__init__("a new graph")
         self.graph = graph
+
+
+class NotCaptured(Exception):  # noqa: N818
+    """No graph that was captured before fits."""
 
 
 class Pass:
@@ -90,7 +87,7 @@ class Pass:
 
     @contextmanager
     def walking(self, units: Units, arguments: Sequence[Any], receiver: Receiver) -> Iterator[None]:
-        """While autograd walks back through a graph that had these arguments."""
+        """On the way back through a graph that had these arguments."""
         self.units, self.arguments, self.receiver = units, arguments, receiver
         try:
             yield
@@ -118,213 +115,103 @@ class CapturedGraph:
     ) -> None:
         self.current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
-        self.checked: set[bool] = set()
-        """Kinds of batches for which a step was compared with separate passes: with units of a
-        single sample, which a graph may have been captured without a thought of, and without."""
-        self._conditions = Conditions()
+        self.checked: set[tuple[bool, bool]] = set()
+        """Kinds of units for which a step was compared with separate passes."""
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
-        self.ways: dict[str, str] = {}
-        """By the name of a parameter, the operator that its gradients come from."""
-        self._of_samples: set[int] = set()
-        self.outputs: Sequence[Any] = ()
-        """Of the latest pass, as its arguments."""
-        self.arguments: Sequence[Any] = ()
-        self.draws = False
-        """Whether it draws random numbers."""
+        self.passed: tuple[Program, Passed] | None = None
+        """The latest pass."""
+        _copy_views(graph)
+        self._require_grad = {
+            place
+            for place, node in enumerate(_results(graph))
+            if isinstance(node, Node) and getattr(_value(node), "requires_grad", False)
+        }
         self._compiled = None if compiler is None else compiler(self, deepcopy(graph))
-        self._call = aot_autograd(
-            fw_compiler=boxed_nop,
-            bw_compiler=boxed_nop,
+        self._rewriter = Rewriter(self._sources, current)
+        self._found: Rewritten | None = None
+        forward, backward = Half(), Half()
+        aot_autograd(
+            fw_compiler=lambda graph, _: _boxed(as_it_is(forward, graph)),
+            bw_compiler=lambda graph, _: _boxed(as_it_is(backward, graph)),
             partition_fn=self._partition,
         )(graph, examples)
+        if self._found is None:
+            raise UnprovableError("no output depends on a parameter")
+        self.program: Program = Program(self._found, forward, backward)
+        """Of the graph as it is."""
+        self.trained: list[int] | None = None
+        """The parameters among the inputs that it is differentiated by, in the model's order; found
+        when it is first passed."""
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        if not (self.current.verifying or self.current.units.any_single in self.checked):
+        current = self.current
+        if not (current.verifying or current.units.kind in self.checked):
             raise NewGraph(self)
-        self._conditions.check(args, self.current.units.sizes)
-        self.current.graph = self
-        self.arguments = args
-        if self._compiled is None or self.current.verifying:
-            self.outputs = self.again(args)
-        else:
-            self.outputs = self._compiled(args)
-        return self.outputs
+        self.found.conditions.check(args, current.units.sizes)
+        current.graph = self
+        compiled = None if current.verifying else self._compiled
+        program = self.program if compiled is None else compiled(args)
+        passed = program.forward(args)
+        self.passed = program, passed
+        return passed.outputs
 
-    def again(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        """Another forward pass with the arguments of one before."""
-        return self._call(*map(leaf, arguments))  # type: ignore[no-any-return]
+    @property
+    def found(self) -> Rewritten:
+        """What was proven."""
+        assert self._found is not None
+        return self._found
 
-    def holds_samples(self, output: Tensor) -> int | None:
-        """The number of an output of the latest pass that has a row a sample."""
-        for index, own in enumerate(self.outputs):
-            if own is output:
-                return index if index in self._of_samples else None
-        return None
+    def rewrite(self, joint: GraphModule, fixed: bool = False) -> Rewritten:
+        """Prove the joint graph, and let it tell the units apart; as :meth:`Rewriter.rewrite`."""
+        found = self._rewriter.rewrite(joint, fixed)
+        if missing := self._require_grad.difference(found.differentiable):
+            raise UnprovableError(f"output {min(missing)} of the model is a view of another tensor")
+        return found
+
+    def place_of(self, output: Tensor) -> int | None:
+        """The number of an output of the latest pass."""
+        outputs = [] if self.passed is None else self.passed[1].outputs
+        return next((place for place, own in enumerate(outputs) if own is output), None)
+
+    def put_in_order(self, trained: Sequence[nn.Parameter]) -> None:
+        """Find the parameters that it is differentiated by among the inputs of the latest pass."""
+        assert self.passed is not None
+        arguments = self.passed[1].arguments
+        rank = {id(parameter): place for place, parameter in enumerate(trained)}
+        indices = [gradient.index for gradient in self.found.gradients if gradient is not None]
+        found = [index for index in indices if id(arguments[index]) in rank]
+        self.trained = sorted(found, key=lambda index: rank[id(arguments[index])])
 
     def forget(self) -> None:
         """Let go of the latest pass."""
-        self.outputs = self.arguments = ()
+        self.passed = None
+
+    def is_of_model(self, index: int) -> bool:
+        """Whether an input is a parameter or a buffer, and no sample."""
+        return self._sources[index].startswith("L['model']")
 
     def _partition(
         self, joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any
     ) -> tuple[GraphModule, GraphModule]:
         """Part the rewritten joint graph into forward and backward pass."""
-        gradients, proof = self.rewrite(joint)
+        self._found = self.rewrite(joint)
         joint.recompile()
         forward, backward = default_partition(
             joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
         )
-        self._receive(backward, gradients, proof)
+        self._receive(backward)
         return forward, backward
 
-    def rewrite(
-        self, joint: GraphModule, fixed: bool = False
-    ) -> tuple[list[Gradient | None], Proof]:
-        """Prove the joint graph, and let it tell the units apart.
-
-        Args:
-            joint: forward and backward pass together.
-            fixed: the sizes are constants of it, and it was proven before for sizes left open.
-
-        Returns:
-            What the backward pass gives for each input, and what was proven.
-
-        Raises:
-            UnprovableError: the units cannot be told apart.
-        """
-        _without_double_transposes(joint)
-        output = next(node for node in joint.graph.nodes if node.op == "output")
-        described = output.meta.get("desc")
-        if described is None:
-            raise UnprovableError("this version of PyTorch does not describe captured graphs")
-        results = list(output.args[0])
-        placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
-        tangents, starts = self._inputs(placeholders, described, results)
-        if fixed:
-            proof = Prover(Sizes(), self.current.units.samples).prove(joint.graph, starts, tangents)
-        else:
-            proof = self._prove(joint, placeholders, starts, tangents)
-        self._check_outputs(proof, described, results)
-        self._count_batches(placeholders)
-        self.ways = {
-            _name(self._sources[what.grad_of.idx]): _operator(node)
-            for what, node in zip(described, results, strict=True)
-            if type(what).__name__ == "GradAOTOutput" and isinstance(node, Node)
-        }
-        for node, taken in proof.runs.items():
-            node.target = self._in_place(taken)
-        _let_views_copy(joint)
-        _save_statistics(joint)
-        self.draws = any(_draws(node) for node in joint.graph.nodes)
-        count = len(placeholders) - len(tangents)
-        pairs = zip(described[-count:], results[-count:], strict=True)
-        return [
-            Gradient(what.grad_of.idx, node) if isinstance(node, Node) else None
-            for what, node in pairs
-        ], proof
-
-    def _prove(
-        self,
-        joint: GraphModule,
-        placeholders: Sequence[Node],
-        starts: Mapping[Node, Placements],
-        tangents: Mapping[Node, Node],
-    ) -> Proof:
-        """For the sizes that the graph was captured with, and for others."""
-        inputs = [node for node, place in starts.items() if isinstance(place, Sampled)]
-        numbers, of_samples = changeable(placeholders, inputs)
-        if not of_samples:
-            raise UnprovableError("the model makes a constant of the number of samples")
-        self._conditions = Conditions.of(placeholders, of_samples)
-        proofs = []
-        for sizes in (Sizes(of_samples=of_samples), Sizes(numbers, of_samples)):
-            samples = {sizes.shape(node)[0] for node in inputs}
-            if len(samples) != 1:
-                raise UnprovableError("the inputs do not have one row a sample each")
-            proofs.append(Prover(sizes, samples.pop()).prove(joint.graph, starts, tangents))
-        require_alike(proofs[0], proofs[-1])
-        return proofs[0]
-
-    def _inputs(
-        self, placeholders: Sequence[Node], described: Sequence[Any], results: Sequence[Any]
-    ) -> tuple[dict[Node, Node], dict[Node, Placements]]:
-        """Outputs by the inputs that are their gradients, and what the other inputs hold."""
-        tangents: dict[Node, Node] = {}
-        starts: dict[Node, Placements] = {}
-        for node in placeholders:
-            what = node.meta["desc"]
-            kind = type(what).__name__
-            if kind == "TangentAOTInput":
-                tangents[node] = results[list(described).index(what.output)]
-            elif not isinstance(node.meta.get("val"), Tensor):
-                starts[node] = None
-            elif kind == "PlainAOTInput":
-                source = self._sources[what.idx]
-                starts[node] = Sampled(0) if source.startswith("L['inputs']") else Shared()
-            else:
-                raise UnprovableError(f"two inputs of the model share memory ({what})")
-        return tangents, starts
-
-    def _check_outputs(
-        self, proof: Proof, described: Sequence[Any], results: Sequence[Any]
-    ) -> None:
-        for what, node in zip(described, results, strict=True):
-            if not isinstance(node, Node):
-                continue
-            place = proof.placements[node]
-            match type(what).__name__:
-                case "PlainAOTOutput":
-                    if place == Sampled(0) or (isinstance(place, Shared) and 0 in place.free):
-                        self._of_samples.add(what.idx)
-                    elif isinstance(place, (Sampled, PerUnit)):
-                        shape = list(node.meta["val"].shape)
-                        raise UnprovableError(
-                            f"an output of shape {shape} does not hold the samples along its first "
-                            f"dimension"
-                        )
-                case "InputMutationAOTOutput":
-                    if not isinstance(place, Shared):
-                        source = self._sources[what.mutated_input.idx]
-                        raise UnprovableError(f"{source} is overwritten by what samples make of it")
-                case "GradAOTOutput":
-                    if isinstance(place, Sampled):
-                        raise UnprovableError("a parameter has one entry a sample")
-                case _:
-                    raise UnprovableError(f"an output of the model is a view of another ({what})")
-
-    def _count_batches(self, placeholders: Sequence[Node]) -> None:
-        """Batch norms count their batches: one a unit."""
-        for node in placeholders:
-            what = node.meta["desc"]
-            if type(what).__name__ != "PlainAOTInput":
-                continue
-            if "num_batches_tracked" in self._sources[what.idx]:
-                for user in node.users:
-                    counts = user.target is aten.add.Tensor and user.args == (node, 1)
-                    if counts and any(_is_kept(after) for after in user.users):
-                        user.target = self._in_place(_counted)
-
-    def _in_place(self, taken: Callable[..., Any]) -> Callable[..., Any]:
-        """What the graph calls in the place of an operator."""
-        current = self.current
-
-        def per_unit(*args: Any, **kwargs: Any) -> Any:
-            return taken(current.units, *(stacked(arg) for arg in args), **kwargs)
-
-        return per_unit
-
-    def _receive(
-        self, backward: GraphModule, gradients: Sequence[Gradient | None], proof: Proof
-    ) -> None:
+    def _receive(self, backward: GraphModule) -> None:
         """Show each parameter's gradients to the receiver as soon as they are there."""
-        output = next(node for node in backward.graph.nodes if node.op == "output")
-        results = list(output.args[0])
-        for place, (gradient, node) in enumerate(zip(gradients, results, strict=True)):
+        output, results = backward.graph.output_node(), _results(backward)
+        for place, (gradient, node) in enumerate(zip(self.found.gradients, results, strict=True)):
             if gradient is None or not isinstance(node, Node):
                 continue
-            kind = proof.placements[gradient.node]
+            kind = self.found.proof.placements[gradient.node]
+            node = _before_views(node)  # noqa: PLW2901
             with backward.graph.inserting_after(node):
                 taken = backward.graph.call_function(
                     self._receiving(gradient.index, isinstance(kind, PerUnit)), (node,)
@@ -335,39 +222,22 @@ class CapturedGraph:
         backward.graph.lint()
         backward.recompile()
 
-    def _receiving(self, index: int, per_unit: bool) -> Callable[[Any], Tensor | None]:
+    def _receiving(self, index: int, per_unit: bool) -> Callable[[Any], None]:
         current = self.current
 
-        def receive(gradients: Any) -> Tensor | None:
+        def receive(gradients: Any) -> None:
             if current.receiver is None:
                 raise AgreementError(FOREIGN_BACKWARD)
+            parameter = current.arguments[index]
             if not per_unit:
                 gradients = alike(gradients, current.units)
+            elif isinstance(gradients, UnitGradients) and gradients.shape != parameter.shape:
+                gradients = gradients.tensor()
             if not isinstance(gradients, UnitGradients):
-                gradients = Stacked(gradients)
-            return current.receiver.receive(current.arguments[index], gradients)
+                gradients = Stacked(gradients.reshape(current.units.count, *parameter.shape))
+            current.receiver.receive(parameter, gradients)
 
         return receive
-
-    def is_of_model(self, index: int) -> bool:
-        """Whether an input is a parameter or a buffer, and no sample."""
-        return self._sources[index].startswith("L['model']")
-
-
-def leaf(argument: Any) -> Any:
-    """What autograd sees of a parameter, whose own ``.grad`` is written when all have agreed."""
-    if isinstance(argument, nn.Parameter) and argument.requires_grad:
-        return argument.detach().requires_grad_()
-    return argument
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """One result of the backward pass."""
-
-    index: int
-    """Of the input."""
-    node: Node
 
 
 def alike(gradient: Tensor, units: Units) -> Tensor:
@@ -375,22 +245,51 @@ def alike(gradient: Tensor, units: Units) -> Tensor:
     return gradient.expand(units.count, *gradient.shape)
 
 
-def _is_kept(node: Node) -> bool:
-    return node.op == "output" or node.target is aten.copy_.default
+def _before_views(node: Node) -> Node:
+    """What a gradient is a view of: a receiver takes it in any shape, if in that order."""
+    while node.meta.get("viewed") and isinstance(node.args[0], Node) and len(node.users) == 1:
+        node = node.args[0]
+    return node
 
 
-def _draws(node: Node) -> bool:
-    """Whether an operator draws random numbers."""
-    tags = getattr(node.target, "tags", ())
-    if torch.Tag.nondeterministic_seeded not in tags:
-        return False
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    return bool(given.get("dropout_p", 1.0) != 0.0)
+def _boxed(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one list, as AOTAutograd is told."""
+    called: Any = partial(run)
+    called._boxed_call = True
+    return called  # type: ignore[no-any-return]
 
 
-def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
-    return batches + (1 if units.pooled else units.count)
+def _copy_views(graph: GraphModule) -> None:
+    """Let no output share memory with another or with an input: each has gradients of its own."""
+    output, results = graph.graph.output_node(), _results(graph)
+    seen = {_storage(node) for node in graph.graph.nodes if node.op == "placeholder"}
+    for place, node in enumerate(results):
+        storage = _storage(node)
+        if storage is None:
+            continue
+        if storage in seen:
+            with graph.graph.inserting_before(output):
+                own = graph.graph.call_function(torch.clone, (node,))
+            own.meta = dict(node.meta)
+            results[place] = own
+        seen.add(storage)
+    output.args = (tuple(results),)
+    graph.recompile()
+
+
+def _results(graph: GraphModule) -> list[Any]:
+    return list(graph.graph.output_node().args[0])  # type: ignore[arg-type]
+
+
+def _value(node: Any) -> Any:
+    return node.meta.get("example_value") if isinstance(node, Node) else None
+
+
+def _storage(node: Any) -> StorageWeakRef | None:
+    value = _value(node)
+    if not isinstance(value, Tensor):
+        return None
+    return StorageWeakRef(value.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _source(node: Node) -> str:
@@ -401,73 +300,65 @@ def _source(node: Node) -> str:
     return str(name() if callable(name) else name)
 
 
-def _name(source: str) -> str:
-    """The name of a parameter, from where Dynamo found it."""
-    return ".".join(re.findall(r"\['([^']*)'\]", source)[1:])
-
-
-def _operator(node: Node) -> str:
-    """Of which operator a gradient is the result, apart from views."""
-    while node.op == "call_function":
-        inner = node.args[0] if node.args else None
-        is_view = node.target in VIEWS or node.target is operator.getitem
-        if not (is_view and isinstance(inner, Node)):
-            return str(node.target)
-        node = inner
-    return node.name
-
-
-VIEWS = {aten.view.default, aten.t.default, aten.permute.default, aten._unsafe_view.default}
-
-
-def _without_double_transposes(joint: GraphModule) -> None:
-    """t(t(x)) is x: so the gradient of a linear layer's weight is a product as it stands."""
-    for node in joint.graph.nodes:
-        if node.target is aten.t.default:
-            inner = node.args[0]
-            if isinstance(inner, Node) and inner.target is aten.t.default:
-                node.replace_all_uses_with(inner.args[0])
-    joint.graph.eliminate_dead_code()
-
-
-def _let_views_copy(joint: GraphModule) -> None:
-    """What runs unit by unit may lie otherwise in memory than what the graph was captured with."""
-    for node in joint.graph.nodes:
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default
-
-
-def _save_statistics(joint: GraphModule) -> None:
-    """Batch norms inside a checkpoint are not made again: they would move twice."""
-    for node in joint.graph.nodes:
-        if "recompute" in node.meta and "batch_norm" in node.name:
-            for own in (node, *node.users):
-                own.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-
-
 def _passing(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
+    if not torch.compiler.is_compiling():
+        raise NotCaptured
     return run(model, inputs, options)
 
 
 _numbers = count()
+_set_eval_frame = torch._C._dynamo.eval_frame.set_eval_frame
 
 
-def captured(
-    current: Pass, compiler: Compiler | None = None
-) -> Callable[[nn.Module, Any, Mapping[str, Any]], Any]:
-    """A function that passes inputs through a model by way of captured graphs.
+class Capture:
+    """Passes inputs through a model by way of captured graphs.
 
-    It has code of its own, to which Dynamo ties what it captures.
+    Args:
+        current: what the graphs ask while they run.
+        compiler: through which they are sent.
     """
-    # By the name of the code, Dynamo remembers which sizes have changed.
-    code = _passing.__code__.replace(co_name=f"_passing_{next(_numbers)}")
-    own = types.FunctionType(code, _passing.__globals__)
 
-    def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
-        run_plainly: Any = torch._dynamo.disable
-        return run_plainly(CapturedGraph(current, graph, examples, compiler), recursive=False)
+    def __init__(self, current: Pass, compiler: Compiler | None = None) -> None:
+        # Code of its own, to which Dynamo ties what it captures; by its name, Dynamo remembers
+        # which sizes have changed.
+        code = _passing.__code__.replace(co_name=f"_passing_{next(_numbers)}")
+        self._function = types.FunctionType(code, _passing.__globals__)
 
-    return torch.compile(own, backend=backend, fullgraph=True)
+        def backend(graph: GraphModule, examples: Sequence[Any]) -> Any:
+            return CapturedGraph(current, graph, examples, compiler)
+
+        self._capture = torch.compile(self._function, backend=backend, fullgraph=True)
+
+    def known(self, model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
+        """The model's outputs, by a graph that was captured before.
+
+        Raises:
+            NotCaptured: there is none whose guards hold.
+        """
+        # As torch._dynamo.run does: what was captured is used, and nothing more is captured.
+        before = _set_eval_frame(False)
+        try:
+            return self._function(model, inputs, options)
+        finally:
+            _set_eval_frame(before)
+
+    def anew(
+        self, model: nn.Module, inputs: Any, options: Mapping[str, Any], recurrent: bool = False
+    ) -> Any:
+        """The model's outputs, by a graph that is captured now.
+
+        Args:
+            model: the model.
+            inputs: as the model takes them.
+            options: passed to the model as they are.
+            recurrent: whether there are recurrent layers, which Dynamo captures when told to.
+        """
+        with ExitStack() as patches:
+            # Sizes that are the same by chance are not taken for one.
+            patches.enter_context(symbols.patch(use_duck_shape=False))  # type: ignore[attr-defined]
+            if recurrent:
+                patches.enter_context(torch._dynamo.config.patch(allow_rnn=True))
+            return self._capture(model, inputs, options)
 
 
 def of_any_size(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,11 @@ from domaingrad.rules.statistics import statistics_of
 from ..errors import AgreementError
 from ..gradients import UnitGradients
 from .capture import CapturedGraph, Receiver, RuleInGraph
+from .program import Program
 from .verification import TOLERANCE, TOLERANCE_OF_HALF
 
 
-def require_same(
-    captured: CapturedGraph, args: Sequence[Any], call: Callable[..., Sequence[Any]]
-) -> None:
+def require_same(captured: CapturedGraph, args: Sequence[Any], compiled: Program) -> None:
     """Compare outputs, and what becomes of random gradients of them.
 
     Gradients that are zero but for rounding (a bias before a norm) are left out, and so are single
@@ -27,34 +26,25 @@ def require_same(
     Args:
         captured: the graph, which draws no random numbers.
         args: its inputs; buffers are left as they were.
-        call: the compiled forward pass.
+        compiled: the compiled program.
 
     Raises:
         AgreementError: the two differ.
     """
     rule = captured.current.expected()
-    kept, compiled = _Kept(), _Kept(rule)
-    buffers = [
-        (arg, arg.clone())
-        for index, arg in enumerate(args)
-        if isinstance(arg, Tensor)
-        and captured.is_of_model(index)
-        and not isinstance(arg, nn.Parameter)
-    ]
-    without = _passed(captured, captured.again(args), args, kept)
-    _restore(buffers)
-    outputs = _passed(captured, call(*args), args, compiled)
-    _restore(buffers)
-    for one, other in zip(without, outputs, strict=True):
-        if not _is_near(other, one, _tolerance(one)):
+    kept, other = _Kept(), _Kept(rule)
+    without = _passed(captured, captured.program, args, kept)
+    outputs = _passed(captured, compiled, args, other)
+    for one, two in zip(without, outputs, strict=True):
+        if not _is_near(two, one, _tolerance(one)):
             raise AgreementError(_DIFFERENT.format(what="outputs"))
     typical = max((_size(stack) for stack in kept.stacks.values()), default=0.0)
     for key, stack in kept.stacks.items():
         if _size(stack) <= ROUNDING * _tolerance(stack) * typical:
             continue
-        found, by = compiled.updates.get(key), rule
+        found, by = other.updates.get(key), rule
         if found is None:
-            found, by = compiled.stacks[key], None
+            found, by = other.stacks[key], None
         if not _agree(stack, found, by):
             raise AgreementError(_DIFFERENT.format(what="gradients"))
 
@@ -80,35 +70,40 @@ class _Kept:
         """Keep what the graph made of a stack."""
         self.updates[id(parameter)] = update
 
-    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> None:
         """Keep a stack."""
         self.stacks[id(parameter)] = gradients.stack()
-        return None
+
+    def note(self, largest: Tensor) -> None:
+        """Nothing is said of these gradients."""
 
 
 def _passed(
-    captured: CapturedGraph, results: Sequence[Any], args: Sequence[Any], receiver: Receiver
+    captured: CapturedGraph, program: Program, args: Sequence[Any], receiver: Receiver
 ) -> list[Tensor]:
-    outputs = [result for result in results if isinstance(result, Tensor)]
-    starts = [output for output in outputs if output.requires_grad]
-    directions = [_direction(output) for output in starts]
+    buffers = [
+        (arg, arg.clone())
+        for index, arg in enumerate(args)
+        if isinstance(arg, Tensor)
+        and captured.is_of_model(index)
+        and not isinstance(arg, nn.Parameter)
+    ]
+    passed = program.forward(args)
+    starts = [_direction(passed.outputs[place]) for place in captured.found.differentiable]
     current = captured.current
     with current.walking(current.units, args, receiver):
-        torch.autograd.backward(starts, directions)
-    return [output.detach() for output in outputs]
+        program.backward(passed, starts)
+    with torch.no_grad():
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+    return [output for output in passed.outputs if isinstance(output, Tensor)]
 
 
 def _direction(output: Tensor) -> Tensor:
     """Random numbers, the same for both."""
     draw = torch.Generator().manual_seed(output.numel())
     return torch.randn(output.shape, generator=draw, dtype=torch.float64).to(output)
-
-
-def _restore(buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
-                buffer.copy_(value)
 
 
 def _agree(stack: Tensor, found: Tensor, rule: RuleInGraph | None) -> bool:
@@ -118,7 +113,8 @@ def _agree(stack: Tensor, found: Tensor, rule: RuleInGraph | None) -> bool:
     flat = stack.flatten(1) if stack.ndim > 1 else stack.unsqueeze(1)
     weighted = flat if rule.factors is None else flat * rule.factors.to(flat).unsqueeze(1)
     statistics = statistics_of(weighted, rule.rule.statistics | {"mean"})
-    wanted = rule.rule.updates([statistics])[0] * rule.scale
+    wanted = rule.rule.update(statistics)
+    wanted = wanted if rule.scale is None else wanted * rule.scale.to(wanted)
     sizes = flat.abs()
     doubtful = (sizes <= tolerance * sizes.amax(1, keepdim=True)).any(0)
     share = float(doubtful.sum()) / max(1, int((wanted != 0).sum()))

@@ -10,28 +10,39 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
-from torch.fx.experimental import _config as symbols
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..batch import Batch, run, select
+from ..batch import Batch, Order, run
 from ..errors import (
     FOREIGN_BACKWARD,
     MIXED_LOSSES,
     UNREACHED,
     AgreementError,
     InconclusiveError,
+    UnseenModelError,
     UnsupportedModelError,
 )
 from ..gradients import Given, Stacked, UnitGradients
 from ..inventory import Inventory, preserved
-from ..receivers import ElementwiseAgreement
 from ..units import Units
-from .capture import CapturedGraph, NewGraph, Pass, RuleInGraph, captured, of_any_size
+from ..writing import write
+from .capture import (
+    Capture,
+    CapturedGraph,
+    NewGraph,
+    NotCaptured,
+    Pass,
+    RuleInGraph,
+    of_any_size,
+)
 from .operators import UnprovableError
 from .verification import verify
 
 FEWEST_OF_ONE_UNIT = 4
 """Samples of a batch of one unit that can be compared as two."""
+
+ONE_BY_ONE = {"cpu"}
+"""Where domains lie one after the other: each is so much work that calls for all pay nothing."""
 
 MOST_GRAPHS = 3
 """Graphs that are looked at in one step, for a model that is another one each time."""
@@ -40,11 +51,15 @@ MOST_GRAPHS = 3
 class Receiver(Protocol):
     """What is done with the units' gradients of each parameter."""
 
-    def receive(self, index: int, gradients: UnitGradients) -> Tensor | None:
-        """Take the gradients of one parameter; what is returned becomes its ``.grad``."""
+    @property
+    def in_graph(self) -> RuleInGraph | None:
+        """The rule, where a compiled graph may apply it."""
+
+    def receive(self, index: int, gradients: UnitGradients) -> None:
+        """Take the gradients of one parameter."""
 
     def finish(self) -> dict[int, Tensor]:
-        """At the end of the pass: gradients that could not be returned at once, by index."""
+        """At the end of the pass: what is added to ``.grad``, by index."""
 
 
 class GraphEngine:
@@ -65,17 +80,18 @@ class GraphEngine:
             from .inductor import InductorGraphs  # noqa: PLC0415, a second to import
 
             compile_graph = partial(InductorGraphs, compiler)
-        self._call = captured(self._current, compile_graph)
+        self._capture = Capture(self._current, compile_graph)
         self._unsupported: dict[Hashable, str] = {}
+        self._takes_turns = False
 
     @property
     def ways(self) -> Mapping[str, str]:
         """By the name of a parameter, the operator that its gradients came from."""
-        return {} if self._current.graph is None else self._current.graph.ways
+        return {} if self._current.graph is None else self._current.graph.found.ways
 
     def forward(
         self,
-        inventory: Inventory,
+        model: nn.Module,
         batch: Batch,
         inputs: Any,
         options: Mapping[str, Any],
@@ -84,7 +100,7 @@ class GraphEngine:
         """Pass a batch through the model.
 
         Args:
-            inventory: the model's parameters and modules.
+            model: the model.
             batch: which sample belongs to which unit.
             inputs: as the model takes them.
             options: passed to the model as they are.
@@ -93,40 +109,55 @@ class GraphEngine:
         Raises:
             UnsupportedModelError: no graph of the model can be proven to tell the units apart.
         """
-        kind = _kind(inventory, inputs, options) if self._unsupported else None
-        if kind in self._unsupported:
-            raise UnsupportedModelError(self._unsupported[kind])
+        if self._unsupported:
+            kind = _kind(Inventory(model), inputs, options)
+            if kind in self._unsupported:
+                raise UnsupportedModelError(self._unsupported[kind])
         if batch.size < 2:
             raise InconclusiveError("a batch of one sample shows no layout")
-        units = Units(batch.sizes, self._of_samples)
         self._current.expected = expected
-        in_order = inputs if batch.is_in_order else select(inputs, batch.order)
         try:
-            tree = self._passed(inventory, units, in_order, options)
-        except InconclusiveError:
+            order, tree = self._passed(model, batch, inputs, options)
+        except (InconclusiveError, UnseenModelError):
             raise
         except UnsupportedModelError as error:
-            self._unsupported[_kind(inventory, inputs, options)] = str(error)
+            self._unsupported[_kind(Inventory(model), inputs, options)] = str(error)
             raise
         graph = self._current.graph
         assert graph is not None
-        passed = MixedPass(batch, inventory.trained, self._current, graph, graph.arguments)
+        if graph.trained is None:
+            graph.put_in_order(Inventory(model).trained)
         try:
+            passed = MixedPass(model, batch, order, self._current, graph)
+            if isinstance(tree, Tensor):
+                return passed, passed.output(tree)
             return passed, tree_map_only(Tensor, passed.output, tree)
         finally:
             graph.forget()
 
     def _passed(
-        self, inventory: Inventory, units: Units, inputs: Any, options: Mapping[str, Any]
-    ) -> Any:
-        inputs = tree_map_only(Tensor, of_any_size, inputs)
+        self, model: nn.Module, batch: Batch, given: Any, options: Mapping[str, Any]
+    ) -> tuple[Order, Any]:
+        inventory = None
         for _ in range(MOST_GRAPHS):
-            self._current.units = units
+            order = self._order(batch, given)
+            self._current.units, inputs = order.units, order.of(given)
             try:
-                return self._captured(inventory, inputs, options)
+                return order, self._capture.known(model, inputs, options)
             except NewGraph as new:
                 graph = new.graph
-            self._current.units = _apart(units)
+            except NotCaptured:
+                inventory = Inventory(model)
+                inputs = tree_map_only(Tensor, of_any_size, inputs)
+                try:
+                    return order, self._captured(inventory, inputs, options)
+                except NewGraph as new:
+                    graph = new.graph
+            inventory = inventory or Inventory(model)
+            self._takes_turns = graph.found.takes_turns
+            order = self._order(batch, given)
+            inputs = tree_map_only(Tensor, of_any_size, order.of(given))
+            self._current.units = _apart(order.units)
             verify(
                 inventory,
                 self._current.units,
@@ -134,21 +165,36 @@ class GraphEngine:
                 options,
                 self._current,
                 graph,
-                lambda: self._captured(inventory, inputs, options),
+                partial(self._capture.known, model, inputs, options),
             )
-            graph.checked.add(units.any_single)
+            graph.checked.add(order.units.kind)
         raise InconclusiveError("the model is another graph each time")
 
-    def _captured(
-        self, inventory: Inventory, inputs: Any, options: Mapping[str, Any], again: bool = False
-    ) -> Any:
+    def _order(self, batch: Batch, inputs: Any) -> Order:
+        """How the samples are put for the model."""
+        if self._of_samples:
+            return batch.of_samples
+        turns = self._takes_turns and batch.can_take_turns
+        return batch.by_turns if turns and _device(inputs) not in ONE_BY_ONE else batch.one_by_one
+
+    def _captured(self, inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> Any:
+        if inventory.out_of_sight is not None:
+            raise UnseenModelError(inventory.out_of_sight)
+        model, recurrent = inventory.model, inventory.recurrent
         try:
-            # Sizes that are the same by chance are not taken for one.
-            with symbols.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                if inventory.recurrent:
-                    with torch._dynamo.config.patch(allow_rnn=True):
-                        return self._call(inventory.model, inputs, options)
-                return self._call(inventory.model, inputs, options)
+            try:
+                return self._capture.anew(model, inputs, options, recurrent)
+            except BackendCompilerFailed:
+                raise
+            except TorchDynamoException:
+                # What a model does in its first pass only is over after one; warnings that Dynamo
+                # meets are the model's, where they are errors, say, in tests.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    _prepare(inventory, inputs, options)
+                    return self._capture.anew(model, inputs, options, recurrent)
+        except NotCaptured:
+            raise UnsupportedModelError("torch.compile is switched off") from None
         except BackendCompilerFailed as error:
             inner = error.inner_exception
             if isinstance(inner, (MemoryError, torch.OutOfMemoryError)):
@@ -157,14 +203,13 @@ class GraphEngine:
                 raise UnsupportedModelError(str(inner)) from None
             raise UnsupportedModelError(f"its graph cannot be built: {_first(inner)}") from error
         except TorchDynamoException as error:
-            if not again:
-                # What a model does in its first pass only is over; warnings that Dynamo meets are
-                # the model's, where they are errors, say, in tests.
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    _prepare(inventory, inputs, options)
-                    return self._captured(inventory, inputs, options, again=True)
             raise UnsupportedModelError(f"it cannot be captured whole: {_first(error)}") from error
+
+
+def _device(inputs: Any) -> str:
+    if isinstance(inputs, Tensor):
+        return inputs.device.type
+    return next(leaf.device.type for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor))
 
 
 def _prepare(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> None:
@@ -195,34 +240,46 @@ def _first(error: BaseException) -> str:
 class MixedPass:
     """A mixed batch on its way through the model, and back.
 
-    The graph is cut at the outputs: the losses reach back to the cut, and from there the model is
-    walked once.
+    Autograd sees the outputs as they come out of the graph: the losses reach back to them, and from
+    there the graph's own backward pass goes on.
 
     Args:
+        model: the model.
         batch: which samples belong to which domain.
-        parameters: what is trained.
+        order: how they were put for the model.
         current: what the captured graph asks while it runs.
-        graph: the graph.
-        arguments: that it had.
+        graph: the graph, which was just passed.
     """
 
     def __init__(
-        self,
-        batch: Batch,
-        parameters: Sequence[nn.Parameter],
-        current: Pass,
-        graph: CapturedGraph,
-        arguments: Sequence[Any],
+        self, model: nn.Module, batch: Batch, order: Order, current: Pass, graph: CapturedGraph
     ) -> None:
+        assert graph.passed is not None
         self.batch = batch
-        self.parameters = parameters
-        self._units = current.units
+        self._model = model
+        self._order = order
         self._current = current
         self._graph = graph
-        self._arguments = arguments
+        self._program, self._passed = graph.passed
         self._walking = False
-        self._outputs: list[Tensor] = []
-        self._cuts: list[Tensor] = []
+        self._cuts: dict[int, Tensor] = {}
+        self._looked_at: tuple[Tensor, list[Tensor], Hashable] | None = None
+
+    def parameters_behind(self, losses: Tensor) -> list[nn.Parameter]:
+        """The parameters that losses may depend on, in the model's order."""
+        leaves, _ = self._look_at(losses)
+        if leaves:
+            return Inventory(self._model).trained
+        arguments = self._passed.arguments
+        return [arguments[index] for index in self._graph.trained or ()]
+
+    def _look_at(self, losses: Tensor) -> tuple[list[Tensor], Hashable]:
+        """What losses depend on, not by way of the outputs, and of what calls they are made."""
+        if self._looked_at is None or self._looked_at[0] is not losses:
+            leaves, kind = _behind(losses)
+            cuts = {id(cut) for cut in self._cuts.values()}
+            self._looked_at = losses, [v for v in leaves if id(v) not in cuts], kind
+        return self._looked_at[1:]
 
     @property
     def has_graph(self) -> bool:
@@ -230,34 +287,39 @@ class MixedPass:
         return bool(self._cuts)
 
     def output(self, tensor: Tensor) -> Tensor:
-        """An output of the model, cut off, in the order of the batch."""
+        """An output of the model, in the order of the batch."""
         if tensor.ndim == 0 or len(tensor) != self.batch.size:
             raise UnsupportedModelError(f"an output has shape {list(tensor.shape)}")
-        cut = tensor.detach()
-        if tensor.requires_grad:
-            if self._graph.holds_samples(tensor) is None:
+        found, place = self._graph.found, self._graph.place_of(tensor)
+        cut = tensor.detach() if place not in self._cuts else self._cuts[place]
+        if place is not None and place in found.differentiable and place not in self._cuts:
+            if place not in found.of_samples:
                 raise UnsupportedModelError(
                     f"an output of shape {list(tensor.shape)} does not hold the samples"
                 )
             cut.requires_grad_().register_hook(self._require_own_walk)  # type: ignore[no-untyped-call]
-            self._outputs.append(tensor)
-            self._cuts.append(cut)
-        return cut if self.batch.is_in_order else cut[self.batch.back.to(cut.device)]
+            self._cuts[place] = cut
+        return self._order.undone(cut)
 
-    def backward(self, losses: Tensor, receiver: Receiver) -> None:
+    def backward(
+        self, losses: Tensor, receiver: Receiver, parameters: Sequence[nn.Parameter]
+    ) -> None:
         """Walk back from the sum over domains of their mean losses.
 
         Args:
             losses: one a sample.
             receiver: what is done with the gradients.
+            parameters: those that the receiver knows by their place here, no less than
+                :meth:`parameters_behind` the losses.
 
         Raises:
             AgreementError: the losses mix domains or do not depend on the outputs.
         """
-        route = _Route(self.parameters, receiver)
+        route = _Route(parameters, receiver)
         self._walking = True
         try:
-            direct, kind = route.behind(losses)
+            leaves, kind = self._look_at(losses)
+            direct = route.among(leaves)
             if direct or kind not in self._graph.losses:
                 gradients = self._domain_by_domain(losses, direct, route)
                 self._graph.losses.add(kind)
@@ -265,45 +327,42 @@ class MixedPass:
                 gradients = self._at_once(losses)
         finally:
             self._walking = False
-        outputs, self._outputs, self._cuts = self._outputs, [], []
-        pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
-        arguments, self._arguments = self._arguments, ()
-        with self._current.walking(self._units, arguments, route):
-            torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
+        self._cuts, self._looked_at = {}, None
+        places = self._graph.found.differentiable
+        with self._current.walking(self._order.units, self._passed.arguments, route):
+            self._program.backward(self._passed, [gradients.get(place) for place in places])
         route.finish()
 
     def _require_own_walk(self, gradient: Tensor) -> None:
         if not self._walking:
             raise AgreementError(FOREIGN_BACKWARD)
 
-    def _at_once(self, losses: Tensor) -> list[Tensor | None]:
-        torch.autograd.backward(losses, self.batch.shares.to(losses))
-        gradients = [cut.grad for cut in self._cuts]
-        if all(gradient is None for gradient in gradients):
+    def _at_once(self, losses: Tensor) -> dict[int, Tensor]:
+        torch.autograd.backward(losses, self.batch.shares(losses))
+        gradients = {p: cut.grad for p, cut in self._cuts.items() if cut.grad is not None}
+        if not gradients:
             raise AgreementError(UNREACHED.format(domains=f"domains {self.batch.labels}"))
         return gradients
 
     def _domain_by_domain(
         self, losses: Tensor, direct: Sequence[nn.Parameter], route: _Route
-    ) -> list[Tensor | None]:
+    ) -> dict[int, Tensor]:
         """The same, with a look at each domain's share, and the parameters in the losses."""
-        totals: list[Tensor | None] = [None] * len(self._cuts)
-        mixed, start = False, 0
-        for label, rows in zip(self.batch.labels, self.batch.rows, strict=True):
+        totals: dict[int, Tensor] = {}
+        mixed = False
+        for label, rows, own in zip(
+            self.batch.labels, self.batch.rows, self._order.units.rows, strict=True
+        ):
             loss = losses[rows.to(losses.device)].mean()
             with route.gradients_of_unit(direct):
                 torch.autograd.backward(loss, retain_graph=label != self.batch.labels[-1])
-            own = slice(start, start + len(rows))
-            start += len(rows)
-            if all(cut.grad is None for cut in self._cuts):
+            if all(cut.grad is None for cut in self._cuts.values()):
                 raise AgreementError(UNREACHED.format(domains=f"domain {label}"))
-            for index, cut in enumerate(self._cuts):
+            for place, cut in self._cuts.items():
                 gradient, cut.grad = cut.grad, None
                 if gradient is None:
                     continue
-                total = totals[index]
-                if total is None:
-                    totals[index] = total = torch.zeros_like(gradient)
+                total = totals.setdefault(place, torch.zeros_like(gradient))
                 total[own] = gradient[own]
                 gradient[own] = 0
                 # NaN is no sign of mixing: 0 · inf in another sample's row makes one.
@@ -323,53 +382,31 @@ class _Route:
         self._direct: dict[int, list[Tensor | None]] = {}
         self._stashed: dict[int, Tensor] = {}
         self._updates: dict[int, Tensor] = {}
+        self._others: list[tuple[Tensor, Tensor]] = []
 
-    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> None:
         """Hand on the units' gradients of a parameter; later if the losses use it, too."""
         index = self._index.get(id(parameter))
         if index is None:
-            return gradients.stack().sum(0)
-        if index in self._direct:
+            self._others.append((parameter, gradients.stack().sum(0)))
+        elif index in self._direct:
             self._stashed[index] = gradients.stack()
-        elif (update := self._receiver.receive(index, gradients)) is not None:
-            self._updates[index] = update
-        return None
+        else:
+            self._receiver.receive(index, gradients)
 
     @property
     def in_graph(self) -> RuleInGraph | None:
         """The rule, unless gradients come from elsewhere, too."""
-        if self._direct or not isinstance(self._receiver, ElementwiseAgreement):
-            return None
-        return self._receiver.in_graph
+        return None if self._direct else self._receiver.in_graph
 
     def agreed(self, parameter: Tensor, update: Tensor) -> None:
         """What a compiled graph made of all units' gradients of a parameter."""
         self._updates[self._index[id(parameter)]] = update
 
-    def behind(self, losses: Tensor) -> tuple[list[nn.Parameter], Hashable]:
-        """The parameters that losses use directly (a penalty), and of what calls they are made.
-
-        Raises:
-            AgreementError: part of the losses is in a re-entrant checkpoint.
-        """
-        found, seen, names = [], set(), set()
-        nodes = [losses.grad_fn]
-        while nodes:
-            node = nodes.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            names.add(node.name())
-            if "CheckpointFunction" in node.name():
-                raise AgreementError(
-                    "the losses are computed in a re-entrant checkpoint, behind which parameters "
-                    "cannot be seen; use checkpoint(..., use_reentrant=False) there, or none."
-                )
-            variable = getattr(node, "variable", None)
-            if variable is not None and (index := self._index.get(id(variable))) is not None:
-                found.append(self._parameters[index])
-            nodes += [following for following, _ in node.next_functions]
-        return found, frozenset(names)
+    def among(self, leaves: Sequence[Tensor]) -> list[nn.Parameter]:
+        """Those leaves that are parameters."""
+        places = [self._index[id(leaf)] for leaf in leaves if id(leaf) in self._index]
+        return [self._parameters[place] for place in places]
 
     def gradients_of_unit(self, parameters: Sequence[nn.Parameter]) -> _Aside:
         """Take what autograd writes to these parameters as the gradients of the next unit."""
@@ -379,21 +416,17 @@ class _Route:
         self._direct.setdefault(self._index[id(parameter)], []).append(gradient)
 
     def finish(self) -> None:
-        """Hand on what had to wait, and let autograd write what comes of it."""
-        updates: dict[int, Tensor | None] = dict(self._updates)
+        """Hand on what had to wait, and write what comes of it."""
         for index, parts in self._direct.items():
             stack = Given(self._parameters[index], parts).stack()
             if index in self._stashed:
                 stack = stack + self._stashed.pop(index)
-            updates[index] = self._receiver.receive(index, Stacked(stack))
-        updates |= self._receiver.finish()
-        late = [
-            (parameter, update.to(parameter.dtype))
-            for index, update in updates.items()
-            if (parameter := self._parameters[index]).requires_grad and update is not None
-        ]
-        if late:
-            torch.autograd.backward([p for p, _ in late], [update for _, update in late])
+            self._receiver.receive(index, Stacked(stack))
+        for index, update in {**self._updates, **self._receiver.finish()}.items():
+            write(self._parameters[index], update)
+        if self._others:
+            tensors, gradients = zip(*self._others, strict=True)
+            torch.autograd.backward(tensors, gradients)
 
 
 class _Aside:
@@ -416,6 +449,32 @@ class _Aside:
             if kind is None:
                 self._keep(parameter, parameter.grad)
             parameter.grad = before
+
+
+def _behind(losses: Tensor) -> tuple[list[Tensor], Hashable]:
+    """The leaves that losses depend on, and of what calls they are made.
+
+    Raises:
+        AgreementError: part of the losses is in a re-entrant checkpoint.
+    """
+    found, seen, names = [], set(), set()
+    nodes = [losses.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = node.name()
+        names.add(name)
+        if "CheckpointFunction" in name:
+            raise AgreementError(
+                "the losses are computed in a re-entrant checkpoint, behind which parameters "
+                "cannot be seen; use checkpoint(..., use_reentrant=False) there, or none."
+            )
+        if (variable := getattr(node, "variable", None)) is not None:
+            found.append(variable)
+        nodes += [following for following, _ in node.next_functions]
+    return found, frozenset(names)
 
 
 def _kind(inventory: Inventory, inputs: Any, options: Mapping[str, Any]) -> Hashable:

@@ -31,11 +31,13 @@ from domaingrad.rules.statistics import accumulation_dtype, statistics_of
 from ..errors import FOREIGN_BACKWARD, AgreementError
 from ..gradients import Stacked
 from ..units import Units
-from .capture import CapturedGraph, Gradient, Receiver, RuleInGraph, alike, leaf
+from .capture import CapturedGraph, Receiver, RuleInGraph, alike
 from .compiled_check import require_same
 from .layout import PerUnit
 from .operators import UnprovableError
 from .per_unit import stacked
+from .program import Half, Program
+from .rewriting import Gradient, Rewritten
 
 aten = torch.ops.aten
 
@@ -47,7 +49,7 @@ UNROLLED = 8
 
 
 class InductorGraphs:
-    """The forward pass of a captured graph, compiled for each tuple of sizes that comes by.
+    """The programs of a captured graph, compiled for each tuple of sizes that comes by.
 
     Args:
         options: of Inductor, as ``torch.compile`` reads them from a user's.
@@ -61,15 +63,15 @@ class InductorGraphs:
         self._options = options
         self._captured = captured
         self._graph = graph
-        self._by_sizes: dict[Hashable, Callable[..., Sequence[Any]]] = {}
+        self._by_sizes: dict[Hashable, Program] = {}
 
-    def __call__(self, args: Sequence[Any]) -> Sequence[Any]:
-        """The forward pass."""
+    def __call__(self, args: Sequence[Any]) -> Program:
+        """The program for these arguments."""
         units = self._captured.current.units
         key = (units, *(self._described(i, arg) for i, arg in enumerate(args)))
         if key not in self._by_sizes:
             self._by_sizes[key] = self._compile(args)
-        return self._by_sizes[key](*(leaf(arg) for arg in args))
+        return self._by_sizes[key]
 
     def _described(self, index: int, arg: Any) -> Hashable:
         """What is a constant of a compiled graph; Dynamo guards the model's own tensors."""
@@ -77,7 +79,7 @@ class InductorGraphs:
             return None if self._captured.is_of_model(index) else (arg.shape, arg.stride())
         return arg if isinstance(arg, (bool, int, float, str)) else None
 
-    def _compile(self, args: Sequence[Any]) -> Callable[..., Sequence[Any]]:
+    def _compile(self, args: Sequence[Any]) -> Program:
         captured = self._captured
         if len(self._by_sizes) >= MOST_SIZES:
             warn(
@@ -87,15 +89,16 @@ class InductorGraphs:
                 RuntimeWarning,
                 stacklevel=2,
             )
-            return lambda *args: captured.again(args)
+            return captured.program
         inline = _Inline(captured)
+        inner = _Inner(captured, inline, self._options)
         try:
             # What a cache holds was made without the pass.
             with torch._functorch.config.patch(enable_autograd_cache=False):
-                call: Any = compile_fx(
+                compile_fx(
                     _with_numbers(self._graph, args),
-                    [leaf(arg) for arg in args],
-                    inner_compile=_Inner(captured, inline, self._options),
+                    list(args),
+                    inner_compile=inner,
                     config_patches={**self._options, "joint_custom_pre_pass": inline},
                     decompositions={},
                 )
@@ -103,9 +106,10 @@ class InductorGraphs:
             raise
         except Exception as error:
             raise _explained(error) from error
-        if not captured.draws:
-            require_same(captured, args, lambda *args: call(*(leaf(arg) for arg in args)))
-        return call  # type: ignore[no-any-return]
+        program = Program(inline.found, inner.forward, inner.backward)
+        if not captured.found.draws:
+            require_same(captured, args, program)
+        return program
 
 
 def _with_numbers(graph: GraphModule, args: Sequence[Any]) -> GraphModule:
@@ -133,20 +137,26 @@ class _Inline(CustomGraphPass):
 
     def __init__(self, captured: CapturedGraph) -> None:
         self._captured = captured
-        self.gradients: list[Gradient | None] = []
+        self._found: Rewritten | None = None
+
+    @property
+    def found(self) -> Rewritten:
+        """What was found of the joint graph."""
+        assert self._found is not None
+        return self._found
 
     def __call__(self, graph: Graph) -> None:
         """Work on the joint graph."""
         joint = graph.owning_module
         assert joint is not None
-        self.gradients, proof = self._captured.rewrite(joint, fixed=True)
+        found = self._found = self._captured.rewrite(joint, fixed=True)
         output = graph.output_node()
         results = _results(output)
-        first = len(results) - len(self.gradients)
+        first = len(results) - len(found.gradients)
         with graph.inserting_before(output):
-            for place, gradient in enumerate(self.gradients, first):
+            for place, gradient in enumerate(found.gradients, first):
                 if gradient is not None:
-                    each = isinstance(proof.placements[gradient.node], PerUnit)
+                    each = isinstance(found.proof.placements[gradient.node], PerUnit)
                     units = self._captured.current.units
                     results[place] = graph.call_function(_Stack(units, each), (results[place],))
         output.args = (tuple(results),)
@@ -239,14 +249,18 @@ class _Inner:
         self, captured: CapturedGraph, inline: _Inline, options: Mapping[str, Any]
     ) -> None:
         self._captured, self._inline, self._options = captured, inline, options
+        self.forward, self.backward = Half(), Half()
 
     def __call__(
         self, graph: GraphModule, examples: Sequence[Any], is_backward: bool = False, **more: Any
     ) -> Any:
         """Compile."""
         more.pop("get_decomp_fn", None)
+        (self.backward if is_backward else self.forward).note(graph)
         if not is_backward:
-            return compile_fx_inner(graph, examples, **more)
+            compiled = compile_fx_inner(graph, examples, **more)
+            self.forward.run = compiled
+            return compiled
 
         def compile_now(graph: GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
             with tracing(context), V.set_fake_mode(fake_mode), config.patch(patches):
@@ -254,7 +268,10 @@ class _Inner:
 
         context, fake_mode = TracingContext.get(), V.fake_mode
         patches = dict(self._options)
-        return _Backward(self._captured, graph, examples, self._inline.gradients, compile_now)
+        gradients = self._inline.found.gradients
+        walk = _Backward(self._captured, graph, examples, gradients, compile_now)
+        self.backward.run = walk
+        return walk
 
 
 class _Backward:
@@ -290,14 +307,16 @@ class _Backward:
         if rule is None or together is None:
             if self._stacks is None:
                 self._stacks = self._compiled(copy.deepcopy(self._graph), self._examples)
-            return self._shown(list(self._stacks(args)), receiver, [])
-        args += _numbers(rule, args)
+            self._show(list(self._stacks(args)), receiver, [])
+            return []
+        args += _numbers(rule)
         *results, sums = together(args)
         rule.note(sums)
-        return self._shown(results, receiver, self._parameters)
+        self._show(results, receiver, self._parameters)
+        return []
 
-    def _shown(self, results: list[Any], receiver: Receiver, agreed: Sequence[int]) -> list[Any]:
-        """What autograd gets, after the receiver was shown all of it."""
+    def _show(self, results: list[Any], receiver: Receiver, agreed: Sequence[int]) -> None:
+        """Show the receiver all of it."""
         arguments = self._captured.current.arguments
         for place, gradient in enumerate(self._gradients):
             if gradient is None or results[place] is None:
@@ -307,8 +326,7 @@ class _Backward:
             if place in agreed:
                 receiver.agreed(parameter, found)
             else:
-                results[place] = receiver.receive(parameter, Stacked(found))
-        return results
+                receiver.receive(parameter, Stacked(found))
 
     @property
     def _parameters(self) -> list[int]:
@@ -322,10 +340,10 @@ class _Backward:
 
     def _with_rule(self, rule: RuleInGraph) -> Callable[..., Any] | None:
         """The graph that applies the rule, unless the rule cannot be traced."""
-        key = (_state(rule.rule), rule.factors is None, rule.scale == 1.0)
+        key = (_state(rule.rule), rule.factors is None, rule.scale is None)
         if key not in self._by_rule:
             graph = copy.deepcopy(self._graph)
-            numbers = _numbers(rule, self._examples)
+            numbers = _numbers(rule)
             fake = next(x.fake_mode for x in self._examples if isinstance(x, FakeTensor))
             examples = [fake.from_tensor(x, static_shapes=True) for x in numbers]
             agreed = _append(graph, rule, examples, self._parameters)
@@ -341,13 +359,9 @@ class _Backward:
             raise _explained(error) from error
 
 
-def _numbers(rule: RuleInGraph, args: Sequence[Any]) -> list[Tensor]:
+def _numbers(rule: RuleInGraph) -> list[Tensor]:
     """Further inputs of the backward graph: the factors, and the scale."""
-    device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    numbers = [] if rule.factors is None else [rule.factors]
-    if rule.scale != 1.0:
-        numbers.append(torch.full((), rule.scale, dtype=torch.float64, device=device))
-    return numbers
+    return [number for number in (rule.factors, rule.scale) if number is not None]
 
 
 def _state(rule: ElementwiseRule) -> Hashable:
@@ -403,7 +417,7 @@ def _append(
 
 
 def _names(rule: RuleInGraph) -> list[str]:
-    wanted = {"factors": rule.factors is not None, "loss_scale": rule.scale != 1.0}
+    wanted = {"factors": rule.factors is not None, "loss_scale": rule.scale is not None}
     return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
@@ -438,7 +452,7 @@ def _traced_rule(
             g = g * more["factors"].to(g).unsqueeze(1)
         statistics = statistics_of(g, rule.statistics | {"mean"}, counting=g.dtype)
         mean = statistics.mean
-        found = rule.finish_alone(rule.propose(statistics).tallied())
+        found = rule.update(statistics)
         # Not to be hidden by a rule: NaN where any gradient is not finite.
         found = found + (mean - mean)
         if "loss_scale" in more:

@@ -67,6 +67,9 @@ class Sampled:
 
     def split(self, tensor: Tensor, units: Units) -> list[Tensor]:
         """One tensor a unit; views unless the samples lie in groups."""
+        if units.turn:
+            parts = self._by_turn(tensor, units).unbind(self.dim + 2)
+            return [part.flatten(self.dim, self.dim + 2) for part in parts]
         if self.outer == 1:
             inner = tensor.shape[self.dim] // units.samples
             sizes = [n * inner for n in units.sizes]
@@ -77,10 +80,18 @@ class Sampled:
 
     def join(self, parts: Sequence[Tensor], units: Units) -> Tensor:
         """The inverse of :meth:`split`."""
+        if units.turn:
+            apart = [self._apart(part, n) for part, n in zip(parts, units.sizes, strict=True)]
+            return torch.stack(apart, self.dim + 2).flatten(self.dim, self.dim + 3)
         if self.outer == 1:
             return torch.cat(list(parts), self.dim)
         apart = [self._apart(part, n) for part, n in zip(parts, units.sizes, strict=True)]
         return torch.cat(apart, self.dim + 1).flatten(self.dim, self.dim + 2)
+
+    def _by_turn(self, tensor: Tensor, units: Units) -> Tensor:
+        """[…, outer, samples of a unit, units, inner, …]."""
+        apart = self._apart(tensor, units.samples)
+        return torch.unflatten(apart, self.dim + 1, (-1, units.count))
 
     def first(self, tensor: Tensor, units: Units) -> Tensor:
         """With the samples along the first dimension: [N, …, outer·inner at ``dim``, …]."""
@@ -92,6 +103,11 @@ class Sampled:
 
     def sums(self, tensor: Tensor, units: Units, over: Sequence[int]) -> Tensor:
         """Sums over the samples of each unit and over dimensions ``over``: [K, the rest]."""
+        if units.turn:
+            apart = self._by_turn(tensor, units)
+            dims = [d + 3 * (d > self.dim) for d in over if d != self.dim]
+            sums = apart.sum([*dims, self.dim, self.dim + 1, self.dim + 3])
+            return sums.movedim(self.dim - sum(d < self.dim for d in over), 0)
         if self.outer == 1 and units.equal:
             apart = torch.unflatten(tensor, self.dim, (units.count, -1))
             dims = [d + (d > self.dim) for d in over if d != self.dim] + [self.dim + 1]

@@ -19,7 +19,7 @@ from ..errors import DifferenceError, InconclusiveError, UnsupportedModelError
 from ..gradients import UnitGradients
 from ..inventory import Inventory, preserved
 from ..units import Units
-from .capture import CapturedGraph, Pass, captured, of_any_size
+from .capture import Capture, CapturedGraph, Pass, of_any_size
 from .chance import WithoutChance
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
@@ -72,8 +72,8 @@ def verify(
     """Compare one step through a graph with one pass a unit.
 
     The outputs must be the same, and so must the gradients of Σ_s ⟨r_s, output_s⟩ for a random r,
-    unit by unit, and what becomes of the buffers; where gradients differ by so little that a ReLU
-    at its kink could be the reason, a copy in float64 decides. Nothing of the model changes, and no
+    unit by unit, and what becomes of the buffers; where gradients differ, a copy in float64 decides:
+    a ReLU at its kink, or a deep model with a norm over few numbers, makes much of rounding. Nothing of the model changes, and no
     random number is drawn.
 
     Args:
@@ -140,12 +140,12 @@ class Comparison:
         inputs = tree_map_only(Tensor, of_any_size, inputs)
         current = Pass()
         current.units, current.verifying = self.units, True
-        call = captured(current)
-        with preserved(self.inventory):
-            call(model, inputs, options)
+        capture, inventory = Capture(current), Inventory(model)
+        with preserved(inventory):
+            capture.anew(model, inputs, options, inventory.recurrent)
         assert current.graph is not None
-        precise = Comparison(Inventory(model), self.units, inputs, options, current, current.graph)
-        precise.compare(lambda: call(model, inputs, options))
+        precise = Comparison(inventory, self.units, inputs, options, current, current.graph)
+        precise.compare(lambda: capture.known(model, inputs, options))
 
     def _places(self, first: Callable[[], Any]) -> tuple[list[int | None], Any]:
         """Which output of the graph each tensor that the model returns is, and what is around."""
@@ -153,28 +153,26 @@ class Comparison:
         with preserved(self.inventory), torch.random.fork_rng(devices=devices):
             tree = first()
             leaves, around = _parted(tree)
-            return [self.graph.holds_samples(leaf) for leaf in leaves], around
+            found = self.graph.found
+            places = [self.graph.place_of(leaf) for leaf in leaves]
+            return [place if place in found.of_samples else None for place in places], around
 
     def _compare(self, places: Sequence[int | None]) -> None:
         single, outputs, buffers = self._single(places)
         count = self.units.count
+        ranges = self.units.rows
         if self._together:
             # A sample alone has no such gradient, but the mean of all must be that of the batch.
-            ranges = [(0, self.units.samples)]
+            ranges = [slice(None)]
         elif self.units.pooled:
-            ends = torch.tensor(self.units.sizes).cumsum(0).tolist()
-            starts = [0, *ends[:-1]]
-            ranges = list(zip(starts, self.units.sizes, strict=True))[:SAMPLES]
-        else:
-            ends = torch.tensor(self.units.sizes).cumsum(0).tolist()
-            ranges = list(zip([0, *ends[:-1]], self.units.sizes, strict=True))
+            ranges = ranges[:SAMPLES]
         largest = 0.0
         distances: list[list[float]] = [[] for _ in self.parameters]
         with preserved(self.inventory):
             before = [buffer.detach().clone() for buffer in self.inventory.buffers]
-            for unit, (start, size) in enumerate(ranges):
-                gradients, own = self._separate(start, size, places, before)
-                self._compare_outputs([o[start : start + size] for o in outputs], own)
+            for unit, own_rows in enumerate(ranges):
+                gradients, own = self._separate(own_rows, places, before)
+                self._compare_outputs([output[own_rows] for output in outputs], own)
                 rows = [None if s is None else s[unit] for s in single]
                 typical, farther = self._compare_gradients(rows, gradients)
                 largest = max(largest, typical)
@@ -198,23 +196,32 @@ class Comparison:
     ) -> tuple[list[Tensor | None], list[Tensor], list[Tensor]]:
         """Sketches of the units' gradients, the outputs, and the buffers after the pass."""
         sketches = Sketches(self.parameters, self._together)
+        program, graph = self.graph.program, self.graph
+        assert graph.passed is not None
         with preserved(self.inventory):
-            results = self.graph.again(self.graph.arguments)
-            outputs = [results[place] for place in places if place is not None]
+            passed = program.forward(graph.passed[1].arguments)
             buffers = [buffer.detach().clone() for buffer in self._statistics()]
-            starts = [output for output in outputs if output.requires_grad]
-            shares = [1.0 / n for n in self.units.sizes for _ in range(n)]
-            directions = self._directions(starts, 0, torch.tensor(shares))
-            with self.current.walking(self.units, self.graph.arguments, sketches):
-                torch.autograd.backward(starts, directions)
+            starts = [p for p in places if p is not None and p in graph.found.differentiable]
+            outputs = [passed.outputs[place] for place in places if place is not None]
+            shares = torch.empty(self.units.samples)
+            for own, size in zip(self.units.rows, self.units.sizes, strict=True):
+                shares[own] = 1.0 / size
+            directions = self._directions([passed.outputs[p] for p in starts], slice(None), shares)
+            by_place: dict[int, Tensor] = {}
+            for place, direction in zip(starts, directions, strict=True):
+                before = by_place.get(place)
+                by_place[place] = direction if before is None else before + direction
+            with self.current.walking(self.units, passed.arguments, sketches):
+                program.backward(passed, [by_place.get(p) for p in graph.found.differentiable])
         found = [sketches.found.get(id(parameter)) for parameter in self.parameters]
-        return found, [output.detach() for output in outputs], buffers
+        return found, outputs, buffers
 
     def _separate(
-        self, start: int, size: int, places: Sequence[int | None], before: Sequence[Tensor]
+        self, rows: slice, places: Sequence[int | None], before: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor]]:
         """Sketches of one unit's gradients, and its outputs; norms' statistics have moved on."""
-        inputs = _rows(self.inputs, start, size)
+        inputs = _rows(self.inputs, rows)
+        size = len(range(self.units.samples)[rows])
         for parameter in self.parameters:
             parameter.grad = None
         tensors, around = _parted(run(self.inventory.model, inputs, self.options))
@@ -228,7 +235,7 @@ class Comparison:
         starts = [output for output in outputs if output.requires_grad]
         weights = torch.full((size,), 1.0 / size)
         moved = [(buffer, buffer.detach().clone()) for buffer in self._statistics()]
-        torch.autograd.backward(starts, self._directions(starts, start, weights))
+        torch.autograd.backward(starts, self._directions(starts, rows, weights))
         with torch.no_grad():
             # A checkpoint moves statistics once more; other buffers move once a pass.
             for buffer, value in [*zip(self.inventory.buffers, before, strict=True), *moved]:
@@ -239,14 +246,14 @@ class Comparison:
         ]
         return gradients, [output.detach() for output in outputs]
 
-    def _directions(self, outputs: Sequence[Tensor], start: int, weights: Tensor) -> list[Tensor]:
+    def _directions(self, outputs: Sequence[Tensor], rows: slice, weights: Tensor) -> list[Tensor]:
         """Random directions to go back from, the same for a sample in both computations."""
         if not outputs:
             raise UnsupportedModelError("no output depends on a parameter")
         directions = []
         for index, output in enumerate(outputs):
             shape = (self.units.samples, *output.shape[1:])
-            own = _normal(index, shape)[start : start + len(output)]
+            own = _normal(index, shape)[rows]
             weighted = own * weights.view(-1, *(1,) * (own.ndim - 1))
             directions.append(weighted.to(output))
         return directions
@@ -295,7 +302,7 @@ class Comparison:
             floor = SMALLEST * typical * self.parameters[index].numel() ** 0.5
             distance = _distance(one, other, max(_size(other[-1:]), floor))
             if not distance <= self._tolerance_of_a_unit:
-                raise UnsupportedModelError(self._unlike(index))
+                raise DifferenceError(self._unlike(index))
             distances[index] = distance
         return typical, distances
 
@@ -339,14 +346,12 @@ class Sketches:
     def agreed(self, parameter: Tensor, update: Tensor) -> None:
         """Never called, since no rule is in the graph."""
 
-    def receive(self, parameter: Tensor, gradients: UnitGradients) -> Tensor | None:
+    def receive(self, parameter: Tensor, gradients: UnitGradients) -> None:
         """Reduce the gradients to a few numbers each."""
-        if id(parameter) not in self._index:
-            return gradients.stack().sum(0)
-        stack = gradients.stack()
-        stack = stack.mean(0, keepdim=True) if self._together else stack
-        self.found[id(parameter)] = sketch(self._index[id(parameter)], stack)
-        return None
+        if id(parameter) in self._index:
+            stack = gradients.stack()
+            stack = stack.mean(0, keepdim=True) if self._together else stack
+            self.found[id(parameter)] = sketch(self._index[id(parameter)], stack)
 
 
 def sketch(index: int, stack: Tensor) -> Tensor:
@@ -418,5 +423,5 @@ def _parted(tree: Any) -> tuple[list[Tensor], Any]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)], (spec, rest)
 
 
-def _rows(inputs: Any, start: int, count: int) -> Any:
-    return tree_map_only(Tensor, lambda tensor: tensor[start : start + count], inputs)
+def _rows(inputs: Any, rows: slice) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor[rows], inputs)

@@ -12,13 +12,14 @@ from . import (
     selections,
     views,
 )
-from .registry import RULES, Call, Outcome, Placements, UnprovableError, rule
+from .registry import RULES, Call, Outcome, Placements, TakesTurns, UnprovableError, rule
 
 __all__ = [
     "RULES",
     "Call",
     "Outcome",
     "Placements",
+    "TakesTurns",
     "UnprovableError",
     "attention",
     "constants",

@@ -6,16 +6,19 @@ captured with is not always the one it meets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from ...convolutions import after_one_another, side_by_side
 from ...gradients import Stacked
 from ...units import Units
 from ..layout import PerUnit, Sampled, Shared
-from .registry import Call, Outcome, operators, rule
+from .registry import Call, Outcome, TakesTurns, operators, rule
 
 aten = torch.ops.aten
 
@@ -173,8 +176,8 @@ def batch_norm(call: Call) -> Outcome:
     return Outcome((axis, PerUnit(), PerUnit(), *(Shared() for _ in range(extra))), run)
 
 
-class _BatchNorm:
-    """One call a unit."""
+class _BatchNorm(TakesTurns):
+    """One call a unit, or one for all units that take turns."""
 
     def __init__(self, axis: Sampled, op: Any, running: bool) -> None:
         self._axis, self._op, self._running = axis, op, running
@@ -182,13 +185,15 @@ class _BatchNorm:
     def __call__(self, units: Units, x: Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
         """Outputs, then moments per unit, then the running statistics that came of it."""
         running, options = (list(rest[:2]), rest[2:]) if self._running else ([], rest)
-        outputs: list[Tensor] = []
-        moments: list[tuple[Tensor, Tensor]] = []
-        more: list[Any] = []
         if units.pooled:
             y, mean, rstd, *moved = self._op(x, weight, bias, *running, *options)
             count = units.count
             return y, mean.expand(count, -1), rstd.expand(count, -1), *moved
+        if units.turn and self._axis.outer == 1:
+            return self._at_once(units, x, weight, bias, running, options)
+        outputs: list[Tensor] = []
+        moments: list[tuple[Tensor, Tensor]] = []
+        more: list[Any] = []
         for part in self._axis.split(x, units):
             y, mean, rstd, *moved = self._op(part, weight, bias, *running, *options)
             outputs.append(y)
@@ -197,6 +202,78 @@ class _BatchNorm:
                 running, more = moved[-2:] if self._running else [], list(moved[:-2])
         means, rstds = (torch.stack(each) for each in zip(*moments, strict=True))
         return self._axis.join(outputs, units), means, rstds, *more, *running
+
+    def _at_once(
+        self,
+        units: Units,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: Sequence[Tensor | None],
+        options: Sequence[Any],
+    ) -> Any:
+        """Each unit's channels beside the others'.
+
+        Running statistics r after K units with moments m_k, one after the other:
+        (1 − a)ᴷ r + Σ_k a (1 − a)ᴷ⁻ᵏ m_k, with momentum a.
+        """
+        units = units.times(len(x) // units.samples)
+        count, channels = units.count, x.shape[1]
+        momentum, eps = options[-2:]
+        x = side_by_side(x, units)
+        own = repeated(weight, bias, count)
+        moments = None
+        if running and running[0] is not None:
+            # With momentum 1, what comes of running statistics are the units' own.
+            moments = torch.zeros(2, count * channels, dtype=running[0].dtype, device=x.device)
+            y, mean, rstd = aten._native_batch_norm_legit(
+                x, *own, *moments.unbind(0), True, 1.0, eps
+            )
+        else:
+            y, mean, rstd = aten._native_batch_norm_legit(x, *own, True, 1.0, eps)
+        shape = count, channels
+        found = after_one_another(y, units), mean.view(shape), rstd.view(shape)
+        more = [x.new_empty(0, dtype=torch.uint8)] * self._others
+        if moments is None:
+            return *found, *more, *running
+        shares = shares_of(momentum, count, moments.dtype, x.device)
+        moved = [
+            torch.addmv(old, own.view(shape).t(), shares, beta=(1 - momentum) ** count)
+            for old, own in zip(running, moments.unbind(0), strict=True)
+            if old is not None
+        ]
+        return *found, *more, *moved
+
+    @property
+    def _others(self) -> int:
+        """Results between the moments and the running statistics."""
+        return len(self._op._schema.returns) - 3 - 2 * self._running
+
+
+@lru_cache(maxsize=64)
+def shares_of(momentum: float, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A (1 − a)ᴷ⁻ᵏ for k = 1 … K."""
+    shares = [momentum * (1 - momentum) ** (count - unit - 1) for unit in range(count)]
+    return torch.tensor(shares, dtype=dtype).to(device, non_blocking=True)
+
+
+def repeated(
+    weight: Tensor | None, bias: Tensor | None, count: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of a norm for the channels of all units side by side."""
+    if weight is None or bias is None:
+        return tuple(None if w is None else w.repeat(count) for w in (weight, bias))  # type: ignore[return-value]
+    found = _repeated_before.get(weight)  # type: ignore[no-untyped-call]
+    if found is None or found[0] != (weight._version, bias._version, count):
+        whole = torch.cat([*[weight] * count, *[bias] * count])
+        found = (weight._version, bias._version, count), whole
+        _repeated_before[weight] = found
+    own, other = found[1].chunk(2)
+    return own, other
+
+
+_repeated_before: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""By the weight: the forward pass makes it, the backward pass uses it again."""
 
 
 @rule(*operators("native_batch_norm_backward", "batch_norm_backward"))
@@ -213,8 +290,8 @@ def batch_norm_backward(call: Call) -> Outcome:
     return Outcome((axis, PerUnit(), PerUnit()), _BatchNormBackward(axis, call.op, training), True)
 
 
-class _BatchNormBackward:
-    """The library's gradients of each unit's part."""
+class _BatchNormBackward(TakesTurns):
+    """The library's gradients of each unit's part, or of all that take turns."""
 
     def __init__(self, axis: Sampled, op: Any, training: bool) -> None:
         self._axis, self._op, self._training = axis, op, training
@@ -222,19 +299,56 @@ class _BatchNormBackward:
     def __call__(self, units: Units, g: Tensor, x: Tensor, *rest: Any) -> tuple[Any, Any, Any]:
         """Only those that the mask wants."""
         weight, running_mean, running_var, mean, rstd, *options = rest
-        parts = []
-        if units.pooled and self._training:
+        if units.pooled or not self._training:
             return self._pooled(units, g, x, weight, running_mean, running_var, mean, rstd, options)
-        for unit, (dy, own) in enumerate(
-            zip(self._axis.split(g, units), self._axis.split(x, units), strict=True)
-        ):
-            moments = (mean[unit], rstd[unit]) if self._training else (mean, rstd)
-            parts.append(self._op(dy, own, weight, running_mean, running_var, *moments, *options))
+        if units.turn and self._axis.outer == 1:
+            return self._at_once(units, g, x, weight, mean, rstd, options)
+        parts = [
+            self._op(dy, own, weight, running_mean, running_var, mean[unit], rstd[unit], *options)
+            for unit, (dy, own) in enumerate(
+                zip(self._axis.split(g, units), self._axis.split(x, units), strict=True)
+            )
+        ]
         dx, dw, db = zip(*parts, strict=True)
         return (
             None if dx[0] is None else self._axis.join(dx, units),
             None if dw[0] is None else Stacked(torch.stack(dw)),
             None if db[0] is None else Stacked(torch.stack(db)),
+        )
+
+    def _at_once(
+        self,
+        units: Units,
+        g: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        mean: Tensor,
+        rstd: Tensor,
+        options: Sequence[Any],
+    ) -> tuple[Any, Any, Any]:
+        units = units.times(len(x) // units.samples)
+        eps, mask = options[1:3]
+        own = None
+        if weight is not None:
+            before = _repeated_before.get(weight)  # type: ignore[no-untyped-call]
+            is_known = before is not None and before[0][0] == weight._version
+            own = before[1][: len(before[1]) // 2] if is_known else weight.repeat(units.count)
+        dx, dw, db = aten.native_batch_norm_backward(
+            side_by_side(g, units),
+            side_by_side(x, units),
+            own,
+            None,
+            None,
+            mean.reshape(-1),
+            rstd.reshape(-1),
+            True,
+            eps,
+            mask,
+        )
+        return (
+            after_one_another(dx, units) if mask[0] else None,
+            Stacked(dw.view(units.count, -1)) if mask[1] else None,
+            Stacked(db.view(units.count, -1)) if mask[2] else None,
         )
 
     def _pooled(
@@ -249,13 +363,23 @@ class _BatchNormBackward:
         rstd: Tensor,
         options: list[Any],
     ) -> tuple[Any, Any, Any]:
-        """Statistics of the whole batch; a unit's gradient is its rows' share."""
-        dx = self._op(g, x, weight, running_mean, running_var, mean[0], rstd[0], *options)[0]
+        """Statistics that are one for all: a unit's gradient is its rows' share."""
+        if self._training:
+            mean, rstd = mean[0], rstd[0]
+        eps, mask = options[1:3]
+        dx = None
+        if mask[0]:
+            own = [eps, [True, False, False], *options[3:]]
+            others = (running_mean, running_var, mean, rstd)
+            dx = self._op(g, x, weight, *others, options[0], *own)[0]
+        if not self._training:
+            mean, rstd = running_mean, (running_var + eps).rsqrt()
         shape = (1, -1, *(1,) * (x.ndim - 2))
-        normal = ((x - mean[0].view(shape)) * rstd[0].view(shape)).to(g.dtype)
         over = [0, *range(2, g.ndim)]
-        return (
-            dx,
-            Stacked(self._axis.sums(g * normal, units, over)),
-            Stacked(self._axis.sums(g, units, over)),
-        )
+        dw = db = None
+        if mask[1]:
+            normal = ((x - mean.view(shape)) * rstd.view(shape)).to(g.dtype)
+            dw = Stacked(self._axis.sums(g * normal, units, over))
+        if mask[2]:
+            db = Stacked(self._axis.sums(g, units, over))
+        return dx, dw, db

@@ -47,6 +47,10 @@ class Outcome:
     takes_per_unit: bool = False
 
 
+class TakesTurns:
+    """What runs in one call for all units where their samples take turns: norms over a unit."""
+
+
 class Call:
     """One operator in the graph, as its rule sees it.
 

@@ -1,0 +1,36 @@
+"""What the domains' gradients and the update are multiplied by: weights and the loss scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def loss_scale(scaler: torch.amp.GradScaler | None, device: torch.device) -> Tensor | None:
+    """The scale in use, one number on the device; ``None`` without one. Nothing waits for it."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    return scaler.scale(torch.ones((), device=device))
+
+
+def factors(
+    labels: Sequence[int],
+    weights: Mapping[object, float],
+    scale: Tensor | None,
+    device: torch.device,
+) -> Tensor | None:
+    """On the gradients of each domain, [K]: its weight over the loss scale; ``None`` for ones.
+
+    Args:
+        labels: of the domains.
+        weights: by label; 1 for those not named.
+        scale: of the losses.
+        device: where the gradients are.
+    """
+    own = [weights.get(label, 1.0) for label in labels]
+    if all(weight == 1.0 for weight in own):
+        return None if scale is None else scale.double().reciprocal().expand(len(own))
+    found = torch.tensor(own, dtype=torch.float64).to(device, non_blocking=True)
+    return found if scale is None else found / scale
