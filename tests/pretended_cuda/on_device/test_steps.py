@@ -81,7 +81,8 @@ CASES = [
 def test_agreement(
     network: str, way: str, rule: str, domains: int, within_table: WithinTable
 ) -> None:
-    batch = mixed(network, domains, each=2).to("cuda")
+    # Of fewer samples, batch norms of 1 × 1 images make everything of rounding.
+    batch = mixed(network, domains, each=4 if network == "ResNet-50" else 2).to("cuda")
     agree = dg.GradientAgreement(batch.model, RULES[rule]())
     counts = counts_of(WAYS[way](batch, agree))
     assert all(gradient.isfinite().all() for gradient in batch.gradients.values())

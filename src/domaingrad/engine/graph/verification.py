@@ -72,9 +72,9 @@ def verify(
     """Compare one step through a graph with one pass a unit.
 
     The outputs must be the same, and so must the gradients of Σ_s ⟨r_s, output_s⟩ for a random r,
-    unit by unit, and what becomes of the buffers; where gradients differ, a copy in float64 decides:
-    a ReLU at its kink, or a deep model with a norm over few numbers, makes much of rounding. Nothing of the model changes, and no
-    random number is drawn.
+    unit by unit, and what becomes of the buffers. Where gradients differ, a copy in float64
+    decides: a ReLU at its kink, or a norm over few numbers in a deep model, makes much of rounding.
+    Nothing of the model changes, and no random number is drawn.
 
     Args:
         inventory: what the model is made of.

@@ -263,17 +263,13 @@ def repeated(
     """Weight and bias of a norm for the channels of all units side by side."""
     if weight is None or bias is None:
         return tuple(None if w is None else w.repeat(count) for w in (weight, bias))  # type: ignore[return-value]
-    found = _repeated_before.get(weight)  # type: ignore[no-untyped-call]
-    if found is None or found[0] != (weight._version, bias._version, count):
-        whole = torch.cat([*[weight] * count, *[bias] * count])
-        found = (weight._version, bias._version, count), whole
-        _repeated_before[weight] = found
-    own, other = found[1].chunk(2)
+    own, other = torch.cat([*[weight] * count, *[bias] * count]).chunk(2)
+    _latest[weight] = weight._version, own
     return own, other
 
 
-_repeated_before: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""By the weight: the forward pass makes it, the backward pass uses it again."""
+_latest: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""A weight's version and its copies side by side, from the forward pass for the backward pass."""
 
 
 @rule(*operators("native_batch_norm_backward", "batch_norm_backward"))
@@ -330,9 +326,9 @@ class _BatchNormBackward(TakesTurns):
         eps, mask = options[1:3]
         own = None
         if weight is not None:
-            before = _repeated_before.get(weight)  # type: ignore[no-untyped-call]
-            is_known = before is not None and before[0][0] == weight._version
-            own = before[1][: len(before[1]) // 2] if is_known else weight.repeat(units.count)
+            version, own = _latest.get(weight, (None, None))  # type: ignore[no-untyped-call]
+            if version != weight._version or len(own) != units.count * len(weight):
+                own = weight.repeat(units.count)
         dx, dw, db = aten.native_batch_norm_backward(
             side_by_side(g, units),
             side_by_side(x, units),
