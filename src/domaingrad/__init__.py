@@ -8,6 +8,7 @@ from . import inspect, rules
 from .dropout import GSNRDropout, LearnedRatio
 from .engine import (
     AgreementError,
+    AuditError,
     DDPAgreement,
     GradientAgreement,
     NonFiniteGradientWarning,
@@ -24,6 +25,7 @@ __all__ = [
     "AgrRand",
     "AgrSum",
     "AgreementError",
+    "AuditError",
     "DDPAgreement",
     "GSNRDropout",
     "GradientAgreement",

@@ -8,6 +8,7 @@ import torch
 
 import domaingrad as dg
 from domaingrad.engine.blocks import block
+from domaingrad.engine.graph.engine import GraphEngine
 
 from . import equations
 from .equations import Stacks, Updates
@@ -81,6 +82,27 @@ def test_pcgrad_projects_over_all_parameters_together(problem: str, way: Way) ->
     two = PROBLEMS[problem].only(LABELS[0], LABELS[2])
     gradients, _, model = reference_and_copy(two, way)
     compare(agreed_gradients(two, model, dg.PCGrad(), way), equations.pcgrad_of_two(gradients))
+
+
+# With as many samples of each domain, the number of samples is that of something else in it.
+AMBIGUOUS = {"a penalty as an output"}
+
+
+@pytest.mark.parametrize(
+    "problem", [p for p in PROBLEMS if p not in RANDOM | UNFIT.keys() | AMBIGUOUS]
+)
+def test_domains_of_equal_size_may_take_turns(
+    problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: with any model here, whether that pays or not."""
+    monkeypatch.setattr(GraphEngine, "_order", lambda _, batch, inputs: batch.by_turns)
+    balanced = PROBLEMS[problem].balanced
+    gradients, passed, model = reference_and_copy(balanced, "single pass")
+    compare(agreed_gradients(balanced, model, dg.Mean(), "single pass"), equations.mean(gradients))
+    if "checkpoint" in problem:  # moves statistics twice in a plain pass, and once here
+        return
+    for (name, expected), actual in zip(passed.named_buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=RTOL, atol=ATOL, msg=name)
 
 
 @pytest.mark.parametrize("way", WAYS)

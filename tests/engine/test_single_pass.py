@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import domaingrad as dg
 from domaingrad.bench.models import mnist_cnn
 from domaingrad.engine.blocks import Block, Kernels, Part, Runner
+from domaingrad.engine.gradients import Products
 from domaingrad.engine.graph.operators import products
 from domaingrad.engine.graph.verification import Comparison
 from domaingrad.engine.loops import compiler_found
@@ -412,8 +413,6 @@ def test_hooks_see_the_agreed_gradient_once(rule: dg.rules.Rule, hidden: int) ->
     model = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
     agree = dg.GradientAgreement(model.double(), rule, engine="single-pass")
     x, y, domain = batch([0, 1, 0, 1, 1])
-    agree.backward(losses_of(agree(x, domain), y))  # the examination is over
-    model.zero_grad()
     seen: dict[nn.Parameter, list[Tensor]] = {p: [] for p in model.parameters()}
     for parameter in seen:
         parameter.register_post_accumulate_grad_hook(lambda p: seen[p].append(p.grad.clone()))
@@ -836,3 +835,35 @@ def test_it_explains_why_a_model_passes_domain_by_domain() -> None:
     reason, first, *_ = agree.explain().splitlines()
     assert reason == "domain by domain: module 'mix' (Mixer): aten.mm.default mixes samples"
     assert first.split() == ["body.weight", "domain", "by", "domain"]
+
+
+def test_an_audit_finds_what_goes_wrong_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    agree = dg.GradientAgreement(model, dg.Mean())
+    unaudited = dg.GradientAgreement(mlp(), dg.Mean(), audit=False)
+    x, y, domain = batch([0, 1, 0, 1, 1])
+    for each in (agree, unaudited):
+        each.backward(losses_of(each(x, domain), y))
+    exact = Products.tensor
+    monkeypatch.setattr(Products, "tensor", lambda products: exact(products).flip(0))
+    unaudited(x, domain)
+    with pytest.raises(dg.AuditError, match=r"^step 2 .*'0\.weight'.*in step 1\."):
+        agree(x, domain)
+
+
+def test_audits_change_no_number() -> None:
+    """Neither dropout's draws nor running statistics."""
+    updates = []
+    for audit in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+        agree = dg.GradientAgreement(model.double(), dg.ANDMask(0.5), audit=audit)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(9):
+            x, y, domain = batch([0, 1, 2, 0, 1, 2, 2, 1, 0, 0])
+            optimizer.zero_grad()
+            agree.backward(losses_of(agree(x, domain), y))
+            optimizer.step()
+        updates.append([*model.parameters(), *model.buffers()])
+    for one, other in zip(*updates, strict=True):
+        assert torch.equal(one, other)

@@ -3,12 +3,13 @@
 from .agreement import Engine, GradientAgreement
 from .blocks import Kernels
 from .distributed.hook import DDPAgreement
-from .errors import AgreementError, NonFiniteGradientWarning, SinglePassWarning
+from .errors import AgreementError, AuditError, NonFiniteGradientWarning, SinglePassWarning
 from .running import RunningStatistics
 from .signal_to_noise import SignalToNoise, signal_to_noise
 
 __all__ = [
     "AgreementError",
+    "AuditError",
     "DDPAgreement",
     "Engine",
     "GradientAgreement",

@@ -88,6 +88,9 @@ class GradientAgreement:
             ``torch.compile(model, …)`` already.
         half: between processes, send gradients and updates in bfloat16, which keeps their signs.
         alone: in a program of several processes, this one trains its model by itself.
+        audit: compare the single pass with separate passes in its steps 2, 4, 8, …, 512, and in
+            every thousandth, at the price of some three steps each; nothing of the model or of
+            random numbers changes by it. A difference is an :class:`AuditError`.
 
     In ``DistributedDataParallel``, domains may lie on one process or on several: each process calls
     ``agree(x, domain)`` and ``agree.backward(losses)`` with its own samples (or ``agree.idle()``
@@ -120,6 +123,7 @@ class GradientAgreement:
         compile: Compile = False,  # noqa: A002, as PyTorch calls it
         half: bool = False,
         alone: bool = False,
+        audit: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {_kind(model)}.")
@@ -158,6 +162,7 @@ class GradientAgreement:
         self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
         self._scaler = scaler
         self._kernels = kernels
+        self._audit = audit
         self._compiler = inductor_options(model, compile)
         self._first = next(p for p in model.parameters() if p.requires_grad)
         self._graphs: GraphEngine | None = None
@@ -241,7 +246,7 @@ class GradientAgreement:
         if self._graphs is None:
             from .graph.engine import GraphEngine  # noqa: PLC0415, Dynamo takes a second to import
 
-            self._graphs = GraphEngine(compiler=self._compiler)
+            self._graphs = GraphEngine(compiler=self._compiler, audited=self._audit)
         return self._graphs
 
     @property

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from domaingrad.rules.transfer import to_device
+
 from .units import Units
 
 
@@ -31,14 +33,19 @@ class Order:
 
     def of(self, inputs: Any) -> Any:
         """Every tensor of the inputs in this order."""
-        return inputs if self.is_that_of_batch else select(inputs, self._order)
+        return inputs if self.is_that_of_batch else tree_map_only(Tensor, self._put, inputs)
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        if self._order.device != tensor.device:
+            self._order = to_device(self._order, tensor.device)
+        return tensor[self._order]
 
     def undone(self, tensor: Tensor) -> Tensor:
         """A tensor in this order, in that of the batch."""
         if self.is_that_of_batch:
             return tensor
         if self._back.device != tensor.device:
-            self._back = self._back.to(tensor.device, non_blocking=True)
+            self._back = to_device(self._back, tensor.device)
         return tensor[self._back]
 
 
@@ -80,7 +87,7 @@ class Batch:
     def shares(self, like: Tensor) -> Tensor:
         """One over the number of samples of a sample's domain, in the order of the batch."""
         if self._shares.dtype != like.dtype or self._shares.device != like.device:
-            self._shares = self._shares.to(like, non_blocking=True)
+            self._shares = to_device(self._shares.to(like.dtype), like.device)
         return self._shares
 
     @cached_property

@@ -5,6 +5,10 @@ class AgreementError(RuntimeError):
     """The steps of an agreed update were called in an order that has no meaning."""
 
 
+class AuditError(AgreementError):
+    """A step in one pass, compared with separate passes in the midst of a training, differs."""
+
+
 class NonFiniteGradientWarning(RuntimeWarning):
     """A domain's gradient holds an infinity or a NaN; it is left visible in ``.grad``."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from domaingrad.rules.statistics import accumulation_dtype
 
+from .blocks.block import capacity
 from .loops import Loop
 from .scratch import Scratch
 from .units import Units
@@ -57,6 +58,12 @@ class UnitGradients(ABC):
         out = torch.empty((self.count, *self.shape), dtype=self.dtype, device=self.device)
         self.fill(slice(None), out)
         return out
+
+    def as_used(self) -> Tensor:
+        """All of it, [K, *shape], computed as a rule would be shown it."""
+        small, _ = capacity(self.device, self.count, self.dtype.itemsize)
+        tiled = self.device.type == "cpu" and math.prod(self.shape) > small
+        return self.stack() if tiled else self.tensor()
 
     def moments(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """Means over units of the gradients and of their squares; half precision in float32.

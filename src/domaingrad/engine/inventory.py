@@ -71,7 +71,7 @@ class Inventory:
 
 @contextmanager
 def preserved(inventory: Inventory) -> Iterator[None]:
-    """Leave buffers and ``.grad`` as they were, whatever is done to them."""
+    """Leave buffers and ``.grad`` as they were, whatever is done to them, and call no hook on it."""
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in inventory.modules
@@ -79,11 +79,16 @@ def preserved(inventory: Inventory) -> Iterator[None]:
         if buffer is not None
     ]
     gradients = [parameter.grad for parameter in inventory.trained]
+    hooks = [(h, dict(h)) for p in inventory.trained if (h := p._post_accumulate_grad_hooks)]
     for parameter in inventory.trained:
         parameter.grad = None
+    for waiting, _ in hooks:
+        waiting.clear()
     try:
         yield
     finally:
+        for waiting, before in hooks:
+            waiting.update(before)
         with torch.no_grad():
             for module, name, buffer, value in buffers:
                 module._buffers[name] = buffer

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from domaingrad.rules.transfer import to_device
+
 
 def loss_scale(scaler: torch.amp.GradScaler | None, device: torch.device) -> Tensor | None:
     """The scale in use, one number on the device; ``None`` without one. Nothing waits for it."""
@@ -32,5 +34,5 @@ def factors(
     own = [weights.get(label, 1.0) for label in labels]
     if all(weight == 1.0 for weight in own):
         return None if scale is None else scale.double().reciprocal().expand(len(own))
-    found = torch.tensor(own, dtype=torch.float64).to(device, non_blocking=True)
+    found = to_device(torch.tensor(own, dtype=torch.float64), device)
     return found if scale is None else found / scale

@@ -11,6 +11,8 @@ from warnings import warn
 import torch
 from torch import Tensor, nn
 
+from domaingrad.rules.transfer import to_host
+
 from .errors import NonFiniteGradientWarning
 
 
@@ -58,12 +60,7 @@ class NonFinite:
         """Take in whose gradients were finite in a step, [K]."""
         if finite is None:
             return
-        event = None
-        if (finite_on := finite.device).type != "cpu":
-            finite = finite.to("cpu", non_blocking=True)
-            event = torch.Event(finite_on)
-            event.record()
-        self._seen.append(_Seen(list(names), finite, event))
+        self._seen.append(_Seen(list(names), *to_host(finite)))
 
     def check(self, wait: bool = False) -> None:
         """Warn of what has arrived, or wait for all of it."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .statistics import Statistic, Statistics, accumulation_dtype, statistics_of
+from .transfer import to_device
 
 Scope = Literal["component", "tensor", "model"]
 """Over what a rule takes its scale: nothing, one parameter tensor, or the whole model."""
@@ -244,7 +245,7 @@ def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
         rows: the gradients, [K, n].
     """
     with torch.autocast(rows.device.type, enabled=False):
-        return weights.to(rows.device, rows.dtype, non_blocking=True) @ rows
+        return to_device(weights.to(rows.dtype), rows.device) @ rows
 
 
 SMALLEST_SQUARE, LARGEST_SQUARE = 1e-30, 1e30

@@ -32,7 +32,18 @@ class Problem:
         return sorted(set(self.domain.tolist()))
 
     def only(self, *labels: int) -> Problem:
-        rows = torch.tensor([label in labels for label in self.domain.tolist()])
+        return self._of(torch.tensor([label in labels for label in self.domain.tolist()]))
+
+    @property
+    def balanced(self) -> Problem:
+        """As many samples of each domain as the smallest has."""
+        least = min(int((self.domain == label).sum()) for label in self.labels)
+        rows = torch.zeros(len(self.domain), dtype=torch.bool)
+        for label in self.labels:
+            rows[(self.domain == label).nonzero()[:least, 0]] = True
+        return self._of(rows)
+
+    def _of(self, rows: Tensor) -> Problem:
         return replace(
             self,
             inputs=select(self.inputs, rows),

@@ -116,7 +116,10 @@ class CapturedGraph:
         self.current = current
         self._sources = [_source(node) for node in graph.graph.nodes if node.op == "placeholder"]
         self.checked: set[tuple[bool, bool]] = set()
-        """Kinds of units for which a step was compared with separate passes."""
+        """Kinds of units for which a step was compared with separate passes, and is not due again.
+        """
+        self.passed_before: set[tuple[bool, bool]] = set()
+        """Kinds of units for which it was compared ever."""
         self.losses: set[Any] = set()
         """Kinds of losses that were seen not to mix units."""
         self.passed: tuple[Program, Passed] | None = None

@@ -18,6 +18,7 @@ from ..errors import (
     MIXED_LOSSES,
     UNREACHED,
     AgreementError,
+    AuditError,
     InconclusiveError,
     UnseenModelError,
     UnsupportedModelError,
@@ -43,6 +44,9 @@ FEWEST_OF_ONE_UNIT = 4
 
 ONE_BY_ONE = {"cpu"}
 """Where domains lie one after the other: each is so much work that calls for all pay nothing."""
+
+RARELY = 1000
+"""Steps from one audit to the next in a long training."""
 
 MOST_GRAPHS = 3
 """Graphs that are looked at in one step, for a model that is another one each time."""
@@ -70,10 +74,18 @@ class GraphEngine:
             batch.
         compiler: options of Inductor, through which the graphs are sent; ``None`` runs them as
             they are.
+        audited: compare a step with separate passes again and again, as :func:`is_due` says.
     """
 
-    def __init__(self, of_samples: bool = False, compiler: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        of_samples: bool = False,
+        compiler: Mapping[str, Any] | None = None,
+        audited: bool = False,
+    ) -> None:
         self._of_samples = of_samples
+        self._audited = audited
+        self._steps, self._last_seen_right = 0, 0
         self._current = Pass()
         compile_graph = None
         if compiler is not None:
@@ -139,6 +151,9 @@ class GraphEngine:
         self, model: nn.Module, batch: Batch, given: Any, options: Mapping[str, Any]
     ) -> tuple[Order, Any]:
         inventory = None
+        self._steps += 1
+        if self._audited and self._current.graph is not None and is_due(self._steps):
+            self._current.graph.checked.clear()
         for _ in range(MOST_GRAPHS):
             order = self._order(batch, given)
             self._current.units, inputs = order.units, order.of(given)
@@ -154,20 +169,35 @@ class GraphEngine:
                 except NewGraph as new:
                     graph = new.graph
             inventory = inventory or Inventory(model)
+            again = order.units.kind in graph.passed_before
             self._takes_turns = graph.found.takes_turns
             order = self._order(batch, given)
             inputs = tree_map_only(Tensor, of_any_size, order.of(given))
             self._current.units = _apart(order.units)
-            verify(
-                inventory,
-                self._current.units,
-                inputs,
-                options,
-                self._current,
-                graph,
-                partial(self._capture.known, model, inputs, options),
-            )
+            try:
+                verify(
+                    inventory,
+                    self._current.units,
+                    inputs,
+                    options,
+                    self._current,
+                    graph,
+                    partial(self._capture.known, model, inputs, options),
+                )
+            except InconclusiveError:
+                if not again:
+                    raise
+            except UnsupportedModelError as error:
+                if not again:
+                    raise
+                raise AuditError(
+                    f"step {self._steps} in one pass differs from separate passes ({error}); it "
+                    f"did not in step {self._last_seen_right}. Updates since then may be wrong: "
+                    f"go back to a checkpoint, and say engine='streaming'."
+                ) from error
+            self._last_seen_right = self._steps
             graph.checked.add(order.units.kind)
+            graph.passed_before.add(order.units.kind)
         raise InconclusiveError("the model is another graph each time")
 
     def _order(self, batch: Batch, inputs: Any) -> Order:
@@ -204,6 +234,17 @@ class GraphEngine:
             raise UnsupportedModelError(f"its graph cannot be built: {_first(inner)}") from error
         except TorchDynamoException as error:
             raise UnsupportedModelError(f"it cannot be captured whole: {_first(error)}") from error
+
+
+def is_due(step: int) -> bool:
+    """Whether a step is audited: steps 2, 4, 8, … 512, then every thousandth.
+
+    >>> [step for step in range(1, 2100) if is_due(step)]
+    [2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000]
+    """
+    if step < RARELY:
+        return step > 1 and step & (step - 1) == 0
+    return step % RARELY == 0
 
 
 def _device(inputs: Any) -> str:

@@ -73,12 +73,13 @@ class Program:
         """The model's outputs, and what the way back needs."""
         with torch.no_grad(), torch._C._DisableAutocast():
             results = self._forward(list(arguments))
-            outputs = []
-            for index, value in zip(self._overwritten, results, strict=False):
-                if index is None:
-                    outputs.append(value)
-                else:
-                    arguments[index].copy_(value)
+            own = list(zip(self._overwritten, results, strict=False))
+            outputs = [value for index, value in own if index is None]
+            if len(outputs) < len(own):
+                torch._foreach_copy_(
+                    [arguments[index] for index, _ in own if index is not None],
+                    [value for index, value in own if index is not None],
+                )
         kept = list(results[len(self._overwritten) :])
         return Passed(outputs, arguments, kept, _versions(kept))
 

@@ -349,7 +349,7 @@ class Sketches:
     def receive(self, parameter: Tensor, gradients: UnitGradients) -> None:
         """Reduce the gradients to a few numbers each."""
         if id(parameter) in self._index:
-            stack = gradients.stack()
+            stack = gradients.as_used()
             stack = stack.mean(0, keepdim=True) if self._together else stack
             self.found[id(parameter)] = sketch(self._index[id(parameter)], stack)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from domaingrad.rules.transfer import to_device
+
 from ...convolutions import after_one_another, side_by_side
 from ...gradients import Stacked
 from ...units import Units
@@ -254,7 +256,7 @@ class _BatchNorm(TakesTurns):
 def shares_of(momentum: float, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A (1 − a)ᴷ⁻ᵏ for k = 1 … K."""
     shares = [momentum * (1 - momentum) ** (count - unit - 1) for unit in range(count)]
-    return torch.tensor(shares, dtype=dtype).to(device, non_blocking=True)
+    return to_device(torch.tensor(shares, dtype=dtype), device)
 
 
 def repeated(
