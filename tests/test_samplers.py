@@ -1,9 +1,11 @@
 """What samplers promise: epochs, balance, places, and going on where they were left."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from domaingrad.samplers import BalancedSampler, DomainPerRankSampler, MixedSampler
@@ -127,3 +129,28 @@ def test_a_loader_takes_it_as_its_batch_sampler():
 def test_bad_arguments_are_told(arguments, message):
     with pytest.raises(ValueError, match=message):
         MixedSampler(**arguments)
+
+
+def test_an_epoch_that_is_left_early_is_not_gone_on_with() -> None:
+    sampler, whole = (MixedSampler(DOMAIN, 2, seed=3) for _ in range(2))
+    epochs = [list(whole) for _ in range(2)]
+    next(iter(sampler))
+    assert list(sampler) == epochs[1]
+
+
+def test_a_loaded_state_is_gone_on_with() -> None:
+    sampler, other = (MixedSampler(DOMAIN, 2, seed=3) for _ in range(2))
+    given = iter(sampler)
+    next(given)
+    other.load_state_dict(sampler.state_dict())
+    assert list(other) == list(given)
+    assert list(other) == list(sampler)
+
+
+def test_the_process_group_says_which_rank_it_is(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert list(MixedSampler(DOMAIN, 2)) == list(MixedSampler(DOMAIN, 2, rank=0, world=1))
+        assert list(MixedSampler(DOMAIN, 2, rank=1, world=2)) != list(MixedSampler(DOMAIN, 2))
+    finally:
+        dist.destroy_process_group()

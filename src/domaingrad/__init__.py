@@ -4,7 +4,7 @@ Rules say what to do with the gradients of the domains; :class:`GradientAgreemen
 gradients out of any model in anyone's training loop.
 """
 
-from . import inspect, rules
+from . import inspect, rules, samplers
 from .dropout import GSNRDropout, LearnedRatio
 from .engine import (
     AgreementError,
@@ -16,7 +16,7 @@ from .engine import (
     SinglePassWarning,
     signal_to_noise,
 )
-from .rules import AgrRand, AgrSum, ANDMask, Mean, PCGrad, SANDMask
+from .rules import AgrRand, AgrSum, ANDMask, Mean, Median, PCGrad, SANDMask, TrimmedMean
 
 __version__ = "0.1.0"
 
@@ -31,12 +31,15 @@ __all__ = [
     "GradientAgreement",
     "LearnedRatio",
     "Mean",
+    "Median",
     "NonFiniteGradientWarning",
     "PCGrad",
     "SANDMask",
     "SignalToNoise",
     "SinglePassWarning",
+    "TrimmedMean",
     "inspect",
     "rules",
+    "samplers",
     "signal_to_noise",
 ]

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -26,15 +27,24 @@ class DomainSampler(Sampler[list[int]]):
         domain: the domain of each sample, integers of shape [N].
         batch: size, as each sampler counts it.
         seed: of the order.
-        rank: this process, of ``world``.
-        world: number of processes.
+        rank: this process, of ``world``; that of the process group, if one is there, else 0.
+        world: number of processes, likewise.
+
+    Each ``iter`` begins an epoch, also after one that was left early; :meth:`load_state_dict` and
+    :meth:`start` go on in the midst of one.
 
     Raises:
         ValueError: no samples, a size below 1, a rank that is not among the processes.
     """
 
     def __init__(
-        self, domain: Tensor, batch: int, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        domain: Tensor,
+        batch: int,
+        *,
+        seed: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
     ) -> None:
         if domain.ndim != 1 or len(domain) == 0 or domain.is_floating_point():
             raise ValueError(
@@ -43,6 +53,9 @@ class DomainSampler(Sampler[list[int]]):
             )
         if batch < 1:
             raise ValueError(f"batch must be at least 1; found {batch}.")
+        grouped = dist.is_available() and dist.is_initialized()
+        world = world if world is not None else dist.get_world_size() if grouped else 1
+        rank = rank if rank is not None else dist.get_rank() if grouped else 0
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in 0 … {world - 1}; found {rank}.")
         self.labels: list[int] = torch.unique(domain).tolist()
@@ -50,6 +63,7 @@ class DomainSampler(Sampler[list[int]]):
         self.epoch = 0
         self.step = 0
         """Batches given out in this epoch."""
+        self._goes_on = False
         self._rows = {label: (domain == label).nonzero().flatten() for label in self.labels}
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
 
@@ -62,7 +76,10 @@ class DomainSampler(Sampler[list[int]]):
         """Samples of a step on this process; it may be none."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Go on from the current step to the end of the epoch."""
+        """The batches of an epoch; of the rest of one, after :meth:`start`."""
+        if self.step > 0 and not self._goes_on:
+            self.epoch, self.step = self.epoch + 1, 0
+        self._goes_on = False
         while self.step < len(self):
             self.step += 1
             yield self.batch_at(self.epoch, self.step - 1)
@@ -70,7 +87,7 @@ class DomainSampler(Sampler[list[int]]):
 
     def start(self, epoch: int, step: int) -> None:
         """Go on from there."""
-        self.epoch, self.step = epoch, step
+        self.epoch, self.step, self._goes_on = epoch, step, True
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is."""

@@ -78,8 +78,6 @@ ALL = BUT_NASH | NASH
 REFUSED: dict[str, Callable[[], object]] = {
     "ExcessMTL": tjd.ExcessMTL,
     "ExcessMTLWeighting": tjd.ExcessMTLWeighting,
-    "GradDrop": tjd.GradDrop,
-    "TrimmedMean": lambda: tjd.TrimmedMean(1),
     "MoDoWeighting": tjd.MoDoWeighting,
     "SDMGradWeighting": tjd.SDMGradWeighting,
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from warnings import warn
 
@@ -32,7 +31,7 @@ from .errors import (
     UnsupportedModelError,
 )
 from .gathered import Gathered, Gatherer
-from .scaling import factors, loss_scale
+from .scaling import factors, loss_scale, plain, positive
 from .scratch import Scratch
 from .separate_passes import SeparatePasses
 from .streaming import Step
@@ -86,8 +85,9 @@ class GradientAgreement:
         compile: send the model and the rule through ``torch.compile``, with these of its options
             (``{"mode": "reduce-overhead"}``); so it is for a model that is
             ``torch.compile(model, …)`` already.
-        half: between processes, send gradients and updates in bfloat16, which keeps their signs.
-        alone: in a program of several processes, this one trains its model by itself.
+        comm_dtype: between processes, send gradients and updates in this dtype; bfloat16 keeps
+            their signs.
+        local: in a program of several processes, this one trains its model by itself.
         audit: compare the single pass with separate passes in its steps 2, 4, 8, …, 512, and in
             every thousandth, at the price of some three steps each; nothing of the model or of
             random numbers changes by it. A difference is an :class:`AuditError`.
@@ -121,8 +121,8 @@ class GradientAgreement:
         scaler: torch.amp.GradScaler | None = None,
         kernels: Kernels = "auto",
         compile: Compile = False,  # noqa: A002, as PyTorch calls it
-        half: bool = False,
-        alone: bool = False,
+        comm_dtype: torch.dtype | None = None,
+        local: bool = False,
         audit: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -150,16 +150,10 @@ class GradientAgreement:
                 "the model has complex parameters, whose gradients have no sign to agree on; hold "
                 "their real and imaginary parts in real parameters."
             )
-        for name, weight in (weights or {}).items():
-            if not isinstance(weight, Real) or not 0.0 < weight < float("inf"):
-                raise ValueError(
-                    f"the weight of a domain must be positive and finite; found "
-                    f"{weight!r} for {name!r}. Leave a domain out of the batch to silence it."
-                )
         self.model = model
         self.rule = rule
         self.engine: Engine = engine
-        self._weights = {_plain(name): float(weight) for name, weight in (weights or {}).items()}
+        self._weights = positive(weights)
         self._scaler = scaler
         self._kernels = kernels
         self._audit = audit
@@ -180,8 +174,8 @@ class GradientAgreement:
         self._processes: Processes | None = None
         self._likeness = Likeness()
         if isinstance(wrapped := original(model), DistributedDataParallel):
-            self._processes = Processes(wrapped, half, self._weights)
-        elif not alone:
+            self._processes = Processes(wrapped, comm_dtype, self._weights)
+        elif not local:
             require_wrapped(self._trained)
 
     def __call__(self, inputs: Any, domain: Tensor, **options: Any) -> Any:
@@ -489,7 +483,7 @@ class GradientAgreement:
             AgreementError: a block within a block, a domain that was already taken in this step,
                 or no ``backward`` in the block that reached the model.
         """
-        name = _plain(name)
+        name = plain(name)
         self._require_no_domain_open(f"agree.domain({name!r})")
         step = self._step or self._new_step()
         if name in step.names:
@@ -652,10 +646,6 @@ def _check_losses(losses: Tensor, size: int) -> None:
             "the losses carry no graph; compute them from the outputs of agree(x, domain) "
             "with gradients enabled, and do not detach them."
         )
-
-
-def _plain(name: Hashable) -> Hashable:
-    return name.item() if isinstance(name, Tensor) else name
 
 
 def _kind(value: object) -> str:

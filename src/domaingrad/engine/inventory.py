@@ -71,7 +71,7 @@ class Inventory:
 
 @contextmanager
 def preserved(inventory: Inventory) -> Iterator[None]:
-    """Leave buffers and ``.grad`` as they were, whatever is done to them, and call no hook on it."""
+    """Leave buffers and ``.grad`` as they were, whatever is done to them, and call no hook."""
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in inventory.modules

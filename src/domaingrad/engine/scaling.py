@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from domaingrad.rules.transfer import to_device
+
+
+def plain(name: Hashable) -> Hashable:
+    """A domain's name; of a tensor, its number."""
+    return name.item() if isinstance(name, Tensor) else name
+
+
+def positive(weights: Mapping[Hashable, float] | None) -> dict[Hashable, float]:
+    """Weights of domains by name.
+
+    Raises:
+        ValueError: one is not positive and finite.
+    """
+    for name, weight in (weights or {}).items():
+        if not isinstance(weight, Real) or not 0.0 < weight < float("inf"):
+            raise ValueError(
+                f"the weight of a domain must be positive and finite; found {weight!r} for "
+                f"{name!r}. Leave a domain out of the batch to silence it."
+            )
+    return {plain(name): float(weight) for name, weight in (weights or {}).items()}
 
 
 def loss_scale(scaler: torch.amp.GradScaler | None, device: torch.device) -> Tensor | None:
@@ -19,7 +40,7 @@ def loss_scale(scaler: torch.amp.GradScaler | None, device: torch.device) -> Ten
 
 def factors(
     labels: Sequence[int],
-    weights: Mapping[object, float],
+    weights: Mapping[Hashable, float],
     scale: Tensor | None,
     device: torch.device,
 ) -> Tensor | None:

@@ -5,6 +5,7 @@ from .and_mask import ANDMask
 from .base import ElementwiseRule, GramianRule, Proposal, Reduce, Rule, StackRule, Whole
 from .mean import Mean
 from .pcgrad import PCGrad
+from .robust import Median, TrimmedMean
 from .sand_mask import SANDMask
 from .statistics import Statistic, Statistics, statistics_of
 from .torchjd import from_torchjd
@@ -16,6 +17,7 @@ __all__ = [
     "ElementwiseRule",
     "GramianRule",
     "Mean",
+    "Median",
     "PCGrad",
     "Proposal",
     "Reduce",
@@ -24,6 +26,7 @@ __all__ = [
     "StackRule",
     "Statistic",
     "Statistics",
+    "TrimmedMean",
     "Whole",
     "from_torchjd",
     "statistics_of",

@@ -11,23 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import GramianRule, Reduce, alone
+from .base import GramianRule, Reduce, Rule, StackRule, alone
 
 if TYPE_CHECKING:
     from torchjd.aggregation import Aggregator, Weighting
 
 BY_COUNT = ("MeanWeighting", "SumWeighting", "ConstantWeighting", "RandomWeighting")
 BY_FACTOR = ("_NashMTLWeighting", "ConFIG")
+BY_COMPONENT = ("GradDrop", "TrimmedMean")
 
 
 def from_torchjd(
     weighting: Weighting[Any] | Aggregator, generator: torch.Generator | None = None
-) -> TorchJDRule:
-    """Make a rule of a TorchJD weighting or aggregator whose weights follow from the Gramian.
+) -> TorchJDRule | TorchJDComponents:
+    """Make a rule of a TorchJD weighting or aggregator that looks at the Gramian or at components.
 
     update = Σ_e w_e g_e,  w = weighting(G Gᵀ);  Quinton & Rey, arXiv 2406.16232.
 
-    That is every ``Weighting[PSDMatrix]``, yours too, as well as Mean, Sum, Constant, Random,
+    GradDrop and TrimmedMean combine each component's K values. All others have weights that follow
+    from the Gramian: every ``Weighting[PSDMatrix]``, yours too, Mean, Sum, Constant, Random,
     Nash-MTL, ConFIG, and CRMOGM around these. Ours: Nash-MTL and ConFIG, which ask for G, get a
     factor F with F Fᵀ = G Gᵀ; random numbers come from ``generator`` as they would from the global
     one; a non-finite Gramian gives NaN weights without a call.
@@ -42,8 +44,8 @@ def from_torchjd(
 
     Raises:
         ImportError: TorchJD is not installed.
-        TypeError: it needs more than the Gramian (GradDrop, TrimmedMean and ExcessMTL single
-            components, MoDo and SDMGrad two batches), or is not of TorchJD.
+        TypeError: it needs more (ExcessMTL squares of components, MoDo and SDMGrad two batches), or
+            is not of TorchJD.
         ValueError: a generator that is not on the CPU.
 
     >>> from torchjd.aggregation import UPGrad
@@ -56,6 +58,8 @@ def from_torchjd(
         raise ImportError("from_torchjd needs TorchJD; run `pip install torchjd`.") from error
 
     taken: Any = weighting
+    if type(weighting).__name__ in BY_COMPONENT and isinstance(weighting, aggregation.Aggregator):
+        return TorchJDComponents(weighting, generator)
     if isinstance(weighting, aggregation.GramianWeightedAggregator):
         return TorchJDRule(weighting, weighting.gramian_weighting, generator)
     if isinstance(weighting, aggregation.WeightedAggregator):
@@ -80,6 +84,14 @@ def from_torchjd(
     )
 
 
+def _require_on_cpu(generator: torch.Generator | None) -> None:
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"from_torchjd expects a generator on the CPU, where the weights are computed; "
+            f"found one on {str(generator.device)!r}. Pass torch.Generator()."
+        )
+
+
 def _statistic(weighting: object, generic: type) -> str | None:
     """What a weighting takes, by name: X in its base ``Weighting[X]``."""
     for base in type(weighting).__mro__:
@@ -89,19 +101,50 @@ def _statistic(weighting: object, generic: type) -> str | None:
     return None
 
 
-class TorchJDRule(GramianRule):
-    """What :func:`from_torchjd` returns."""
+class _FromTorchJD(Rule):
+    """A rule that says where it comes from."""
+
+    source: nn.Module
+
+    def __repr__(self) -> str:
+        described, kind = repr(self.source), type(self.source)
+        if kind.__repr__ is nn.Module.__repr__:
+            names = [name for name in signature(kind).parameters if hasattr(self.source, name)]
+            arguments = ", ".join(f"{name}={getattr(self.source, name)!r}" for name in names)
+            described = f"{kind.__name__}({arguments})"
+        return f"from_torchjd({' '.join(described.split())})"
+
+
+class TorchJDComponents(_FromTorchJD, StackRule):
+    """What :func:`from_torchjd` returns of an aggregator of single components.
+
+    Ours: each call is seeded from the generator, so that it draws alike on every device.
+    """
+
+    def __init__(self, source: nn.Module, generator: torch.Generator | None) -> None:
+        _require_on_cpu(generator)
+        self.source, self.generator = source, generator
+
+    def combine(self, gradients: Tensor) -> Tensor:
+        """TorchJD's update."""
+        own = self._generator_on(torch.device("cpu"))
+        seed = int(torch.randint(2**62, (1,), generator=own))
+        devices = [gradients.device] if gradients.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            update: Tensor = self.source(gradients)
+        return update + (gradients * 0).sum(0)
+
+
+class TorchJDRule(_FromTorchJD, GramianRule):
+    """What :func:`from_torchjd` returns of what looks at the Gramian."""
 
     _precision = torch.float64
 
     def __init__(
         self, source: nn.Module, weighting: nn.Module, generator: torch.Generator | None
     ) -> None:
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError(
-                f"from_torchjd expects a generator on the CPU, where the weights are computed; "
-                f"found one on {str(generator.device)!r}. Pass torch.Generator()."
-            )
+        _require_on_cpu(generator)
         self.source, self.weighting, self.generator = source, weighting, generator
 
     def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> tuple[Tensor, Tensor]:
@@ -167,14 +210,6 @@ class TorchJDRule(GramianRule):
             attributes = vars(module).keys() & {"_state_key", "step", "prvs_alpha"}
             for name in sorted(module._buffers.keys() | attributes):
                 yield f"{path}.{name}", module, name
-
-    def __repr__(self) -> str:
-        described, kind = repr(self.source), type(self.source)
-        if kind.__repr__ is nn.Module.__repr__:
-            names = [name for name in signature(kind).parameters if hasattr(self.source, name)]
-            arguments = ", ".join(f"{name}={getattr(self.source, name)!r}" for name in names)
-            described = f"{kind.__name__}({arguments})"
-        return f"from_torchjd({' '.join(described.split())})"
 
 
 class _ByCount(TorchJDRule):

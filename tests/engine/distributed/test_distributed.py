@@ -184,6 +184,23 @@ def hooked(rank, world, kind, rule, **options):
     return flat(model)
 
 
+def removed(rank, world):
+    """The gradient after the hook was used and taken away, and that of plain DDP."""
+    found = []
+    for hook in (True, False):
+        wrapped = DistributedDataParallel(build("mlp"))
+        x, y, _ = batch(rank)
+        if hook:
+            agreement = dg.DDPAgreement(wrapped, dg.ANDMask(), domain=rank)
+            F.cross_entropy(wrapped(x), y).backward()
+            assert agreement.state_dict() == {"rule": {}}
+            agreement.remove()
+            wrapped.zero_grad()
+        F.cross_entropy(wrapped(x), y).backward()
+        found.append(torch.cat([p.grad.flatten() for p in wrapped.parameters()]))
+    return found
+
+
 def even(step: int):
     """Four samples of each of three domains, so that each of two processes has half of each."""
     x, y, domain = batch(step)
@@ -365,7 +382,7 @@ def traffic(rank, world):
         found = {}
         for half in (False, True):
             sent.update(all_to_all=0, all_gather=0)
-            hooked(rank, world, "mlp", "and", half=half)
+            hooked(rank, world, "mlp", "and", comm_dtype=torch.bfloat16 if half else None)
             found[half] = sum(sent.values()) / STEPS
     finally:
         exchange.dist.all_to_all_single = plain_all_to_all
@@ -378,7 +395,9 @@ def all_of_it(rank, world, directory):
     block.SMALL = 20  # So that some parameters are reduced together, and others alone.
     found = {("mixed", *case[:3], *case[3]): mixed(rank, world, *case) for case in MIXED}
     found |= {("hooked", *case): hooked(rank, world, *case) for case in HOOKED}
-    found["half"] = hooked(rank, world, "mlp", "mean", half=True)
+    found["weighted hook"] = hooked(rank, world, "mlp", "sand", weights={1: 2.0})
+    found["removed hook"] = removed(rank, world)
+    found["half"] = hooked(rank, world, "mlp", "mean", comm_dtype=torch.bfloat16)
     found["traffic"] = traffic(rank, world)
     if world == 2:
         found["hooked", "cnn with batch norm", "and"] = hooked(
@@ -423,6 +442,17 @@ def test_mixed_batches_give_the_update_of_one_process(results, case):
 @pytest.mark.parametrize("case", HOOKED, ids=str)
 def test_the_hook_gives_the_update_of_one_process(results, case):
     assert_equal(results, ("hooked", *case), one_process(*case, two_domains))
+
+
+def test_the_hook_weighs_domains(results):
+    expected = one_process("mlp", "sand", two_domains, weights={1: 2.0})
+    assert_equal(results, "weighted hook", expected)
+
+
+def test_without_its_agreement_a_wrapped_model_averages_again(results):
+    for result in results:
+        hooked_before, plain = result["removed hook"]
+        torch.testing.assert_close(hooked_before, plain, rtol=1e-6, atol=1e-9)
 
 
 def of_two(results):

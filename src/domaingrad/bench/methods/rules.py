@@ -30,7 +30,7 @@ class RuleLearner(Learner["RuleMethod"]):
             self.setup.processes.wrapped(self.network),
             self.rule,
             scaler=self.setup.amp.scaler,
-            alone=True,
+            local=True,
         )
 
     def backward(self, batches: Batches) -> Tensor:

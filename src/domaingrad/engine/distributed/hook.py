@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
 
-from ..scaling import factors, loss_scale
+from ..scaling import factors, loss_scale, positive
 from ..writing import NonFinite
 from .exchange import Bucket, Exchange
 from .placement import Likeness, Placement, one_row_each
@@ -55,7 +56,8 @@ class DDPAgreement:
         samples: samples in this rank's batch, where ranks of one domain differ.
         scaler: the ``torch.amp.GradScaler`` in use: its scale is undone before the rule, and put
             back after.
-        half: send gradients and updates in bfloat16, which keeps their signs.
+        weights: positive factor on g_e by domain; 1 for those not named.
+        comm_dtype: send gradients and updates in this dtype; bfloat16 keeps their signs.
 
     Raises:
         TypeError: a model that is not wrapped.
@@ -67,10 +69,12 @@ class DDPAgreement:
         self,
         model: DistributedDataParallel,
         rule: Rule,
+        *,
         domain: int,
         samples: int = 1,
         scaler: torch.amp.GradScaler | None = None,
-        half: bool = False,
+        weights: Mapping[Hashable, float] | None = None,
+        comm_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, DistributedDataParallel):
             raise TypeError(
@@ -81,14 +85,21 @@ class DDPAgreement:
         self.samples = samples
         self.rule = rule
         self._scaler = scaler
+        self._model = model
         self._group = model.process_group
-        self._wire = torch.bfloat16 if half else None
+        self._wire = comm_dtype
+        self._weights = positive(weights)
+        self._removed = False
         self._exchange: Exchange | None = None
         self._labels: list[int] = []
         self._non_finite = NonFinite()
         self._promised: dict[int, tuple[torch.futures.Future[Tensor], Tensor]] = {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        options = {"half": half, "scaler": scaler is not None and scaler.is_enabled()}
+        options = {
+            "comm_dtype": comm_dtype,
+            "weights": self._weights,
+            "scaler": scaler is not None and scaler.is_enabled(),
+        }
         Likeness().require(rule, trained, self._group, options)
         self._number = {id(parameter): index for index, parameter in enumerate(trained)}
         # DDP looks at the types themselves, which a PyTorch without torch.distributed has not.
@@ -99,8 +110,28 @@ class DDPAgreement:
         model.register_comm_hook(self, _hook)
         HOOKED.add(model)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, between steps: the rule's random state."""
+        self._non_finite.check(wait=True)
+        return {"rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.rule.load_state_dict(state["rule"])
+
+    def remove(self) -> None:
+        """Let the ranks' gradients be averaged again, as DistributedDataParallel does.
+
+        The hook itself cannot be taken out of a wrapped model; from here on it averages.
+        """
+        self._removed = True
+        HOOKED.discard(self._model)
+
     def take(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Send a bucket; the future is kept when its update is back, all at the last bucket."""
+        if self._removed:
+            hooks = import_module("torch.distributed.algorithms.ddp_comm_hooks.default_hooks")
+            return hooks.allreduce_hook(self._group, bucket)  # type: ignore[no-any-return]
         exchange = self._exchange
         if exchange is None:
             if not isinstance(self.samples, int) or self.samples < 1:
@@ -115,7 +146,7 @@ class DDPAgreement:
                 self.rule,
                 [1] * dist.get_world_size(self._group),
                 partial(self._agreeable, gathered),
-                lambda labels: factors(labels, {}, scale, device),
+                lambda labels: factors(labels, self._weights, scale, device),
                 scale,
                 self._group,
                 "auto",

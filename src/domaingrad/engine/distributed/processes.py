@@ -28,11 +28,11 @@ class Processes:
 
     Args:
         model: wrapped.
-        half: send gradients and updates in bfloat16.
+        comm_dtype: in which gradients and updates are sent, if not their own.
     """
 
     model: DistributedDataParallel
-    half: bool = False
+    comm_dtype: torch.dtype | None = None
     weights: Mapping[Hashable, float] = field(default_factory=dict)
     _likeness: Likeness = field(default_factory=Likeness, init=False)
     _forwards: int = field(default=0, init=False)
@@ -122,7 +122,7 @@ class Processes:
         Raises:
             AgreementError: they have not.
         """
-        options = {"weights": dict(self.weights), "half": self.half}
+        options = {"weights": dict(self.weights), "comm_dtype": self.comm_dtype}
         self._likeness.require(rule, parameters, self.group, options)
 
     def agreement(
@@ -135,9 +135,8 @@ class Processes:
         kernels: Kernels,
     ) -> DistributedAgreement:
         """The receiver of this step's gradients; a collective call."""
-        wire = torch.bfloat16 if self.half else None
         return DistributedAgreement(
-            rule, parameters, held, factors_of, scale, self.group, kernels, wire
+            rule, parameters, held, factors_of, scale, self.group, kernels, self.comm_dtype
         )
 
     def add_updates(
@@ -173,5 +172,5 @@ def require_wrapped(parameters: Sequence[nn.Parameter]) -> None:
         raise AgreementError(
             f"{dist.get_world_size()} processes run, and this model is in none of "
             f"DistributedDataParallel and fully_shard, so each process would train a model of its "
-            f"own. Give GradientAgreement the wrapped model, or say alone=True if that is meant."
+            f"own. Give GradientAgreement the wrapped model, or say local=True if that is meant."
         )
