@@ -176,7 +176,7 @@ class GSNRDropout:
         return optimizer
 
     def update(
-        self, inputs: Any, losses: Losses, domain: Tensor | None = None, **options: Any
+        self, inputs: Any, loss_fn: Losses, domain: Tensor | None = None, **options: Any
     ) -> None:
         """Choose what is dropped until the next update, from the gradients of a batch.
 
@@ -186,7 +186,7 @@ class GSNRDropout:
         Args:
             inputs: the batch, as the model takes it (a tuple is positional, a dict keyword
                 arguments), every tensor with the N samples along its first dimension.
-            losses: from the model's outputs to one loss a sample, [N].
+            loss_fn: from the model's outputs to one loss a sample, [N].
             domain: integer tensor of shape [N]; needed to learn the ratio and for statistics over
                 domains.
             **options: passed to the model as they are.
@@ -198,32 +198,32 @@ class GSNRDropout:
                 needed, or gradients that are not finite.
         """
         self._require_in_use("update")
-        if not callable(losses):
+        if not callable(loss_fn):
             raise TypeError(
-                f"losses must be a function from the model's outputs to one loss a sample; found a "
-                f"{type(losses).__name__}. Pass lambda outputs: …, reduction='none'."
+                f"loss_fn must be a function from the model's outputs to one loss a sample; found "
+                f"a {type(loss_fn).__name__}. Pass lambda outputs: …, reduction='none'."
             )
         self._masking.recover()
         if not self._drops_nothing:
             self._require_ready()
             if self._updates % self.refresh == 0:
-                self._choose(inputs, losses, domain, options)
+                self._choose(inputs, loss_fn, domain, options)
         self._updates += 1
 
     def _choose(
         self,
         inputs: Any,
-        losses: Losses,
+        loss_fn: Losses,
         domain: Tensor | None,
         options: Mapping[str, Any],
     ) -> None:
         size = size_of(inputs)
         batch = self._domains(domain, size)
         with self._undisturbed(), self._masking.suspended():
-            scores = self._scoring.scores(inputs, losses, size, batch, options)
+            scores = self._scoring.scores(inputs, loss_fn, size, batch, options)
         if self._learned is not None and batch is not None:
             with self._undisturbed():
-                self._learn(self._learned, scores, SubsetLoss(inputs, losses, batch), options)
+                self._learn(self._learned, scores, SubsetLoss(inputs, loss_fn, batch), options)
         self._drop(scores)
 
     @contextmanager

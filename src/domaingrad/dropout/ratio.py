@@ -110,12 +110,12 @@ class SubsetLoss:
 
     Args:
         inputs: of all N samples, as the model takes them.
-        losses: from outputs for all N samples to one loss each.
+        loss_fn: from outputs for all N samples to one loss each.
         batch: which sample belongs to which domain.
     """
 
     inputs: Any
-    losses: Callable[[Any], Tensor]
+    loss_fn: Callable[[Any], Tensor]
     batch: Batch
 
     def __call__(self, forward: Callable[[Any], Any], domains: Sequence[int]) -> Tensor:
@@ -130,7 +130,7 @@ class SubsetLoss:
             return whole.index_copy(0, rows.to(tensor.device), tensor)
 
         outputs = tree_map_only(Tensor, spread, forward(select(self.inputs, rows)))
-        losses = self.losses(outputs)
+        losses = self.loss_fn(outputs)
         check_losses(losses, self.batch.size)
         means = [losses[self.batch.rows[index].to(losses.device)].mean() for index in domains]
         return torch.stack(means).mean()

@@ -48,7 +48,7 @@ class Scoring:
     def scores(
         self,
         inputs: Any,
-        losses: Losses,
+        loss_fn: Losses,
         size: int,
         domains: Batch | None,
         options: Mapping[str, Any],
@@ -57,7 +57,7 @@ class Scoring:
 
         Args:
             inputs: the batch.
-            losses: of the model's outputs.
+            loss_fn: from the model's outputs.
             size: number of samples.
             domains: which sample belongs to which; needed over domains.
             options: passed to the model as they are.
@@ -69,7 +69,7 @@ class Scoring:
             return [self._drawn(target.parameter) for target in self.targets]
         weights = [target.parameter for target in self.targets]
         units = self._units(size, domains)
-        found = statistics_of_units(self.model, inputs, losses, options, units, weights)
+        found = statistics_of_units(self.model, inputs, loss_fn, options, units, weights)
         names = {id(p): name for name, p in self.model.named_parameters()}
         return [self._score(t, found.get(names[id(t.parameter)])) for t in self.targets]
 

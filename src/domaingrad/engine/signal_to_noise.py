@@ -43,7 +43,7 @@ class SignalToNoise:
 
 
 def signal_to_noise(
-    model: nn.Module, inputs: Any, losses: Callable[[Any], Tensor], **options: Any
+    model: nn.Module, inputs: Any, loss_fn: Callable[[Any], Tensor], **options: Any
 ) -> dict[str, SignalToNoise]:
     r"""Mean, mean square and GSNR of every parameter's gradient over the samples of a batch.
 
@@ -59,7 +59,7 @@ def signal_to_noise(
         model: the model. Its ``.grad`` is left alone; running statistics move as in one forward.
         inputs: as the model takes them (a tuple is positional, a dict keyword arguments), every
             tensor with the N samples along its first dimension.
-        losses: from the model's outputs to the loss of each sample, [N].
+        loss_fn: from the model's outputs to the loss of each sample, [N].
         **options: passed to the model as they are.
 
     Returns:
@@ -76,13 +76,13 @@ def signal_to_noise(
     (1.5, 2.5, 9.0)
     """
     size = size_of(inputs)
-    return statistics_of_units(model, inputs, losses, options, torch.arange(size))
+    return statistics_of_units(model, inputs, loss_fn, options, torch.arange(size))
 
 
 def statistics_of_units(
     model: nn.Module,
     inputs: Any,
-    losses: Callable[[Any], Tensor],
+    loss_fn: Callable[[Any], Tensor],
     options: Mapping[str, Any],
     units: Tensor,
     wanted: Collection[nn.Parameter] | None = None,
@@ -95,7 +95,7 @@ def statistics_of_units(
     Args:
         model: the model.
         inputs: as the model takes them.
-        losses: from the model's outputs to the loss of each sample, [N].
+        loss_fn: from the model's outputs to the loss of each sample, [N].
         options: passed to the model as they are.
         units: integer tensor of shape [N], the unit of each sample.
         wanted: the parameters to take statistics of; ``None`` for all.
@@ -104,7 +104,7 @@ def statistics_of_units(
     kept = {id(parameter) for parameter in (trained if wanted is None else wanted)}
     ignored = {i for i, parameter in enumerate(trained) if id(parameter) not in kept}
     moments = visit_units(
-        model, inputs, losses, options, units, lambda count: _Moments(count, ignored)
+        model, inputs, loss_fn, options, units, lambda count: _Moments(count, ignored)
     )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {

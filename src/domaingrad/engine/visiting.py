@@ -47,7 +47,7 @@ V = TypeVar("V", bound=Visitor)
 def visit_units(
     model: nn.Module,
     inputs: Any,
-    losses: Callable[[Any], Tensor],
+    loss_fn: Callable[[Any], Tensor],
     options: Mapping[str, Any],
     units: Tensor,
     visitor: Callable[[int], V],
@@ -58,7 +58,7 @@ def visit_units(
     Args:
         model: the model.
         inputs: as the model takes them.
-        losses: from the model's outputs to the loss of each sample, [N].
+        loss_fn: from the model's outputs to the loss of each sample, [N].
         options: passed to the model as they are.
         units: integer tensor of shape [N], the unit of each sample.
         visitor: makes a visitor from the number of units.
@@ -75,10 +75,10 @@ def visit_units(
     batch.check(inputs, options)
     shown = visitor(len(batch.labels))
     try:
-        _in_one_pass(inventory, batch, shown, inputs, losses, options, of_samples)
+        _in_one_pass(inventory, batch, shown, inputs, loss_fn, options, of_samples)
     except UnsupportedModelError as error:
         shown = visitor(len(batch.labels))
-        _unit_by_unit(error, inventory, batch, shown, inputs, losses, options, of_samples)
+        _unit_by_unit(error, inventory, batch, shown, inputs, loss_fn, options, of_samples)
         if not isinstance(error, InconclusiveError):
             warn(
                 f"one pass for all samples is not exact for this model: {error}. They pass one by "
@@ -100,7 +100,7 @@ def _in_one_pass(
     batch: Batch,
     visitor: Visitor,
     inputs: Any,
-    losses: Callable[[Any], Tensor],
+    loss_fn: Callable[[Any], Tensor],
     options: Mapping[str, Any],
     of_samples: bool,
 ) -> None:
@@ -112,7 +112,7 @@ def _in_one_pass(
         engine = engines.setdefault(inventory.model, GraphEngine(of_samples=of_samples))
     with torch.enable_grad():
         passed, outputs = engine.forward(inventory.model, batch, inputs, options)
-        values = losses(outputs)
+        values = loss_fn(outputs)
         check_losses(values, batch.size)
         passed.backward(values, visitor, inventory.trained)
 
@@ -123,11 +123,11 @@ def _unit_by_unit(
     batch: Batch,
     visitor: Visitor,
     inputs: Any,
-    losses: Callable[[Any], Tensor],
+    loss_fn: Callable[[Any], Tensor],
     options: Mapping[str, Any],
     of_samples: bool,
 ) -> None:
-    """The outputs pass through ``losses`` together, since it knows the batch's targets."""
+    """The outputs pass through ``loss_fn`` together, since it knows the batch's targets."""
     if of_samples and inventory.training_batch_norms:
         raise ValueError(
             f"the samples must pass one by one or unit by unit ({error}), and batch norms in "
@@ -136,7 +136,7 @@ def _unit_by_unit(
         ) from error
     passes = SeparatePasses(batch)
     with torch.enable_grad():
-        values = losses(passes.forward(inventory.model, inputs, options))
+        values = loss_fn(passes.forward(inventory.model, inputs, options))
     check_losses(values, batch.size)
     before = [parameter.grad for parameter in inventory.trained]
     try:
@@ -162,6 +162,6 @@ def check_losses(losses: Tensor, size: int) -> None:
     if not isinstance(losses, Tensor) or losses.shape != (size,):
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(
-            f"losses(outputs) must return one loss a sample, shape [{size}]; found {found}. "
+            f"loss_fn(outputs) must return one loss a sample, shape [{size}]; found {found}. "
             f"Compute them with reduction='none'."
         )

@@ -66,7 +66,7 @@ class Conflict(Relation):
 
 
 def conflict(
-    model: nn.Module, inputs: Any, losses: Callable[[Any], Tensor], domain: Tensor, **options: Any
+    model: nn.Module, inputs: Any, loss_fn: Callable[[Any], Tensor], domain: Tensor, **options: Any
 ) -> Conflict:
     """Cosines between the domains' gradients, and the share of components agreeing in sign.
 
@@ -79,7 +79,7 @@ def conflict(
         model: the model.
         inputs: as it takes them (a tuple is positional, a dict keyword arguments), every tensor
             with the N samples along its first dimension.
-        losses: from the model's outputs to the loss of each sample, [N].
+        loss_fn: from the model's outputs to the loss of each sample, [N].
         domain: integer tensor of shape [N].
         **options: passed to the model as they are.
 
@@ -102,7 +102,7 @@ def conflict(
     inventory = Inventory(model)
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), preserved(inventory):
-        pairs = visit_units(model, inputs, losses, options, domain, _Pairs, of_samples=False)
+        pairs = visit_units(model, inputs, loss_fn, options, domain, _Pairs, of_samples=False)
     owners = {
         id(parameter): name.rpartition(".")[0] or name
         for name, parameter in model.named_parameters()
@@ -146,11 +146,13 @@ class ConflictWatch:
         self._batches = 0
 
     def __call__(
-        self, inputs: Any, losses: Callable[[Any], Tensor], domain: Tensor, **options: Any
+        self, inputs: Any, loss_fn: Callable[[Any], Tensor], domain: Tensor, **options: Any
     ) -> None:
         """Count a batch, and look if it is time; arguments as for :func:`conflict`."""
         if self._batches % self._every == 0:
-            self.found[self._batches + 1] = conflict(self._model, inputs, losses, domain, **options)
+            self.found[self._batches + 1] = conflict(
+                self._model, inputs, loss_fn, domain, **options
+            )
         self._batches += 1
 
     def rows(self) -> list[dict[str, Any]]:

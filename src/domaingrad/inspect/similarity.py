@@ -39,7 +39,7 @@ class Similarity:
 def similarity(
     model: nn.Module,
     inputs: Any,
-    losses: Callable[[Any], Tensor],
+    loss_fn: Callable[[Any], Tensor],
     domain: Tensor,
     label: Tensor,
     *,
@@ -58,7 +58,7 @@ def similarity(
     Args:
         model: the model; it is left as it was.
         inputs: as it takes them, every tensor with the N samples along its first dimension.
-        losses: from the model's outputs to the loss of each sample, [N].
+        loss_fn: from the model's outputs to the loss of each sample, [N].
         domain: integer tensor of shape [N].
         label: integer tensor of shape [N], the class of each sample.
         batches: of each domain and class; more where there are many samples.
@@ -87,7 +87,7 @@ def similarity(
             "no class is in two domains, so nothing can be compared between domains without the "
             "mix of classes; name other classes as label."
         )
-    cosines = conflict(model, inputs, losses, units.to(domain.device), **options).cosines
+    cosines = conflict(model, inputs, loss_fn, units.to(domain.device), **options).cosines
     return Similarity(
         _interval(cosines, same_class & same_domain, generator),
         _interval(cosines, same_class & ~same_domain, generator),

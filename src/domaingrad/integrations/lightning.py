@@ -55,7 +55,7 @@ class AgreementMixin:
 
         Args:
             rule: what to do with the domains' gradients.
-            options: of :class:`GradientAgreement` (``engine``, ``weights``, ``kernels``, ``half``).
+            options: of :class:`GradientAgreement` (``engine``, ``weights``, ``comm_dtype``, …).
         """
         self._rule, self._options, self._agreement = rule, options, None
 
@@ -75,6 +75,11 @@ class AgreementMixin:
         model = self.trainer.strategy.model
         if self._agreement is None or self._agreement.model is not model:
             self._agreement = self._bound_to(model, self._rule)
+        if isinstance(model, DistributedDataParallel):
+            # Lightning runs training_step inside the wrapper's forward pass, after which it would
+            # average the first gradients that come, those of a single domain, say. Each time, since
+            # no_sync() puts back what was there before.
+            model.require_backward_grad_sync = False
         return self._agreement
 
     def _bound_to(self, model: Any, rule: Rule) -> GradientAgreement:
@@ -91,10 +96,6 @@ class AgreementMixin:
                 f"{type(model).__name__} of {type(self.trainer.strategy).__name__}. Use "
                 f"Trainer(strategy='ddp'), or one device."
             )
-        if wrapped:
-            # Lightning runs training_step inside the wrapper's forward pass, after which it would
-            # average the first gradients that come, those of a single domain, say.
-            model.require_backward_grad_sync = False
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return GradientAgreement(model, rule, scaler=scaler, **self._options)
 
