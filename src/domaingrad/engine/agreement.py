@@ -192,8 +192,7 @@ class GradientAgreement:
             :meth:`backward` reaches the model from these outputs.
 
         Raises:
-            TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs; with
-                gradients enabled, fewer domains than the rule needs.
+            TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs.
         """
         self._require_no_domain_open("agree(x, domain)")
         if torch.is_grad_enabled() and is_spread(self._first.data):
@@ -208,8 +207,6 @@ class GradientAgreement:
             return SeparatePasses(batch).forward(self._inner, inputs, options)
         if self._processes is not None:
             self._processes.begin(self.rule, self._trained, samples=True)
-        else:
-            self.rule.require_domains(len(batch.labels), f" (domain {batch.labels})")
         self._streamed = None
         if self.engine == "streaming":
             self._streamed = "engine='streaming'"
@@ -297,9 +294,12 @@ class GradientAgreement:
 
         Raises:
             AgreementError: no batch to go back through, or losses that mix domains.
-            ValueError: losses that are not one a sample.
+            ValueError: losses that are not one a sample, fewer domains than the rule needs.
         """
         batch = self._batch_for(losses, "agree.backward(losses)")
+        if self._processes is None:
+            labels = batch.batch.labels
+            self.rule.require_domains(len(labels), f" (domain {labels})")
         if self._gathered.counts:
             raise AgreementError(
                 "losses wait in agree.accumulate for agree.combine(); give the last ones to "

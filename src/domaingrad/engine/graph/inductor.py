@@ -94,7 +94,9 @@ class InductorGraphs:
         inner = _Inner(captured, inline, self._options)
         try:
             # What a cache holds was made without the pass.
-            with torch._functorch.config.patch(enable_autograd_cache=False):
+            with torch._functorch.config.patch(
+                enable_autograd_cache=False, force_non_lazy_backward_lowering=True
+            ):
                 compile_fx(
                     _with_numbers(self._graph, args),
                     list(args),
