@@ -137,6 +137,16 @@ class Method(ABC):
         """What trains one network: ``code`` of the setup and these hyper-parameters.
 
         Raises:
+            DataError, ValueError: as :meth:`verify`.
+        """
+        self.verify(setup)
+        learner: Learner[Any] = self.code(setup, self)
+        return learner
+
+    def verify(self, setup: Setup) -> None:
+        """See that a run has what the method cannot do without.
+
+        Raises:
             DataError: too few domains; labels that are numbers, for a method of classes.
             ValueError: fp16, for a method whose gradients it cannot hold.
         """
@@ -155,8 +165,6 @@ class Method(ABC):
                 f"{self.info.name} takes gradients of gradients, which fp16 cannot hold; use the "
                 f"precision bf16-mixed or 32."
             )
-        learner: Learner[Any] = self.code(setup, self)
-        return learner
 
     def hyperparameters(self) -> dict[str, Any]:
         """Hyper-parameters by name."""

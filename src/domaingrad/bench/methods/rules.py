@@ -64,6 +64,7 @@ class RuleMethod(Method):
 
     def learner(self, setup: Setup) -> RuleLearner:
         """The same for every rule."""
+        self.verify(setup)
         return RuleLearner(setup, self)
 
 
