@@ -1,6 +1,8 @@
 """Every method: what it moves, that its state is kept, and that nothing undeclared is lost."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from domaingrad.bench.methods import METHODS, Learner, Method, MethodInfo, pooled
 from domaingrad.bench.methods.erm import ERMLearner
+from domaingrad.bench.schema import SettingError
 
 from .harness import (
     INPUTS,
@@ -192,3 +195,19 @@ def test_a_restart_is_a_fresh_optimizer():
     advance(made, optimizers, 1)
     for own, its in zip(made.network.parameters(), reference, strict=True):
         torch.testing.assert_close(own, its)
+
+
+def test_the_method_of_contributing_trains():
+    """Its block as printed, but for its registration."""
+    page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (block,) = [each for each in blocks if "@register.method" in each]
+    scope = {"__name__": __name__}
+    exec(block.replace("@register.method\n", ""), scope)
+    made, optimizers = learner(scope["Range"]())
+    advance(made, optimizers, 2)
+    assert made.metrics()["penalty"] > 0
+    with pytest.raises(
+        SettingError, match=r"weight of range should be ≥ 0 and ≤ 1e\+06, for a neg"
+    ):
+        scope["Range"](weight=-1.0)

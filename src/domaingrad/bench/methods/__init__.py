@@ -39,6 +39,7 @@ from .mixup import Mixup
 from .mldg import MLDG
 from .mmd import MMD
 from .mtl import MTL
+from .passes import AnnealedLearner, Forward, PenaltyLearner, RiskWeightsLearner, forward
 from .pogm import POGM
 from .q_mean import Q_MEAN
 from .rdm import RDM
@@ -99,18 +100,23 @@ __all__ = [
     "PUBLISHED",
     "QUICK",
     "Amp",
+    "AnnealedLearner",
     "Batches",
+    "Forward",
     "Learner",
     "Method",
     "MethodInfo",
     "NonFiniteTermWarning",
+    "PenaltyLearner",
     "Requires",
+    "RiskWeightsLearner",
     "Setup",
     "Sharding",
     "TwoReadings",
     "Validation",
     "Within",
     "by_domain",
+    "forward",
     "listed_methods",
     "method_of_rule",
     "pooled",
