@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -449,6 +450,30 @@ def test_miros_stages_are_those_of_the_network():
     assert not any(m._forward_hooks for m in net.modules())
 
 
+PURE = {
+    "coral": lambda z, *_: distances.coral(z, (5, 7)),
+    "coral, wide": lambda z, *_: distances.coral(z.repeat(1, 5), (5, 7)),
+    "mmd": lambda z, *_: distances.mmd(z, (5, 7)),
+    "irm": lambda z, *_: irm.invariance(z[:, 0]),
+    "v-rex": lambda z, *_: vrex.multipliers(z[:3, 0], 2.0),
+    "eqrm": lambda z, *_: eqrm.slopes(z[:3, 0], 0.75),
+    "eqrm, published": lambda z, *_: eqrm.published_slopes(z[:3, 0], 0.75),
+    "fishr": lambda z, *_: fishr.variance(z, z[:, :2]),
+    "rdm": lambda z, *_: rdm.discrepancy(z[:, 0], torch.full((12,), 1 / 12).double()),
+    "rsc": lambda z, *_: rsc.below(z, 0.3, 1).double(),
+    "gga": lambda z, *_: gga.mean_cosine(z[:4] @ z[:4].T),
+    "sagnet": lambda z, *_: sagnet.statistics(z)[2],
+}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_penalties_can_be_batched_over_runs(name):
+    """So that many runs of one small network may be one program."""
+    runs = torch.stack([features(12, 4, seed) for seed in range(3)])
+    together = torch.vmap(PURE[name])(runs)
+    torch.testing.assert_close(together, torch.stack([PURE[name](z) for z in runs]))
+
+
 # Other parts ------------------------------------------------------------------------------------
 
 
@@ -682,7 +707,19 @@ def test_sam_leaves_the_weights_where_they_were_and_statistics_with_one_pass():
     made.backward(batches(0))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
     torch.testing.assert_close(net.body[1].running_mean, plain.body[1].running_mean)
-    assert net.body[1].momentum == 0.1
+    assert net.body[1].num_batches_tracked == 1
+
+
+def test_sams_overflow_leaves_no_trace_in_weights_or_statistics():
+    """The first scale of fp16 is too large: the way up is not finite, and the step is left out."""
+    scaler = GradScaler("cpu", init_scale=2.0**127)
+    made, _ = learner(
+        METHODS["sam"], net=with_norm(), scaler=scaler, loss=lambda o, y: 1e6 * loss(o, y)
+    )
+    before = [p.detach().clone() for p in made.network.parameters()]
+    made.update(batches(0))
+    assert all(torch.equal(a, b) for a, b in zip(made.network.parameters(), before, strict=True))
+    assert all(buffer.isfinite().all() for buffer in made.network.buffers())
 
 
 def with_norm():

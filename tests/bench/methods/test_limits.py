@@ -218,9 +218,11 @@ def test_two_processes_come_to_what_one_does(name):
         try:
             made, optimizers = nets[rank]
             for step in range(3):
-                # Shares of unequal size: three and five samples of each domain.
-                share = slice(0, 3) if rank == 0 else slice(3, SAMPLES)
-                given = {n: (x[share], y[share]) for n, (x, y) in batches(step).items()}
+                given = {}
+                for own, (domain, (x, y)) in zip((3, 4, 2), batches(step).items(), strict=True):
+                    # Shares of unequal size, also from domain to domain.
+                    share = slice(0, own) if rank == 0 else slice(own, SAMPLES)
+                    given[domain] = x[share], y[share]
                 made.update(given)
                 optimizers.advance(made.optimizers())
                 made.step += 1

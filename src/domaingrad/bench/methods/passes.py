@@ -48,8 +48,11 @@ class Forward:
 
     @property
     def risk(self) -> Tensor:
-        """Mean of the R_e; with domains of one size to the bit what ERM minimises."""
-        return self.losses.mean() if len(set(self.sizes)) == 1 else self.risks.mean()
+        """R̄, to the bit what ERM minimises: the mean over samples, as domains have equally many.
+
+        Of several processes each has the mean over its own samples, and these are averaged.
+        """
+        return self.losses.mean()
 
 
 def forward(setup: Setup, batches: Batches) -> Forward:
@@ -209,15 +212,14 @@ def interpolate(module: nn.Module, other: nn.Module, share: float) -> None:
 @contextmanager
 def steady_statistics(network: nn.Module) -> Iterator[None]:
     """A forward pass inside moves no running statistics of BatchNorm."""
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    norms = (m for m in network.modules() if isinstance(m, _BatchNorm))
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
+        for buffer, old in zip(buffers, before, strict=True):
+            buffer.copy_(old)
 
 
 def perceptron(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,11 @@ from .passes import full
 
 def below(values: Tensor, dropped: float, dim: int) -> Tensor:
     """Where a value is strictly below the percentile 100 (1 − dropped), interpolated linearly."""
-    return values < torch.quantile(values, 1 - dropped, dim=dim, keepdim=True)
+    place = (1 - dropped) * (values.shape[dim] - 1)
+    low, ordered = math.floor(place), values.sort(dim).values
+    high = min(low + 1, values.shape[dim] - 1)
+    below_it, above_it = (ordered.narrow(dim, at, 1) for at in (low, high))
+    return values < torch.lerp(below_it, above_it, place - low)
 
 
 class RSCLearner(Learner["RSC"]):
