@@ -577,6 +577,35 @@ def q_mean(ref, given, _):
     ref.theta = ref.adam(ref.theta, found)
 
 
+def q_samples(ref, given, _):
+    x, y, _ = pool(given)
+    each = [
+        gradient(lambda th, i=i: risk(ref.outputs(th, x[i : i + 1]), y[i : i + 1]), ref.theta)
+        for i in range(len(y))
+    ]
+    found = {}
+    for n in ref.theta:
+        g = torch.stack([e[n] for e in each])
+        q = g.sum(0) ** 2 / (len(g) * (g**2).sum(0))
+        found[n] = q.nan_to_num(0.0) * g.mean(0)
+    ref.theta = ref.adam(ref.theta, found)
+
+
+def q_steps(ref, given, hp):
+    g = gradient(lambda th: ref.risks(th, given).mean(), ref.theta)
+    past = ref.kept.setdefault("g", [])
+    past.append(g)
+    # Weights (1 − β) β^age of all gradients so far, by their sum.
+    ages = torch.tensor([hp.average ** (len(past) - 1 - at) for at in range(len(past))])
+    found = {}
+    for n in ref.theta:
+        w = (ages / ages.sum()).reshape(-1, *[1] * g[n].dim())
+        every = torch.stack([each[n] for each in past])
+        q = (w * every).sum(0) ** 2 / (w * every**2).sum(0)
+        found[n] = q * g[n]
+    ref.theta = ref.adam(ref.theta, found)
+
+
 LITERAL = {
     "erm": (erm, {}),
     "irm": (irm, {"anneal": ANNEAL, "weight": 3.0}),
@@ -620,6 +649,8 @@ LITERAL = {
     "gga-l": (gga, {"gamma": 0.1}),
     "gga-l-published": (gga, {"gamma": 0.1}),
     "q-mean": (q_mean, {}),
+    "q-mean-samples": (q_samples, {}),
+    "q-mean-steps": (q_steps, {"average": 0.8}),
 }
 """By name: the literal step, and hyper-parameters with which ten steps show all of it."""
 ELSEWHERE = {"arm", "arm-published", "mtl-published", "mixup-published", "eqrm-published"}

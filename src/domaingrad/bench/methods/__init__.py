@@ -42,6 +42,7 @@ from .mtl import MTL
 from .passes import AnnealedLearner, Forward, PenaltyLearner, RiskWeightsLearner, forward
 from .pogm import POGM
 from .q_mean import Q_MEAN
+from .q_samples import QSamples, QSteps
 from .rdm import RDM
 from .rsc import RSC
 from .rules import AGREEMENT, method_of_rule
@@ -66,7 +67,7 @@ LITERATURE: tuple[Method, ...] = (
     *(DANN(), CDANN(), MTL(), SagNet(), ARM(), SelfReg(), URM(), MIRO()),
     *(Fish(), MLDG(), POGM(), SAM(), SAGM(), LPFT(), ERMPlusPlus()),
     # Of this project's statistics.
-    *(GENIE(), DSPReg(), GGAL(), Q_MEAN),
+    *(GENIE(), DSPReg(), GGAL(), Q_MEAN, QSamples(), QSteps()),
 )
 PUBLISHED: tuple[Method, ...] = tuple(
     replace(each, variant="as published", **PUBLISHED_SETTINGS.get(each.info.name, {}))

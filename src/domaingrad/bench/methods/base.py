@@ -162,7 +162,7 @@ class Method(ABC):
             )
         if not self.requires.fp16 and setup.amp.scaler.is_enabled():
             raise ValueError(
-                f"{self.info.name} takes gradients of gradients, which fp16 cannot hold; use the "
+                f"{self.info.name} squares or derives gradients, which fp16 cannot hold; use the "
                 f"precision bf16-mixed or 32."
             )
 
