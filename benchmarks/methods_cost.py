@@ -37,7 +37,7 @@ from domaingrad.bench.names import look_up
 from domaingrad.bench.runs.optimizers import Optimizers
 
 DOMAINS = ("one", "two", "three")
-LATE = ("anneal", "irm_anneal", "linear_steps")
+LATE = ("anneal", "irm_anneal", "linear_share")
 WANTED = {
     **dict.fromkeys(("irm", "vrex", "groupdro", "sd", "eqrm", "mixup"), 1.05),
     **dict.fromkeys(("coral", "mmd", "causirl-coral", "causirl-mmd", "fishr"), 1.10),

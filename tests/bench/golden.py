@@ -81,7 +81,7 @@ OF_MORE_DOMAINS = ("mldg-published",)
 LATE = {
     **dict.fromkeys(("irm", "vrex", "rdm", "ib-erm", "ib-irm", "fishr"), ("anneal", 0)),
     "eqrm": ("anneal", 4),
-    "lp-ft": ("linear_steps", 4),
+    "lp-ft": ("linear_share", 0.4),
 }
 """Methods of which twelve updates with the defaults do not show all."""
 RUNS: dict[str, TrainConfig] = {

@@ -14,6 +14,8 @@ from domaingrad.bench.runs.optimizers import Optimizers
 
 INPUTS, WIDTH, CLASSES, SAMPLES = 5, 6, 3, 8
 DOMAINS = ("a", "b", "c")
+STEPS = 10_000
+"""Of the run, as far as a method is told; the schedule has fewer."""
 SHAPES = {"small": (INPUTS,), "image": (2, 4, 4), "cnn": (2, 6, 6)}
 """Of inputs, by the kind of network."""
 IMAGES = ("arm", "arm-published")
@@ -62,8 +64,8 @@ def kind_of(method):
 def soon(method, at=2):
     """With everything that waits for an update waiting for this one."""
     names = {field.name for field in fields(method)}
-    late = ("anneal", "irm_anneal", "linear_steps", "average_from")
-    return replace(method, **{name: at for name in late if name in names})
+    late = {"anneal": at, "irm_anneal": at, "linear_share": at / STEPS}
+    return replace(method, **{name: value for name, value in late.items() if name in names})
 
 
 def learner(
@@ -76,7 +78,7 @@ def learner(
     optimizers = Optimizers(training(**changes))
     made = method.learner(
         Setup(
-            network=net, domains=domains, steps=50, loss=loss, optimizer=optimizers,
+            network=net, domains=domains, steps=STEPS, loss=loss, optimizer=optimizers,
             amp=Amp(scaler or GradScaler("cpu", enabled=False)),
             generator=torch.Generator().manual_seed(2), processes=processes or Alone(),
             outputs=outputs,

@@ -38,7 +38,7 @@ from domaingrad.bench.methods.q_mean import QMean
 from domaingrad.bench.models import Network
 
 from . import literal
-from .harness import CLASSES, DOMAINS, SAMPLES, advance, batches, learner, loss, network
+from .harness import CLASSES, DOMAINS, SAMPLES, STEPS, advance, batches, learner, loss, network
 from .sketches import SKETCHES, swad
 
 
@@ -730,7 +730,7 @@ def with_norm():
 
 @pytest.mark.parametrize(("name", "rate"), [("lp-ft", 1e-2), ("erm++", 5e-5)])
 def test_the_classifier_is_trained_first_and_the_rest_stands_still_to_the_bit(name, rate):
-    made, optimizers = learner(replace(METHODS[name], linear_steps=3), net=with_norm())
+    made, optimizers = learner(replace(METHODS[name], linear_share=3 / STEPS), net=with_norm())
     assert made.of_head.param_groups[0]["lr"] == pytest.approx(rate)
     body = deepcopy(made.network.body.state_dict())
     for step in range(5):

@@ -13,6 +13,7 @@ from domaingrad.bench.methods import (
     LITERATURE,
     METHODS,
     PUBLISHED,
+    NeverBegunWarning,
     NonFiniteTermWarning,
     Within,
     pooled,
@@ -79,8 +80,8 @@ WITHOUT_WEIGHT = {
     "fishr": {"weight": 0.0},
     "iga": {"weight": 0.0},
     "miro": {"weight": 0.0},
-    "lp-ft": {"linear_steps": 0},
-    "erm++": {"linear_steps": 0},
+    "lp-ft": {"linear_share": 0.0},
+    "erm++": {"linear_share": 0.0},
 }
 
 
@@ -328,3 +329,9 @@ def test_every_method_says_what_it_is():
     for each in (*LITERATURE, *PUBLISHED):
         assert isinstance(each, Method)
         assert all((each.info.title, each.info.summary, each.info.paper, each.info.cost))
+
+
+def test_a_run_that_ends_before_the_anneal_says_so():
+    told = r"anneal of fishr is update 10000, and the run has 10000: what begins there never does"
+    with pytest.warns(NeverBegunWarning, match=told):
+        learner(replace(METHODS["fishr"], anneal=10_000))

@@ -13,6 +13,7 @@ from domaingrad.bench.methods.selfreg import SelfRegLearner
 
 from . import literal
 from .harness import CLASSES, DOMAINS, advance, batches, learner, network
+from .harness import STEPS as RUN
 from .literal import (
     Reference,
     cross_entropy,
@@ -419,7 +420,7 @@ def sharp(ref, given, hp):
 
 
 def lp_ft(ref, given, hp):
-    if ref.t < hp.linear_steps:
+    if ref.t < ANNEAL:
         head = ("classifier.weight", "classifier.bias")
         ref.descend(
             lambda th: ref.risks(th, given).mean(), head, key="head", rate=hp.linear_learning_rate
@@ -642,8 +643,8 @@ LITERAL = {
     "pogm": (pogm, {"period": 2}),
     "sam": (sharp, {}),
     "sagm": (sharp, {"alpha": 0.03}),
-    "lp-ft": (lp_ft, {"linear_steps": ANNEAL}),
-    "erm++": (lp_ft, {"linear_steps": ANNEAL}),
+    "lp-ft": (lp_ft, {"linear_share": ANNEAL / RUN}),
+    "erm++": (lp_ft, {"linear_share": ANNEAL / RUN}),
     "genie": (genie, {}),
     "dsp-reg": (dsp_reg, {"weight": 0.1}),
     "gga-l": (gga, {"gamma": 0.1}),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from domaingrad.bench.names import Registry
 
 from .arm import ARM
-from .base import Method, MethodInfo, Requires, Sharding, TwoReadings, Within
+from .base import Method, MethodInfo, NeverBegunWarning, Requires, Sharding, TwoReadings, Within
 from .causirl import CausIRL
 from .cdann import CDANN
 from .coral import CORAL
@@ -107,6 +107,7 @@ __all__ = [
     "Learner",
     "Method",
     "MethodInfo",
+    "NeverBegunWarning",
     "NonFiniteTermWarning",
     "PenaltyLearner",
     "Requires",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +22,10 @@ Variant = Literal["as meant", "as published"]
 Sharding = Literal["domain by domain", "sample by sample"]
 """How the samples of a step go to several processes: so that a domain lies on few of them, or so
 that each has some of every domain."""
+
+
+class NeverBegunWarning(UserWarning):
+    """A run is too short for what its method does late."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class Within:
 Weight = Annotated[
     float, Within("a negative weight rewards what it is to punish", 0, math.inf, (math.inf,))
 ]
-Updates = Annotated[int, Within("it is a number of updates", 0)]
+_UPDATE = Within("it is the number of an update", 0)
+Updates = Annotated[int, _UPDATE]
+"""When something begins; a run that ends before is told so."""
 Count = Annotated[int, Within("it is a number of things, of which there is one at least", 1)]
 Share = Annotated[float, Within("it is a share", 0, 1)]
 _STEPS = Within("nothing moves by steps of size 0", 0, math.inf, (0, math.inf))
@@ -149,7 +156,18 @@ class Method(ABC):
         Raises:
             DataError: too few domains; labels that are numbers, for a method of classes.
             ValueError: fp16, for a method whose gradients it cannot hold.
+
+        Warns:
+            NeverBegunWarning: a run that ends before what begins at an update.
         """
+        for name, range_ in _ranges(type(self)).items():
+            if range_ is _UPDATE and (at := getattr(self, name)) >= setup.steps:
+                told = f"{name} of {self.info.name} is update {at}, and the run has {setup.steps}"
+                warnings.warn(
+                    f"{told}: what begins there never does. Give a smaller one.",
+                    NeverBegunWarning,
+                    stacklevel=3,
+                )
         if len(setup.domains) < self.requires.min_domains:
             raise DataError(
                 f"{self.info.title} needs {self.requires.min_domains} source domains; found "

@@ -14,8 +14,8 @@ from .lp_ft import LPFT
 class ERMPlusPlus(LPFT):
     """The part of ERM++ (arXiv 2304.01973) that is a method: the classifier warms up alone.
 
-    As in DomainBed: 500 updates with a learning rate of their own. The rest is of the run: its
-    averaged weights, its schedule, training once more on all data, the initial weights.
+    As in DomainBed: a tenth of the updates (500 of 5001), with a learning rate of their own. The
+    rest is of the run: averaged weights, schedule, training once more on all data, initial weights.
     """
 
     info = MethodInfo(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import MaybeRate, Method, MethodInfo, Requires, Updates
+from .base import MaybeRate, Method, MethodInfo, Requires, Share
 from .learner import Batches, Learner, pooled
 
 
@@ -16,6 +16,7 @@ class LPFTLearner(Learner["LPFT"]):
 
     def build(self) -> None:
         """Of the classifier, and of all."""
+        self.linear_steps = round(self.hp.linear_share * self.setup.steps)
         made, rate = self.setup.optimizer, self.hp.linear_learning_rate
         self.of_head = made(self.network.classifier.parameters(), learning_rate=rate)
         self.of_all = made(self.network.parameters())
@@ -23,7 +24,7 @@ class LPFTLearner(Learner["LPFT"]):
     @property
     def head_alone(self) -> bool:
         """Whether only the classifier is trained."""
-        return self.step < self.hp.linear_steps
+        return self.step < self.linear_steps
 
     def objective(self, batches: Batches) -> Tensor:
         """The risk; of fixed features at first."""
@@ -53,8 +54,8 @@ class LPFTLearner(Learner["LPFT"]):
 class LPFT(Method):
     """ERM of the classifier alone on features that stand still, then of all.
 
-    arXiv 2202.10054. Ours: a number of updates for each instead of training to convergence, and a
-    fresh optimizer, for the classifier, too, when all begins.
+    arXiv 2202.10054. Ours: a share of the updates for each instead of training to convergence, and
+    a fresh optimizer, for the classifier, too, when all begins.
     """
 
     info = MethodInfo(
@@ -67,6 +68,7 @@ class LPFT(Method):
     requires = Requires(min_domains=1, features=True, sharding="sample by sample")
     code = LPFTLearner
 
-    linear_steps: Updates = 500
+    linear_share: Share = 0.1
+    """Of the run's updates, in which the classifier is trained alone."""
     linear_learning_rate: MaybeRate = None
     """Of the classifier in its updates; the run's unless told."""
