@@ -32,12 +32,11 @@ def coral(features: Tensor, sizes: tuple[int, ...]) -> Tensor:
             f"{min(sizes)}. Use a larger batch."
         )
     width = features.shape[1]
-    mean = membership(sizes, features)
-    means = mean @ features
-    count = torch.tensor(sizes).to(features)
-    centred = features - means.repeat_interleave(count.long(), 0, output_size=len(features))
+    means = membership(sizes, features) @ features
+    every = [mean.expand(n, -1) for mean, n in zip(means, sizes, strict=True)]
+    centred = features - torch.cat(every)
     if len(features) < width:
-        unbiased = mean * (count / (count - 1))[:, None]
+        unbiased = membership(sizes, features, lost=1)
         products = unbiased @ (centred @ centred.T).square() @ unbiased.T
         covariances = spread(products) / width**2
     else:

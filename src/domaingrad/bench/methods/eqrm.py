@@ -33,7 +33,7 @@ def quantile(risks: Tensor, alpha: float) -> Tensor:
     width, _ = bandwidth(risks)
     level = torch.full_like(width, alpha)
     low, high = (risks.min() + width * ndtri(level), risks.max() + width * ndtri(level))
-    grid = torch.linspace(0, 1, PARTS + 1).to(risks)
+    grid = torch.linspace(0, 1, PARTS + 1, dtype=risks.dtype, device=risks.device)
     for _ in range(ROUNDS):
         points = low + (high - low) * grid
         below = (ndtr((points[:, None] - risks) / width).mean(1) < alpha).sum().clamp(1, PARTS)

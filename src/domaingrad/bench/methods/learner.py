@@ -306,8 +306,12 @@ def pooled(batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, labels and the domain of each sample, counted from 0, of all domains together."""
     inputs = torch.cat([x for x, _ in batches.values()])
     labels = torch.cat([y for _, y in batches.values()])
-    sizes = torch.tensor([len(y) for _, y in batches.values()], device=labels.device)
-    return inputs, labels, torch.arange(len(sizes), device=labels.device).repeat_interleave(sizes)
+    # Made where it is used: copies from the host would wait.
+    domains = [
+        torch.full((len(y),), number, device=y.device)
+        for number, (_, y) in enumerate(batches.values())
+    ]
+    return inputs, labels, torch.cat(domains)
 
 
 def by_domain(values: Tensor, batches: Batches) -> tuple[Tensor, ...]:

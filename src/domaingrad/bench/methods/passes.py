@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from domaingrad.bench.models import Network
 from domaingrad.rules.statistics import accumulation_dtype
 
-from .learner import Batches, H_co, Learner, Setup, mean_over_processes, pooled
+from .learner import Batches, H_co, Learner, Setup, mean_over_processes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Forward:
 
 def forward(setup: Setup, batches: Batches) -> Forward:
     """One forward pass of a step."""
-    inputs, labels, _ = pooled(batches)
+    inputs, labels = (torch.cat(each) for each in zip(*batches.values(), strict=True))
     features = setup.network.features(inputs)
     outputs = setup.network.head(features)
     losses = setup.loss(outputs, labels)
@@ -85,11 +85,11 @@ def spread(inner: Tensor) -> Tensor:
     return 2 / max(count - 1, 1) * (inner.diagonal().sum() - inner.sum() / count)
 
 
-def membership(sizes: tuple[int, ...], like: Tensor) -> Tensor:
-    """The mean over each domain as a matrix, [K, N]: 1/n_e where a sample is of domain e."""
-    count = torch.tensor(sizes)
-    own = torch.eye(len(sizes), dtype=like.dtype).repeat_interleave(count, 1)
-    return (own / count[:, None].clamp(min=1)).to(like.device)
+def membership(sizes: tuple[int, ...], like: Tensor, lost: int = 0) -> Tensor:
+    """Means over domains as a matrix, [K, N]: 1/(n_e − lost) where a sample is of domain e."""
+    rows = torch.eye(len(sizes), dtype=like.dtype, device=like.device)
+    columns = (row[:, None] / max(n - lost, 1) for row, n in zip(rows, sizes, strict=True))
+    return torch.cat([c.expand(-1, n) for c, n in zip(columns, sizes, strict=True)], 1)
 
 
 class Weighs(Protocol):
@@ -169,11 +169,11 @@ class RiskWeightsLearner(Learner[H_co]):
         done = forward(self.setup, batches)
         own = len(done.losses)
         sums = torch.stack([each.detach().sum() for each in done.by_domain(done.losses)])
-        sizes = torch.tensor(done.sizes).to(sums)
+        sizes = torch.stack([torch.full_like(sums[0], size) for size in done.sizes])
         means = mean_over_processes(self.setup.processes, torch.cat([sums, sizes]) / own, own)
         summed, shares = means.chunk(2)
         weights = self.multipliers(summed / shares) / (len(shares) * shares)
-        of_sample = weights.repeat_interleave(sizes.long(), output_size=own)
+        of_sample = torch.cat([w.expand(n) for w, n in zip(weights, done.sizes, strict=True)])
         self._terms.add({"risk": (summed / shares).mean()})
         return (of_sample * done.losses).mean()
 
