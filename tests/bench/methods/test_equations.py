@@ -592,6 +592,27 @@ def test_arm_takes_images_alone_and_also_into_perceptrons():
         learner(METHODS["arm"], net=Network(grouped, (2, 4, 4)))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "stages", "first"),
+    [
+        ("test_resnet", ["maxpool", "layer1", "layer2", "layer3", "layer4"], "conv1.0"),
+        ("test_vit", [f"blocks.{at}" for at in range(6)], "patch_embed.proj"),
+        ("test_convnext", [f"stages.{at}" for at in range(4)], "stem.0"),
+    ],
+)
+def test_backbones_of_timm_have_stages_and_a_first_layer(backbone, stages, first):
+    timm = pytest.importorskip("timm")
+    for name in ("miro", "arm"):
+        size = {"img_size": 32} if backbone == "test_vit" else {}
+        net = Network(timm.create_model(backbone, num_classes=CLASSES, **size), (3, 32, 32))
+        made, _ = learner(METHODS[name], net=net)
+        assert name == "arm" or made.names == stages
+        assert name == "miro" or type(net.body.get_submodule(first)).__name__ == "Widened"
+        x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        made.update({domain: (x, torch.tensor([0, 1])) for domain in DOMAINS})
+        assert made.metrics()["risk"] > 0
+
+
 @pytest.mark.parametrize("name", ["arm", "mtl", "urm"])
 def test_a_model_file_predicts_as_the_run_did(name, tmp_path):
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 from torch.amp import GradScaler
 
 from domaingrad.bench.domains import DataError, losses
@@ -25,6 +26,7 @@ from domaingrad.bench.schema import SettingError
 from .harness import (
     DOMAINS,
     SAMPLES,
+    WIDTH,
     advance,
     batches,
     kind_of,
@@ -153,6 +155,23 @@ def test_in_bfloat16_every_method_runs(name):
     advance(made, optimizers, 3)
     assert moved(made, before)
     assert all(p.isfinite().all() and p.dtype == torch.float32 for p in made.network.parameters())
+    x, _, _ = pooled(batches(9, kind=kind))
+    assert made.predictor().eval()(x).isfinite().all()
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.filterwarnings("ignore::domaingrad.SinglePassWarning")
+def test_with_live_batch_norms_every_method_runs(name):
+    method = soon(OURS[name], at=1)
+    kind = kind_of(method)
+    net = network(kind=kind)
+    net.body[1] = (nn.BatchNorm2d if kind == "image" else nn.BatchNorm1d)(WIDTH)
+    made, optimizers = learner(method, net=net.train())
+    before = parameters(made)
+    advance(made, optimizers, 3)
+    changed = moved(made, before)
+    assert {"network.body.1.weight", "network.body.0.weight"} <= changed or kind == "image"
+    assert "network.body.1.running_mean" in changed
     x, _, _ = pooled(batches(9, kind=kind))
     assert made.predictor().eval()(x).isfinite().all()
 

@@ -132,8 +132,8 @@ def _widen(body: nn.Module, pixels: int) -> None:
         if simple and name:
             body.set_submodule(name, Widened(layer, pixels))
             return
-        if any(True for _ in layer.parameters(recurse=False)):
-            break
+        if not any(layer.children()) and any(True for _ in layer.parameters()):
+            break  # another kind of first layer
     raise DataError(
         "ARM widens a network's first layer, a plain convolution or a linear one; found none. Use "
         "another --backbone or the method erm."

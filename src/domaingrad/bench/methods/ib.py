@@ -10,9 +10,9 @@ from torch import Tensor
 from domaingrad.bench.protocol import Floor, PowerOfTen, space
 
 from .base import Method, MethodInfo, Requires, Updates, Weight
-from .irm import invariance
+from .irm import mean_invariance
 from .learner import Batches
-from .passes import AnnealedLearner, Forward, errors, forward
+from .passes import AnnealedLearner, Forward, forward
 
 
 def bottleneck(done: Forward) -> Tensor:
@@ -36,13 +36,11 @@ class IBIRMLearner(AnnealedLearner["IBIRM"]):
         if self.step in (self.hp.anneal, self.hp.irm_anneal):
             self.restart(self.optimizer)
         done = forward(self.setup, batches)
-        slopes = (errors(self.setup, done.outputs, done.labels) * done.outputs).sum(1)
-        irm = torch.stack([invariance(each) for each in done.by_domain(slopes)]).mean()
         late = self.step >= self.hp.irm_anneal
         return self.total(
             risk=done.risk,
             penalty=self.weight() * bottleneck(done),
-            invariance=(self.hp.irm_weight if late else 1.0) * irm,
+            invariance=(self.hp.irm_weight if late else 1.0) * mean_invariance(self.setup, done),
         )
 
 

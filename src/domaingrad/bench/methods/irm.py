@@ -11,6 +11,7 @@ from torch import Tensor
 from domaingrad.bench.protocol import Floor, PowerOfTen, space
 
 from .base import Method, MethodInfo, Updates, Weight
+from .learner import Setup
 from .passes import AnnealedLearner, Forward, errors
 
 
@@ -28,15 +29,20 @@ def invariance(slopes: Tensor) -> Tensor:
     return slopes[::2].mean() * slopes[1::2].mean()
 
 
+def mean_invariance(setup: Setup, done: Forward) -> Tensor:
+    """The mean over domains."""
+    slopes = (errors(setup, done.outputs, done.labels) * done.outputs).sum(1)
+    return torch.stack([invariance(each) for each in done.by_domain(slopes)]).mean()
+
+
 class IRMLearner(AnnealedLearner["IRM"]):
     """Weight 1 before the anneal, not 0."""
 
     early: ClassVar[float] = 1.0
 
     def penalty(self, done: Forward) -> Tensor:
-        """The mean over domains."""
-        slopes = (errors(self.setup, done.outputs, done.labels) * done.outputs).sum(1)
-        return torch.stack([invariance(each) for each in done.by_domain(slopes)]).mean()
+        """Of all domains."""
+        return mean_invariance(self.setup, done)
 
 
 @dataclass(frozen=True)

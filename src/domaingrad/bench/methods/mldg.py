@@ -27,17 +27,16 @@ class MLDGLearner(Learner["MLDG"]):
         total: list[Tensor] = []
         risks = []
         for train, test in zip(order[: count - tests], cycle(order[count - tests :]), strict=False):
+            here, there = ({names[at]: batches[names[at]]} for at in (train, test))
+            ((risk, gradient),) = domain_gradients(self.setup, self.network, here)
             inner = deepcopy(self.network)
-            optimizer = self.setup.optimizer(inner.parameters())
-            for which, weight in ((train, 1.0), (test, hp.beta)):
-                batch = {names[which]: batches[names[which]]}
-                ((risk, gradient),) = domain_gradients(self.setup, inner, batch)
-                risks.append(risk * weight / count)
-                parts = torch._foreach_mul(gradient, weight / count)
-                total = list(torch._foreach_add(total, parts) if total else parts)
-                if which == train:
-                    leave(inner, self.setup.amp.unscaled(gradient))
-                    optimizer.step()
+            leave(inner, self.setup.amp.unscaled(gradient))
+            self.setup.optimizer(inner.parameters()).step()
+            ((later_risk, later),) = domain_gradients(self.setup, inner, there)
+            risks += [risk / count, hp.beta * later_risk / count]
+            both = torch._foreach_add(gradient, later, alpha=hp.beta)
+            torch._foreach_div_(both, count)
+            total = list(torch._foreach_add(total, both) if total else both)
         leave(self.network, total)
         return self.total(risk=torch.stack(risks).sum())
 

@@ -96,14 +96,17 @@ class POGMLearner(Learner["POGM"]):
         parts: tuple[Tensor, ...] = step.split(sizes)  # type: ignore[no-untyped-call]
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.add_(part.view_as(parameter))
+        buffers = (clone.buffers() for clone in self.clones)
+        for own, *its in zip(self.network.buffers(), *buffers, strict=True):
+            own.copy_(torch.stack(its).mean(0) if own.is_floating_point() else its[0])
 
 
 @dataclass(frozen=True)
 class POGM(Method):
     """θ += ε Σ_e (1/K + w_e c/‖Σ w h‖) h_e/(1+κ²), h_e the way of domain e's clone in a period.
 
-    arXiv 2507.14227, as the authors' code has it; w by :func:`simplex_weights`. Only parameters
-    move: BatchNorm's statistics stay as they were.
+    arXiv 2507.14227, as the authors' code has it; w by :func:`simplex_weights`. Ours: BatchNorm's
+    statistics, which are frozen there, become the mean of the clones'.
     """
 
     info = MethodInfo(
