@@ -525,6 +525,30 @@ def test_urms_discriminator_stands_still_in_the_networks_step_and_its_activation
     assert relu.predictor().features(x).min() == 0
 
 
+def test_transfers_classifier_climbs_and_stays_in_its_ball():
+    hp = replace(METHODS["transfer"], learning_rate=1e-2, steps=1)
+    made, _ = learner(hp)
+    z, given, own = made._features(batches(0)).detach(), batches(0), made.network.classifier
+
+    def gap():
+        return made.gap(z, given, dict(made.adversary.named_parameters())).item()
+
+    def away():
+        pairs = zip(made.adversary.parameters(), own.parameters(), strict=True)
+        return torch.stack([(a - b).norm() for a, b in pairs]).norm().item()
+
+    values = [gap()]
+    for steps in range(1, 8):
+        made.hp = replace(hp, steps=steps)
+        made._ascend(z, given)
+        values.append(gap())
+    assert values == sorted(values)
+    assert values[-1] > values[0]
+    made.hp = replace(hp, steps=20, learning_rate=10.0, radius=0.3)
+    made._ascend(z, given)
+    assert away() == pytest.approx(0.3, rel=1e-5)
+
+
 def test_mtl_keeps_the_mean_features_and_predicts_by_the_batchs_own():
     made, _ = learner(replace(METHODS["mtl"], ema=1.0))
     made.objective(batches(0))

@@ -37,6 +37,7 @@ BESIDE = {
     "selfreg": {"projection"},
     "urm": {"model", "discriminator"},
     "miro": {"oracle", "variances"},
+    "transfer": {"adversary"},
     "fish": {"inner"},
     "pogm": {"clones"},
     "swad": {"average"},

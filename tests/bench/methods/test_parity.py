@@ -508,6 +508,27 @@ def miro(ref, given, hp):
     ref.theta = ref.adam(ref.theta, {"b": of_b}, key="b", rate=10 * ref.rate)
 
 
+def transfer(ref, given, hp):
+    head = [n for n in ref.theta if n.startswith("classifier.")]
+    worst = ref.kept.setdefault("worst", {n: ref.theta[n] for n in head})
+
+    def gap(th, h):
+        r = torch.stack([risk(ref.head(h, ref.features(th, x)), y) for x, y in given])
+        return hp.weight * (r.max() - r.min())
+
+    erm(ref, given, hp)
+    ref.descend(lambda th: gap(th, worst), [n for n in ref.theta if n not in head])
+    own = {n: ref.theta[n] for n in head}
+    worst = dict(own)
+    for _ in range(hp.steps):
+        g = gradient(lambda h: gap(ref.theta, h), worst)
+        worst = {n: worst[n] + hp.learning_rate * g[n] for n in head}
+        far = sum(((worst[n] - own[n]) ** 2).sum() for n in head).sqrt()
+        if far > hp.radius:
+            worst = {n: own[n] + hp.radius / far * (worst[n] - own[n]) for n in head}
+    ref.kept["worst"] = worst
+
+
 def genie(ref, given, hp):
     seed = int(torch.randint(2**63 - 1, (), generator=ref.generator))
     draws = torch.Generator().manual_seed(seed)
@@ -636,6 +657,7 @@ LITERAL = {
     "selfreg-published": (selfreg, {}),
     "urm": (urm, {"depth": 2}),
     "miro": (miro, {}),
+    "transfer": (transfer, {"steps": 3, "learning_rate": 0.5, "radius": 0.7}),
     "fish": (fish, {}),
     "fish-published": (fish, {}),
     "mldg": (mldg, {"beta": 0.7}),

@@ -51,6 +51,7 @@ from .sagnet import SagNet
 from .sam import SAM
 from .sd import SD
 from .selfreg import SelfReg
+from .transfer import Transfer
 from .urm import URM
 from .vrex import VREx
 
@@ -64,7 +65,7 @@ LITERATURE: tuple[Method, ...] = (
     # Of DomainBed's tables, by what they act on: risks and outputs, features, steps.
     *(IRM(), VREx(), GroupDRO(), EQRM(), RDM(), SD(), Mixup()),
     *(CORAL(), MMD(), CausIRL("coral"), CausIRL("mmd"), IBERM(), IBIRM(), Fishr(), IGA(), RSC()),
-    *(DANN(), CDANN(), MTL(), SagNet(), ARM(), SelfReg(), URM(), MIRO()),
+    *(DANN(), CDANN(), MTL(), SagNet(), ARM(), SelfReg(), URM(), Transfer(), MIRO()),
     *(Fish(), MLDG(), POGM(), SAM(), SAGM(), LPFT(), ERMPlusPlus()),
     # Of this project's statistics.
     *(GENIE(), DSPReg(), GGAL(), Q_MEAN, QSamples(), QSteps()),
