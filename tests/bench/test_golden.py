@@ -19,6 +19,7 @@ def test_every_run_is_pinned_with_the_version_of_the_numbers():
 
 @pytest.mark.parametrize("name", golden.RUNS)
 @pytest.mark.filterwarnings("ignore::domaingrad.SinglePassWarning")
+@pytest.mark.filterwarnings("ignore::domaingrad.bench.methods.NeverBegunWarning")
 def test_a_run_comes_to_its_pinned_numbers(name, tmp_path, monkeypatch):
     if "resnet" in name or name == "timm":
         pytest.importorskip("timm" if name == "timm" else "torchvision")

@@ -40,7 +40,7 @@ def swept(tmp_path_factory):
     (folder / "risks.py").write_text(block("@register.method"))
     (folder / "shifted.py").write_text(block("register.data_set"))
     done = domaingrad(
-        folder, *SWEEP, "--data", "shifted", "--methods", "erm,share,vrex",
+        folder, *SWEEP, "--data", "shifted", "--methods", "erm,share,range",
         "--plugin", "mine,risks", "--plugin", "shifted",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -49,25 +49,25 @@ def swept(tmp_path_factory):
 
 def test_a_sweep_knows_what_plug_ins_bring_along(swept):
     table = pd.read_csv(swept / "out" / "results.csv")
-    assert set(table["method"]) == {"erm", "share", "vrex"}
+    assert set(table["method"]) == {"erm", "share", "range"}
     assert set(table["held_out"]) == {"left", "middle", "right"}
-    assert "V-REx" in (swept / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Range" in (swept / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_is_made_without_naming_them_again(swept):
     done = domaingrad(swept, "report", "out", "--format", "markdown")
     assert done.returncode == 0, done.stderr
-    assert "V-REx" in done.stdout
+    assert "Range" in done.stdout
 
 
 def test_another_method_extends_a_sweep_and_another_source_of_one_does_not_end_the_others(swept):
     here = swept.with_name("again")
     shutil.copytree(swept, here)
     again = [*SWEEP, "--data", "shifted", "--plugin", "mine,risks,shifted"]
-    same = domaingrad(here, *again, "--methods", "erm,share,vrex")
+    same = domaingrad(here, *again, "--methods", "erm,share,range")
     assert "To be done: 0 runs" in same.stderr, same.stderr
-    (here / "other.py").write_text(block("@register.method").replace('"vrex"', '"vrex2"'))
-    more = [*again, "--plugin", "other", "--methods", "erm,share,vrex,vrex2"]
+    (here / "other.py").write_text(block("@register.method").replace('"range"', '"range2"'))
+    more = [*again, "--plugin", "other", "--methods", "erm,share,range,range2"]
     extended = domaingrad(here, *more, "--extend")
     assert extended.returncode == 0, extended.stderr
     assert "To be done: 6 runs" in extended.stderr
@@ -76,7 +76,7 @@ def test_another_method_extends_a_sweep_and_another_source_of_one_does_not_end_t
     other = domaingrad(here, *more)
     assert other.returncode == 2
     assert "code of share is" in other.stderr
-    assert "code of vrex is" not in other.stderr
+    assert "code of range is" not in other.stderr
 
 
 def test_a_reader_of_a_plug_in_is_trained_on_with_its_own_options(tmp_path):

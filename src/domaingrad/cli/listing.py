@@ -28,9 +28,11 @@ def data() -> None:
 
 @app.command("methods")
 def methods() -> None:
-    """Methods, what they do with the domains' gradients, and their hyper-parameters."""
-    table = Table(Column("name", no_wrap=True), "what it does", "hyper-parameters", "paper")
+    """Methods: what they do, what a step costs, their hyper-parameters, where they are from."""
+    columns = ("what it does", "cost of a step", "hyper-parameters", "paper")
+    table = Table(Column("name", no_wrap=True), *columns)
     for entry in listed_methods().values():
         options = ", ".join(hyperparameter(*item) for item in entry.hyperparameters().items())
-        table.add_row(entry.info.name, entry.info.summary, options or "none", entry.info.paper)
+        info = entry.info
+        table.add_row(info.name, info.summary, info.cost, options or "none", info.paper)
     Console().print(table)

@@ -96,6 +96,7 @@ class GSNRDropoutMethod(Method):
             title=f"{title}, {ratio}{', rescaled' if self.rescale else ''}",
             summary=f"drop, in each step, {share} of the weights with {DROPPED[self.select]}{rest}",
             paper=paper if published else f"ablation of {paper}",
+            cost=f"1 pass, one for statistics{', two for the ratio' if self.learned else ''}",
             # Of an ablation the published selection with the same kind of ratio, too.
             baselines=("erm",) if published else ("erm", f"gsnr-dropout{ending}"),
             ablation=self.rescale or not published,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -58,6 +62,17 @@ class Amp:
         """A step, unless a gradient has overflown."""
         self.scaler.step(optimizer)
 
+    def unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Gradients of a scaled loss as they are."""
+        if not self.scaler.is_enabled():
+            return gradients
+        return [gradient / self.scaler.get_scale() for gradient in gradients]
+
+    def between_steps(self) -> None:
+        """Between two steps of one update; after the last, the run does it."""
+        if self.scaler.is_enabled():
+            self.scaler.update()
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -98,6 +113,37 @@ class Validation:
     """Mean over the samples."""
 
 
+class NonFiniteTermWarning(UserWarning):
+    """A term of an objective is not finite: which."""
+
+
+class Terms:
+    """Terms of the last objective, and which of them was not finite first; all on their device."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Tensor] = {}
+        self._failed: Tensor | None = None
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Those of an update."""
+        known = self._last.keys() == terms.keys()
+        self._last = {name: value.detach() for name, value in terms.items()}
+        bad = ~torch.stack(list(self._last.values())).isfinite()
+        failed = self._failed if known and self._failed is not None else bad
+        self._failed = torch.where(failed.any(), failed, bad)
+
+    def failed(self) -> list[str]:
+        """Names of those that were not finite when the first of them was not."""
+        if self._failed is None:
+            return []
+        return [name for name, bad in zip(self._last, self._failed.tolist(), strict=True) if bad]
+
+    def finite(self) -> dict[str, float]:
+        """Values that are."""
+        values = {name: value.item() for name, value in self._last.items()}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
 class Learner(Generic[H_co]):
     """Trains a network; a subclass overrides what its method does otherwise.
 
@@ -117,6 +163,7 @@ class Learner(Generic[H_co]):
         self.step = 0
         """Updates done; the run counts them."""
         self._kept: list[str] = []
+        self._terms = Terms()
         self.build()
         device = next(self.network.parameters()).device
         for part in self._parts().values():
@@ -173,9 +220,33 @@ class Learner(Generic[H_co]):
         """What is evaluated, selected and saved: the network, or another one."""
         return self.network
 
+    def total(self, **terms: Tensor) -> Tensor:
+        """The sum of an objective's terms, scalars; :meth:`metrics` tells them by name."""
+        self._terms.add(terms)
+        return reduce(add, terms.values())
+
     def metrics(self) -> Mapping[str, float]:
-        """What the method itself has to tell at a checkpoint (a learned ratio, say)."""
-        return {}
+        """What the method itself has to tell at a checkpoint: its terms, a learned ratio.
+
+        Warns of a term that is not finite, by name: of several, of the first.
+        """
+        if failed := self._terms.failed():
+            told = f"{' and '.join(failed)} of the objective of {type(self).__name__}"
+            warnings.warn(
+                f"{told} became not finite first, so nothing is learned any more; use a smaller "
+                f"learning rate or weight.",
+                NonFiniteTermWarning,
+                stacklevel=2,
+            )
+        return self._terms.finite()
+
+    def take(self, loss: Tensor, *optimizers: Optimizer) -> None:
+        """A step of some of the optimizers on a loss of its own; all gradients are zero after."""
+        torch.autograd.backward(self.setup.amp.scale(loss))
+        for each in optimizers:
+            self.setup.amp.step(each)
+        for each in self.optimizers():
+            each.zero_grad()
 
     def restart(self, optimizer: Optimizer) -> None:
         """Forget an optimizer's moments, as a fresh one would; schedule and hooks stay."""
@@ -235,8 +306,12 @@ def pooled(batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, labels and the domain of each sample, counted from 0, of all domains together."""
     inputs = torch.cat([x for x, _ in batches.values()])
     labels = torch.cat([y for _, y in batches.values()])
-    sizes = torch.tensor([len(y) for _, y in batches.values()], device=labels.device)
-    return inputs, labels, torch.arange(len(sizes), device=labels.device).repeat_interleave(sizes)
+    # Made where it is used: copies from the host would wait.
+    domains = [
+        torch.full((len(y),), number, device=y.device)
+        for number, (_, y) in enumerate(batches.values())
+    ]
+    return inputs, labels, torch.cat(domains)
 
 
 def by_domain(values: Tensor, batches: Batches) -> tuple[Tensor, ...]:
@@ -244,6 +319,14 @@ def by_domain(values: Tensor, batches: Batches) -> tuple[Tensor, ...]:
     sizes = [len(y) for _, y in batches.values()]
     parts: tuple[Tensor, ...] = values.split(sizes)  # type: ignore[no-untyped-call]
     return parts
+
+
+def mean_over_processes(processes: Processes, values: Tensor, samples: int) -> Tensor:
+    """The mean of what each process has, weighted by its samples; the same values on all."""
+    carrier = nn.Parameter(values.detach().clone())
+    carrier.grad = values.detach().clone()
+    processes.average_gradients([carrier], samples)
+    return carrier.grad
 
 
 def _stateful(place: str, value: object) -> Iterator[tuple[str, Stateful]]:

@@ -64,6 +64,7 @@ class RuleMethod(Method):
 
     def learner(self, setup: Setup) -> RuleLearner:
         """The same for every rule."""
+        self.verify(setup)
         return RuleLearner(setup, self)
 
 
@@ -115,6 +116,7 @@ AGREEMENT = (
             title="AND-mask",
             summary="keep the components on whose sign the domains agree",
             paper="arXiv 2009.00329",
+            cost="1 pass with a gradient a domain",
         ),
         search={"tau": Uniform(0.5, 1)},
     ),
@@ -126,6 +128,7 @@ AGREEMENT = (
             title="SAND-mask",
             summary="weight components by how far the domains agree in sign and size",
             paper="arXiv 2106.02266",
+            cost="1 pass with a gradient a domain",
         ),
         search={"tau": Uniform(0, 1), "k": PowerOfTen(-3, 5)},
     ),
@@ -136,6 +139,7 @@ AGREEMENT = (
             title="Agr-Sum",
             summary="sum where all domains agree in sign, zero elsewhere",
             paper="arXiv 2108.01621",
+            cost="1 pass with a gradient a domain",
         ),
     ),
     method_of_rule(
@@ -145,6 +149,7 @@ AGREEMENT = (
             title="Agr-Rand",
             summary="sum where all domains agree in sign, noise elsewhere",
             paper="arXiv 2108.01621",
+            cost="1 pass with a gradient a domain",
         ),
     ),
     method_of_rule(
@@ -154,6 +159,7 @@ AGREEMENT = (
             title="PCGrad",
             summary="project each domain's gradient off those it conflicts with",
             paper="arXiv 2001.06782",
+            cost="1 pass with a gradient a domain",
         ),
     ),
 )

@@ -43,7 +43,7 @@ class Network(nn.Module):
         precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.precision = precision
+        self.precision, self.shape = precision, tuple(shape)
         self.body: nn.Module
         self.classifier: nn.Module
         self.body, self.classifier, self._name, self.width = _divided(module, shape)

@@ -56,8 +56,12 @@ def named(method: Method, draws: int = 1) -> str:
 
 
 def hyperparameter(name: str, value: object) -> str:
-    """A hyper-parameter as tables show it."""
-    return f"{name} {round(value, 4) if isinstance(value, float) else value}"
+    """A hyper-parameter as tables show it.
+
+    >>> hyperparameter("tau", 1 / 3), hyperparameter("learning_rate", 1e-6)
+    ('tau 0.3333', 'learning_rate 1e-06')
+    """
+    return f"{name} {(round(value, 4) or value) if isinstance(value, float) else value}"
 
 
 def score(cell: Cell | None, task: Task = "classification") -> str:

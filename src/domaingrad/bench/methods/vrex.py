@@ -1,0 +1,53 @@
+"""V-REx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from domaingrad.bench.protocol import Floor, PowerOfTen, space
+
+from .base import Method, MethodInfo, Requires, Updates, Weight
+from .learner import Batches
+from .passes import RiskWeightsLearner
+
+
+def multipliers(risks: Tensor, weight: float) -> Tensor:
+    """m_e = 1 + 2w (R_e − R̄), so that (1/K) Σ_e m_e g_e is the gradient of R̄ + w Var_e(R_e)."""
+    return 1 + 2 * weight * (risks - risks.mean())
+
+
+class VRExLearner(RiskWeightsLearner["VREx"]):
+    """Weight 1 before the anneal, not 0; Adam begins anew there."""
+
+    def objective(self, batches: Batches) -> Tensor:
+        """Weighted risks."""
+        if self.step == self.hp.anneal:
+            self.restart(self.optimizer)
+        return super().objective(batches)
+
+    def multipliers(self, risks: Tensor) -> Tensor:
+        """Of this update."""
+        return multipliers(risks, self.hp.weight if self.step >= self.hp.anneal else 1.0)
+
+
+@dataclass(frozen=True)
+class VREx(Method):
+    """R̄ + w (1/K) Σ_e (R_e − R̄)², as weights on the domains' gradients.
+
+    arXiv 2003.00688 §3.1, with the mean of the risks for their sum, as in DomainBed.
+    """
+
+    info = MethodInfo(
+        name="vrex",
+        title="V-REx",
+        summary="equal risks in all domains: their variance is penalised",
+        paper="arXiv 2003.00688",
+    )
+    search = space(weight=PowerOfTen(-1, 5), anneal=Floor(PowerOfTen(0, 4)))
+    requires = Requires(sharding="sample by sample")
+    code = VRExLearner
+
+    weight: Weight = 10.0
+    anneal: Updates = 500
