@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from domaingrad.engine.blocks import Block, Part, Runner
 from domaingrad.rules import ElementwiseRule, Rule, Statistics
 from domaingrad.rules.statistics import LOG_FLOOR, Statistic, accumulation_dtype
 
@@ -120,13 +121,15 @@ def combine(model: nn.Module, total: SiteSums, rule: Rule) -> None:
         )
     parameters = dict(model.named_parameters())
     trained = [parameters[name] for name in total.sums["mean"]]
-    statistics = [
-        Statistics(count, {s: _statistic(s, name, total).to(_like(p)) for s in needed})
-        for name, p in zip(total.sums["mean"], trained, strict=True)
-    ]
-    assert isinstance(rule, ElementwiseRule)
-    for parameter, update in zip(trained, rule.updates(statistics), strict=True):
-        parameter.grad = update.to(parameter)
+    runner, blocks = Runner(rule, None, None, "eager"), []
+    for index, (name, p) in enumerate(zip(total.sums["mean"], trained, strict=True)):
+        found = {s: _statistic(s, name, total).to(_like(p)).flatten() for s in needed}
+        blocks.append(Block([Part(index, p.numel())]))
+        runner.take_statistics(blocks[-1], Statistics(count, found))
+    runner.finish()
+    for block in blocks:
+        for index, update in block:
+            trained[index].grad = update.to(trained[index]).view_as(trained[index])
 
 
 def to_arrays(sums: SiteSums) -> list[NDArray[np.float64]]:

@@ -452,7 +452,8 @@ def test_the_hook_weighs_domains(results):
 def test_without_its_agreement_a_wrapped_model_averages_again(results):
     for result in results:
         hooked_before, plain = result["removed hook"]
-        torch.testing.assert_close(hooked_before, plain, rtol=1e-6, atol=1e-9)
+        # Three rows are summed in another order once buckets were made anew.
+        torch.testing.assert_close(hooked_before, plain, rtol=1e-6, atol=1e-7)
 
 
 def of_two(results):
