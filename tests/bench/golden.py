@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
+import tests.conftest  # noqa: F401 - lets torchvision be imported
 from domaingrad.bench.domains import from_datasets
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.identity import NUMERICS
@@ -94,6 +95,10 @@ RUNS: dict[str, TrainConfig] = {
     "resnet18, and-mask": replace(CAMERAS, backbone="resnet18", method="and-mask"),
     "resnet18, frozen": replace(CAMERAS, backbone="resnet18", frozen_norms=True, method="agr-sum"),
     "timm": replace(CAMERAS, backbone="timm:resnet10t", schedule="exponential", method="pcgrad"),
+    "adamw": replace(
+        DIGITS, optimizer="adamw", schedule="cosine", warm_up=3, clip_norm=0.5, weight_decay=0.1
+    ),
+    "sgd": replace(DIGITS, optimizer="sgd", momentum=0.9, schedule="constant", method="and-mask"),
     "bf16": replace(CAMERAS, backbone="mnist-cnn", precision="bf16-mixed", method="and-mask"),
 }
 """By name: every method, and what the loop has beside methods."""

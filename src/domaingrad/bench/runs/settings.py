@@ -19,6 +19,7 @@ from domaingrad.bench.domains import (
     IN_MEMORY,
     DataError,
     DomainData,
+    OptimizerName,
     Schedule,
     Training,
     options_of,
@@ -56,8 +57,14 @@ DECIDED_BY = "decided_by"
 MADE_BY = "made_by"
 """Where it says what made the run, for the record."""
 
-OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
+OPTIMISATION = tuple(entry.name for entry in fields(Training))
 """Settings that :class:`Training` has, too."""
+UNSAID = {
+    entry.name: entry.default
+    for entry in fields(Training)
+    if entry.name in ("optimizer", "momentum", "warm_up", "clip_norm")
+}
+"""Of these, what runs had before it was a setting, and so does not decide."""
 
 
 @settings
@@ -96,9 +103,19 @@ class TrainConfig:
     ] = True
     steps: Annotated[Count | None, Option("Training steps.")] = None
     batch: Annotated[Count | None, Option("Samples per domain and step.")] = None
-    learning_rate: Annotated[Number | None, Field(gt=0), Option("Of Adam.")] = None
-    weight_decay: Annotated[Number | None, Field(ge=0), Option("Of Adam, coupled.")] = None
+    optimizer: Annotated[OptimizerName | None, Option("Adam unless the data say otherwise.")] = None
+    learning_rate: Annotated[Number | None, Field(gt=0), Option("Of the optimizer.")] = None
+    weight_decay: Annotated[
+        Number | None, Field(ge=0), Option("Of the optimizer; coupled, but for adamw.")
+    ] = None
+    momentum: Annotated[Number | None, Field(ge=0, lt=1), Option("Of sgd.")] = None
     schedule: Annotated[Schedule | None, Option("Of the learning rate.")] = None
+    warm_up: Annotated[
+        Whole | None, Field(ge=0), Option("Steps over which the learning rate rises to it.")
+    ] = None
+    clip_norm: Annotated[
+        Number | None, Field(gt=0), Option("Largest norm of a step's gradient; none unless told.")
+    ] = None
     checkpoints: Annotated[
         Count | None,
         Option(
@@ -247,8 +264,9 @@ def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[s
 def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
     """Of settings as they are written down, what decides the numbers.
 
-    Settings at their default are left out, so that one that a later release adds makes no other
-    run of an old one. Who changes a default raises ``NUMERICS``.
+    Settings at their default, or at what runs had before they were settings, are left out, so that
+    one that a later release adds makes no other run of an old one. Who changes a default raises
+    ``NUMERICS``.
     """
     defaults = json.loads(json.dumps(asdict(TrainConfig("", None))))
     found = {}
@@ -257,7 +275,7 @@ def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
         own = value
         if isinstance(value, dict) and isinstance(default, dict):
             own, default = {k: v for k, v in value.items() if v != default.get(k)}, {}
-        if name not in (MADE_BY, "plugins") and own != default:
+        if name not in (MADE_BY, "plugins") and own not in (default, UNSAID.get(name, default)):
             found[name] = own
     return found
 

@@ -232,7 +232,7 @@ class Trainer:
                 steps=training.steps,
                 loss=self._loss,
                 optimizer=self._optimizers,
-                amp=Amp(context.scaler),
+                amp=Amp(context.scaler, training.clip_norm),
                 generator=self._generators["method"],
                 processes=context.ranks,
                 outputs=data.outputs,
