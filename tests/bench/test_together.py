@@ -65,6 +65,7 @@ def configs(place: Path) -> dict[str, TrainConfig]:
         "photographs, erm, bf16": replace(
             photographs(place / "photographs"), precision="bf16-mixed"
         ),
+        "averaged": replace(DIGITS, average="uniform", average_from=4, method="sand-mask"),
         "none held out": replace(COLOURS, hold_out=None, method="and-mask", steps=4),
     }
 
@@ -119,9 +120,9 @@ def all_of_it(rank, world, place: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES._entries, "drawing", drawing_model)
-        for name in ("erm", "and-mask"):
+        for name, average in (("erm", "none"), ("and-mask", "none"), ("pcgrad", "swad")):
             # BatchNorm needs two samples of a domain, wherever there are any.
-            config = replace(DIGITS, method=name, batch=6, backbone="drawing")
+            config = replace(DIGITS, method=name, average=average, batch=6, backbone="drawing")
             train_together(config, place / "whole" / name, **among)
             cut_off(config, place / "cut" / name, 6, **among)
             train_together(config, place / "cut" / name, **among)
@@ -155,7 +156,7 @@ def results(place):
 
 
 @pytest.mark.parametrize(
-    "name", [*METHODS, "photographs", "photographs, erm, bf16", "none held out"]
+    "name", [*METHODS, "photographs", "photographs, erm, bf16", "averaged", "none held out"]
 )
 @pytest.mark.usefixtures("results")
 def test_several_processes_come_to_the_numbers_of_one(place, monkeypatch, name):
@@ -178,7 +179,7 @@ def test_several_processes_come_to_the_numbers_of_one(place, monkeypatch, name):
             assert error.item() < tolerance, key
 
 
-@pytest.mark.parametrize("method", ["erm", "and-mask"])
+@pytest.mark.parametrize("method", ["erm", "and-mask", "pcgrad"])
 @pytest.mark.usefixtures("results")
 def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, method):
     """With what each process draws for itself, and running statistics."""

@@ -18,6 +18,7 @@ from domaingrad.bench.domains import DataError, DomainData, News
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
+from .averaging import averaging_of
 from .directory import RunDirectory
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
@@ -91,7 +92,13 @@ def begin(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> 
         scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
         context = DeviceContext(ranks, scaler)
         training, method = training_of(config, data), method_of(config)
-        trainer = Trainer(data, splits, network, method, training, names, context, config.augment)
+        averaging = partial(
+            averaging_of, config.average, begin=config.average_from, decay=config.average_decay,
+            ratio=config.average_ratio,
+        )  # fmt: skip
+        trainer = Trainer(
+            data, splits, network, method, training, names, context, config.augment, averaging
+        )
         return Begun(trainer, splits, architecture, notes, torch.get_rng_state())
 
 
@@ -143,7 +150,8 @@ def carry_on(
                 found = trainer.checkpoint()
                 last = found[0]
                 if chosen is None or last.val_score >= chosen.val_score:
-                    chosen = _Chosen.now(trainer.learner.predictor(), last)
+                    with trainer.predicting() as predictor:
+                        chosen = _Chosen.now(predictor, last)
                 seconds = before + time.perf_counter() - began
                 kept = {"trainer": trainer.state_dict(), "chosen": vars(chosen), "seconds": seconds}
                 content = partial(chosen.content, plain, config)
@@ -228,6 +236,7 @@ class _Chosen:
         facts = {
             "method": config.method,
             "hyperparameters": dict(config.hyperparameters),
+            "average": config.average,
             "step": self.step,
             "source_validation": self.val_score,
             "version": domaingrad.__version__,

@@ -37,6 +37,7 @@ from domaingrad.bench.schema import (
     without_none,
 )
 
+from .averaging import CONVERGE, Average
 from .identity import NUMERICS, code_fingerprint, code_of
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -122,6 +123,20 @@ class TrainConfig:
             "How often, evenly through training, the model is evaluated, kept and may be selected."
         ),
     ] = None
+    average: Annotated[
+        Average, Option("Which average over training is evaluated, selected and saved.")
+    ] = "none"
+    average_from: Annotated[
+        Whole, Field(ge=0), Option("Average uniform, ema: steps before it begins.")
+    ] = 100
+    average_decay: Annotated[
+        Number, Field(ge=0, lt=1), Option("Average ema: weight of what was before.")
+    ] = 0.999
+    average_ratio: Annotated[
+        Number,
+        Field(ge=0),
+        Option("Average swad: how far the validation loss may rise, as a share."),
+    ] = 0.3
     precision: Annotated[Precision, Option("In which the network computes.")] = "32"
     compile: Annotated[bool, Option("Use torch.compile.", "--compile/--no-compile")] = False
     accelerator: Annotated[str, Option("auto, cpu, cuda, mps.")] = "auto"
@@ -152,6 +167,8 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
         chosen += f"; given, not chosen so: {', '.join(name.replace('_', ' ') for name in given)}"
     if config.weights is not None:
         model += f" with weights of {Path(config.weights).name}"
+    if config.average != "none":
+        model += f" averaged over training ({config.average})"
     return training.described(model), chosen
 
 
@@ -185,6 +202,7 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
             f"beside {config.hold_out}."
         )
     training, usual = training_of(config, data), data.recipe.backbone
+    _require_average(config, training)
     return replace(
         config,
         data=_from_anywhere(config.data),
@@ -224,6 +242,24 @@ def method_of(config: TrainConfig) -> Method:
                 f"{name} of {config.method}: {said[0].lower()}{said[1:]}; found {value!r}."
             ) from None
     return replace(method, **found)
+
+
+def _require_average(config: TrainConfig, training: Training) -> None:
+    """See that an average that is asked for comes about.
+
+    Raises:
+        SettingError: it does not.
+    """
+    if config.average in ("uniform", "ema") and config.average_from >= training.steps:
+        raise SettingError(
+            f"average_from has to be before training ends; found {config.average_from} of "
+            f"{training.steps} steps. Begin earlier."
+        )
+    if config.average == "swad" and min(training.checkpoints, training.steps) < CONVERGE:
+        raise SettingError(
+            f"average swad takes {CONVERGE} checkpoints or more, since each ends a segment; found "
+            f"{training.checkpoints}. Take more checkpoints."
+        )
 
 
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from domaingrad.bench.domains import (
     DataError,
@@ -25,11 +26,12 @@ from domaingrad.bench.domains import (
     score,
 )
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
-from domaingrad.bench.models import Network
+from domaingrad.bench.models import Network, Predictor
 from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
 from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
+from .averaging import Averaging, OverProcesses
 from .optimizers import Optimizers
 from .ranks import Ranks
 
@@ -188,9 +190,10 @@ class Trainer:
         names: from which, and from nothing else, all seeds derive.
         context: device, processes and precision.
         augment: whether training inputs are varied at random, where the data have a way for it.
+        averaging: makes the average of a model's weights that is evaluated, if one is.
 
     Raises:
-        DataError: the method requires more domains, or features.
+        DataError: the method requires more domains, or features, or has an average of its own.
     """
 
     def __init__(
@@ -203,6 +206,7 @@ class Trainer:
         names: tuple[object, ...],
         context: DeviceContext,
         augment: bool = True,
+        averaging: Callable[[nn.Module, OverProcesses | None], Averaging | None] = lambda *_: None,
     ) -> None:
         require_sources(method, list(splits.sources))
         if method.requires.features and not network.divided:
@@ -241,6 +245,24 @@ class Trainer:
         if context.ranks.world > 1:  # What the network draws is this process's own.
             torch.manual_seed(seed_of(*names, "model", f"rank {context.ranks.rank}"))
         self._last_loss = torch.tensor(math.nan)
+        self._averaging = averaging(
+            self.learner.predictor(),
+            context.ranks.average_statistics if context.ranks.world > 1 else None,
+        )
+        if self._averaging is not None:
+            _require_trained(method, self._averaging.model, self.learner.optimizers())
+
+    @contextmanager
+    def predicting(self) -> Iterator[Network | Predictor]:
+        """What is evaluated, selected and saved, inside with averaged weights if there are any."""
+        predictor = self.learner.predictor()
+        if self._averaging is not None and predictor is not self._averaging.model:
+            raise TypeError(
+                f"{type(self.learner).__name__}.predictor() has to return the same module each "
+                f"time, for its weights to be averaged; it returned another one."
+            )
+        with self._averaging.applied() if self._averaging else nullcontext():
+            yield predictor
 
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
@@ -252,6 +274,8 @@ class Trainer:
         self._optimizers.advance(self.learner.optimizers())
         self.learner.step += 1
         self.steps_done += 1
+        if self._averaging is not None:
+            self._averaging.step()
         return self.steps_done in self._marks
 
     def checkpoint(self) -> tuple[Checkpoint, Sealed, Recorded]:
@@ -267,15 +291,19 @@ class Trainer:
         rest = {name: [each.train, each.val] for name, each in held_out.items()}
         with _evaluating(self.network):
             outputs = self._outputs_of(self.network, val)
-            self.learner.validated(
-                {
-                    name: self._validation(splits[name], *val[name], *found)
-                    for name, found in outputs.items()
-                }
+            validation = {
+                name: self._validation(splits[name], *val[name], *found)
+                for name, found in outputs.items()
+            }
+        self.learner.validated(validation)
+        if self._averaging is not None:
+            self._averaging.validated(
+                sum(each.loss for each in validation.values()) / len(validation)
             )
-        predictor = self.learner.predictor()
-        with _evaluating(predictor), _evaluating(self.network):
-            if predictor is not self.network:
+        with _evaluating(self.network):
+            agreement = self._agreement()
+        with self.predicting() as predictor, _evaluating(predictor), _evaluating(self.network):
+            if predictor is not self.network or self._averaging is not None:
                 outputs = self._outputs_of(predictor, val)
             outputs |= self._outputs_of(predictor, rest)
             rows = val | rest
@@ -290,7 +318,7 @@ class Trainer:
                 step=self.steps_done,
                 loss=loss if math.isfinite(loss) else None,
                 val_score=sum(scores[name][0] for name in sources) / len(sources),
-                agreement=self._agreement(),
+                agreement=agreement,
                 metrics=self.learner.metrics(),
             )
         sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
@@ -305,6 +333,7 @@ class Trainer:
         return {
             "learner": self.learner.state_dict(),
             "optimizers": self._optimizers.state_dict(),
+            "averaging": self._averaging and self._averaging.state_dict(),
             "scaler": self._context.scaler.state_dict(),
             "generators": {
                 name: generator.get_state() for name, generator in self._generators.items()
@@ -317,6 +346,8 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.steps_done = self.learner.step
         self._optimizers.load_state_dict(state["optimizers"])
+        if self._averaging is not None:
+            self._averaging.load_state_dict(state["averaging"])
         self._context.scaler.load_state_dict(state["scaler"])
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name])
@@ -399,6 +430,20 @@ def require_sources(method: Method, sources: Sequence[str]) -> None:
             f"{method.info.title} compares source domains and needs "
             f"{method.requires.min_domains} of them; found {len(sources)} "
             f"({', '.join(sources)}). Use the method erm, or data of more domains."
+        )
+
+
+def _require_trained(method: Method, predictor: nn.Module, optimizers: list[Optimizer]) -> None:
+    """See that what a method predicts by is what it trains.
+
+    Raises:
+        DataError: it is not.
+    """
+    trained = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, predictor.parameters())):
+        raise DataError(
+            f"{method.info.title} predicts by an average of its own, so no other is taken: set "
+            f"average to none, or use another method."
         )
 
 
