@@ -8,14 +8,14 @@ import torch
 from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.reports.evaluation import (
+from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs.training import train
+from domaingrad.bench.use.evaluation import (
     classification_metrics,
     evaluate,
     regression_metrics,
 )
-from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.runs.training import train
 
 HEADER = "site,age,colour,ill\n"
 
@@ -125,7 +125,7 @@ def test_other_data_are_evaluated_with_the_models_own_vocabulary(trained, tmp_pa
     evaluation = evaluate(trained.directory, str(path))
     assert [found.role for found in evaluation.domains] == ["new data"] * 2
     model = trained.model
-    told = model.outputs(model.preparation.read([path])[1])
+    told = model.outputs(model.files([path])[1])
     ill = model.classes.index("yes")
     assert (told[:, ill] > 0.5).tolist() == [False, True, False, True, False, True]
     assert [found.metrics["accuracy"] for found in evaluation.domains] == [1.0, 1.0]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from domaingrad.bench.protocol import generator_of
-from domaingrad.bench.runs import Plan, Request, make_plan
+from domaingrad.bench.runs import Plan, SweepConfig, make_plan
 from domaingrad.bench.runs.settings import TrainConfig
 
-REQUEST = Request(
+REQUEST = SweepConfig(
     ("colored-digits",), ("erm", "sand-mask"), trials=2, draws=3,
     settings={"steps": 4, "accelerator": "cpu"},
 )  # fmt: skip
@@ -178,7 +178,7 @@ def test_photographs_and_tables_have_their_own_space(tmp_path):
     rows = ["x,y,site,label"]
     rows += [f"{i},{i % 7},{'abc'[i % 3]},{'yes' if i % 2 else 'no'}" for i in range(60)]
     (tmp_path / "table.csv").write_text("\n".join(rows))
-    request = Request(
+    request = SweepConfig(
         (str(tmp_path / "table.csv"),), ("erm",), trials=1, draws=30,
         data_options={"target": "label", "domain": "site"},
     )  # fmt: skip

@@ -15,7 +15,7 @@ from domaingrad.bench.reports import (
     summarise,
     to_json,
 )
-from domaingrad.bench.runs import Checkpoint, HeldOutScores, Request, SweepDirectory, make_plan
+from domaingrad.bench.runs import Checkpoint, HeldOutScores, SweepConfig, SweepDirectory, make_plan
 from domaingrad.bench.runs.directory import RunDirectory
 
 HEADLINE = "training-domain-validation"
@@ -25,7 +25,7 @@ EVERY = (HEADLINE, "leave-one-domain-out", "oracle-last", "oracle-best")
 def planned(**changes):
     settings = {"steps": 2, "accelerator": "cpu"}
     request = {"data": ("colored-digits",), "methods": ("erm", "and-mask"), "trials": 2}
-    return make_plan(Request(**(request | changes), settings=settings))[0]
+    return make_plan(SweepConfig(**(request | changes), settings=settings))[0]
 
 
 PLAN = planned()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from domaingrad.bench.methods import ABLATIONS
+from domaingrad.bench import ABLATIONS
 
 from .built_in import compare_built_in
 from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials

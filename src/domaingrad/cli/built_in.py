@@ -7,12 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from domaingrad.bench.domains import DATA_SETS
-from domaingrad.bench.names import look_up
-from domaingrad.bench.runs import Request, SweepDirectory, make_plan
+from domaingrad.bench import DATA_SETS, SweepConfig, look_up, plan_sweep
 
 from .errors import bad_input
-from .session import carry_out_and_report, crew_of, names
+from .session import carry_out_and_report, names
 
 
 def compare_built_in(
@@ -35,7 +33,7 @@ def compare_built_in(
         given = names(data, "--data")
         for name in given:
             look_up("data set", name, DATA_SETS)
-        request = Request(
+        config = SweepConfig(
             data=given,
             methods=names(methods, "--methods"),
             trials=trials,
@@ -43,12 +41,6 @@ def compare_built_in(
             any_plan=True,
             settings={"steps": steps, "accelerator": "cpu"},
         )
-        plan, _ = make_plan(request)
-        crew = crew_of(jobs, False, "cpu", 1, len(plan.runs))
-        directory = SweepDirectory(out)
-    with bad_input(errors), directory.alone():
-        directory.replace(plan)
-        for run in plan.runs:
-            directory.put_aside(run.key)
-        todo = [run for run in plan.runs if not directory.finished(run.key)]
-        carry_out_and_report(directory, plan, todo, crew, as_json, errors)
+        planned = plan_sweep(config, out, jobs=jobs, retry_failed=True)
+    with bad_input(errors), planned.begun():
+        carry_out_and_report(planned, as_json, errors)

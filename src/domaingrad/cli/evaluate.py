@@ -11,12 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from domaingrad.bench.reports.evaluation import DomainEvaluation, Evaluation
-from domaingrad.bench.reports.evaluation import evaluate as run_evaluation
-from domaingrad.bench.reports.evaluation_plot import plot_confusion
-from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.sections import SECTIONS
-from domaingrad.bench.sections import Table as SectionTable
+from domaingrad.bench import SECTIONS, DomainEvaluation, Evaluation, SectionTable, plot_confusion
+from domaingrad.bench import evaluate as run_evaluation
 
 from .errors import bad_input
 from .training_view import TrainingView
@@ -46,16 +42,15 @@ def evaluate(
     """
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
-        directory = RunDirectory.existing(run)
-        evaluation = run_evaluation(directory, data, view.listener.news)
-        picture = plot or directory.path / "confusion.png"
+        evaluation = run_evaluation(run, data, view.listener.news)
+        picture = plot or run / "confusion.png"
         drawn = evaluation.trained.task == "classification"
         pictures = [picture] if drawn else []
         if drawn:
             plot_confusion(evaluation, picture)
         for name, section in evaluation.sections.items():
             if section.draw is not None:
-                pictures.append(directory.path / SECTIONS[name].picture)
+                pictures.append(run / SECTIONS[name].picture)
                 section.draw(pictures[-1])
     if as_json:
         typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))

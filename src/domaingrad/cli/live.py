@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench.domains import Task
-from domaingrad.bench.runs import Checkpoint, Event, Failed, Finished, Lost, PlannedRun
-from domaingrad.bench.runs import Progress as RunProgress
+from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, Task
+from domaingrad.bench import Progress as RunProgress
 
 
 class Pace:

@@ -8,10 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench.domains import News
-from domaingrad.bench.runs import Checkpoint
-from domaingrad.bench.runs.resumable import Listener, Status
-from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig
 
 from .live import duration, scores
 

@@ -102,7 +102,7 @@ def reader_of(data: str) -> tuple[Reader, str]:
     if separator and (kind in READERS or not Path(data).exists()):
         reader = look_up("kind of data", kind, READERS)
         if not place:
-            raise DataError(f"expected --data {kind}:PATH; found no path.")
+            raise DataError(f"expected {kind}:PATH as data; found no path.")
         return reader, place
     return _reader_of(Path(data)), data
 
@@ -126,9 +126,9 @@ def _reader_of(path: Path) -> Reader:
     if path.exists():
         raise DataError(
             f"{path} is neither a folder nor a file that ends in {', '.join(BY_SUFFIX)}; say what "
-            f"it is by --data KIND:PATH, with a kind of {', '.join(READERS)}."
+            f"it is by KIND:PATH, with a kind of {', '.join(READERS)}."
         )
     if path.parent != Path():
         raise DataError(f"there is no {path}, neither as a folder nor as a file.")
     look_up("data set", str(path), {**DATA_SETS, **READERS})
-    raise DataError(f"expected --data {path}:PATH, for data that lie on disk; found no path.")
+    raise DataError(f"expected {path}:PATH as data, since they lie on disk; found no path.")

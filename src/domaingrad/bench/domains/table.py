@@ -92,7 +92,7 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     values = values[whole]
     for name in features:
         if name not in options.categorical and _looks_numeric(values[name]):
-            remedy = "list them as --missing, or name the column as --categorical"
+            remedy = "list them as missing, or name the column as categorical"
             raise DataError(odd_texts(path, values[name], remedy))
 
     numeric = tuple(name for name in features if is_numeric(values[name]))
@@ -113,7 +113,7 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     if len(domains) < options.least:
         raise DataError(
             f"{path} should have two domains or more in column {domain!r} and has "
-            f"{listed(list(domains)) or 'none'}; name another column as --domain."
+            f"{listed(list(domains)) or 'none'}; name another column as domain."
         )
     chosen = f"{len(classes)} classes" if classes else "numbers"
     told = (target, domain, options.categorical, options.drop, options.missing, task)
@@ -125,7 +125,7 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     if not whole.all():
         notes.append(f"{(~whole).sum():,} rows without a target or domain are left out")
     if options.task is None:
-        notes.append(f"target {target!r} is taken as {chosen}; --task tells otherwise")
+        notes.append(f"target {target!r} is taken as {chosen}; task tells otherwise")
     return DomainData(
         name=path.name.removesuffix(".gz").removesuffix(".csv"),
         domains=domains,
@@ -142,8 +142,8 @@ def _told(file: CsvFile, options: TableOptions) -> tuple[str, str]:
     """The columns of the target and the domain, when all columns that are named are there."""
     if options.target is None or options.domain is None:
         raise DataError(
-            f"{file.path}: expected to be told which column is predicted (--target) and which "
-            f"names the domain (--domain); the columns are {listed(file.named, most=100)}."
+            f"{file.path}: expected to be told which column is predicted (target) and which "
+            f"names the domain (domain); the columns are {listed(file.named, most=100)}."
         )
     file.check_columns(
         [options.target, options.domain, *options.categorical, *options.drop],
@@ -162,7 +162,7 @@ def _told(file: CsvFile, options: TableOptions) -> tuple[str, str]:
 
 def _guessed_task(path: Path, target: pd.Series) -> Literal["classification", "regression"]:
     if _looks_numeric(target):
-        remedy = "list them as --missing, or say --task classification"
+        remedy = "list them as missing, or say that the task is classification"
         raise DataError(odd_texts(path, target, remedy))
     numbers = pd.to_numeric(target, errors="coerce")
     if numbers.isna().any():
@@ -178,7 +178,7 @@ def _labels(
     if task == "regression":
         numbers = pd.to_numeric(target, errors="coerce")
         if numbers.isna().any():
-            raise DataError(odd_texts(path, target, "list them as --missing"))
+            raise DataError(odd_texts(path, target, "list them as missing"))
         check_float32(path, target.name, numbers)
         if numbers.nunique() < least:
             raise DataError(f"{path}: target {target.name!r} has less than two different numbers.")
@@ -188,7 +188,7 @@ def _labels(
     if len(classes) < least:
         raise DataError(
             f"{path}: target {target.name!r} should have two classes or more and has "
-            f"{listed(classes) or 'none'}; name another column as --target."
+            f"{listed(classes) or 'none'}; name another column as target."
         )
     return torch.from_numpy(places_in(classes, names)).long(), classes
 
@@ -243,7 +243,7 @@ def _notes_on_columns(
         if len(words) > max(MOST_CLASSES, len(values) / 2):
             yield (
                 f"column {name!r} has {len(words):,} different texts in {len(values):,} rows; "
-                f"--drop it if it names the row"
+                f"drop it if it names the row"
             )
 
 

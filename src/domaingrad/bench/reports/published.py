@@ -127,6 +127,18 @@ def not_comparable(summary: Summary) -> list[str]:
     return found
 
 
+def published_lines(summary: Summary) -> Iterator[str]:
+    """All of that in words, a line each."""
+    for row in against_published(summary):
+        words = dict(zip(COLUMNS, row, strict=True))
+        yield (
+            "{data}, {selection}, {method}: {here} here ({runs here}), {published} published. "
+            "Other than there: {other than there}.".format(**words)
+        )
+    yield from not_comparable(summary)
+    yield f"({SOURCE})"
+
+
 def _model(data: DataSummary) -> str:
     return data.data.recipe.partition(", ")[0]
 

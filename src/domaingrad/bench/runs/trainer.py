@@ -185,7 +185,7 @@ class Trainer:
         data: the data.
         splits: which samples do what.
         network: where it is to compute.
-        method: how it is trained.
+        method: how it is trained; :func:`require_fit` has seen that it can.
         training: steps, optimizer, schedule, batch.
         names: from which, and from nothing else, all seeds derive.
         context: device, processes and precision.
@@ -193,7 +193,7 @@ class Trainer:
         averaging: makes the average of a model's weights that is evaluated, if one is.
 
     Raises:
-        DataError: the method requires more domains, or features, or has an average of its own.
+        DataError: the method has an average of its own.
     """
 
     def __init__(
@@ -208,12 +208,6 @@ class Trainer:
         augment: bool = True,
         averaging: Callable[[nn.Module, OverProcesses | None], Averaging | None] = lambda *_: None,
     ) -> None:
-        require_sources(method, list(splits.sources))
-        if method.requires.features and not network.divided:
-            raise DataError(
-                f"{method.info.title} needs the features that enter a classifier, which cannot be "
-                f"told apart in this backbone; use another --backbone or the method erm."
-            )
         self.steps_done = 0
         self.network = network
         self.data_time = 0.0
@@ -430,6 +424,20 @@ def require_sources(method: Method, sources: Sequence[str]) -> None:
             f"{method.info.title} compares source domains and needs "
             f"{method.requires.min_domains} of them; found {len(sources)} "
             f"({', '.join(sources)}). Use the method erm, or data of more domains."
+        )
+
+
+def require_fit(method: Method, sources: Sequence[str], network: Network) -> None:
+    """See that a method has domains and a network that it can do with.
+
+    Raises:
+        DataError: it has not.
+    """
+    require_sources(method, sources)
+    if method.requires.features and not network.divided:
+        raise DataError(
+            f"{method.info.title} needs the features that enter a classifier, which cannot be "
+            f"told apart in this backbone; use another backbone or the method erm."
         )
 
 

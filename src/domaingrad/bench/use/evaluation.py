@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError, DomainData, News, load
-from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.trainer import Splits
+from domaingrad.bench.runs.training import drawing
 from domaingrad.bench.schema import without_none
 from domaingrad.bench.sections import SECTIONS, EvaluationSection
 
-from .run_parts import model_of_run, parts_of_run
+from .run_parts import directory_of, model_of_run, parts_of_run
 
 BINS = 15
 """Bins of confidence in the calibration error, as usual."""
@@ -54,7 +55,7 @@ class Evaluation:
 
 
 def evaluate(
-    directory: RunDirectory, data: str | None = None, news: News | None = None
+    run: str | Path | RunDirectory, data: str | None = None, news: News | None = None
 ) -> Evaluation:
     """Evaluate the model that a run selected.
 
@@ -62,7 +63,7 @@ def evaluate(
     all samples of every domain.
 
     Args:
-        directory: of a run that has come to its first checkpoint.
+        run: its directory; it has come to its first checkpoint.
         data: other data than the run's own, in the same words as for training.
         news: who hears of decoding.
 
@@ -70,6 +71,7 @@ def evaluate(
         RunDirectoryError: there is no run, or no model yet.
         DataError: the data are not those of the run, or other data do not fit the model.
     """
+    directory = directory_of(run)
     trained = model_of_run(directory)
     news = news or News()
     if data is not None:
@@ -108,13 +110,12 @@ def _sections(
 def _on_new_data(
     trained: TrainedModel, config: TrainConfig, data: str, news: News
 ) -> list[DomainEvaluation]:
-    drawing = generator_of(config.seed, data, f"trial {config.trial}", "data")
     if trained.task == "signed-regression":
         raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
     options = {**config.data_options, "least": 1}
     if "target" in options and trained.task == "regression":
         options["task"] = trained.task
-    new = load(data, options, news, drawing)
+    new = load(data, options, news, drawing(replace(config, data=data)))
     if new.task != trained.task:
         raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")
     if unknown := [name for name in new.classes if name not in trained.classes]:
@@ -126,7 +127,7 @@ def _on_new_data(
     found = []
     for name, domain in new.domains.items():
         stored, labels = domain.tensors
-        stored = trained.preparation.adopted(new.preparation, stored)
+        stored = trained.transform.adopted(new.preparation, stored)
         known = (stored, places[labels] if len(places) else labels)
         every = torch.arange(len(labels))
         found.append(_on(trained, name, "new data", known, every, new))
