@@ -29,6 +29,7 @@ def train(
     hold_out: str | EllipsisType | None = ...,
     name: str = "data",
     classes: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[object]] | None = None,
     listener: Listener | None = None,
     loggers: Sequence[str] = (),
     processes: tuple[int, int] = (1, 1),
@@ -46,6 +47,7 @@ def train(
             settings.
         name: of data in memory; seeds derive from it.
         classes: names of the classes of data in memory.
+        groups: of data in memory: by domain the group of each sample, which is never split.
         listener: who hears how it goes.
         loggers: names of loggers beside the records.
         processes: that train together, on a node each with a device of its own, and nodes; of data
@@ -81,7 +83,7 @@ def train(
         config = TrainConfig(place, hold_out, **settings)
     if processes != (1, 1):
         return train_together(config, out, listener, processes=processes, loggers=loggers)
-    ready = from_datasets(data, name, classes) if isinstance(data, Mapping) else None
+    ready = from_datasets(data, name, classes, groups) if isinstance(data, Mapping) else None
     return run(config, out, listener, data=ready, loggers=loggers)
 
 

@@ -17,6 +17,8 @@ from domaingrad.bench import evaluate as run_evaluation
 from .errors import bad_input
 from .training_view import TrainingView
 
+SHOWN = 10
+"""Groups of a domain that the table shows; JSON has all."""
 Run = Annotated[Path, typer.Argument(help="Directory that `domaingrad train` wrote.")]
 
 
@@ -25,6 +27,9 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Other data than the run's own, as for `train`.")
     ] = None,
+    by_group: Annotated[
+        bool, typer.Option("--by-group", help="Tell each group, too, the worst first.")
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(help="Where the confusion matrices go.  [default: RUN/confusion.png]"),
@@ -42,7 +47,7 @@ def evaluate(
     """
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
-        evaluation = run_evaluation(run, data, view.listener.news)
+        evaluation = run_evaluation(run, data, view.listener.news, by_group)
         picture = plot or run / "confusion.png"
         drawn = evaluation.trained.task == "classification"
         pictures = [picture] if drawn else []
@@ -59,6 +64,8 @@ def evaluate(
         console.print(_by_domain(evaluation))
         if evaluation.trained.task == "classification":
             console.print(_by_class(evaluation))
+        if by_group:
+            console.print(_by_group(evaluation))
         for section in evaluation.sections.values():
             for table in section.tables:
                 console.print(_section(table))
@@ -80,6 +87,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "role": found.role,
                 "samples": found.samples,
                 "metrics": dict(found.metrics),
+                "groups": [vars(group) for group in found.groups],
                 "confusion": None if found.confusion is None else found.confusion.tolist(),
             }
             for found in evaluation.domains
@@ -108,6 +116,19 @@ def _by_domain(evaluation: Evaluation) -> Table:
     return table
 
 
+def _by_group(evaluation: Evaluation) -> Table:
+    """The worst groups of each domain, and their mean."""
+    table = Table("domain", "group", Column("samples", justify="right"), "score", box=None)
+    for found in evaluation.domains:
+        mean = sum(group.score for group in found.groups) / len(found.groups)
+        count = f"mean of {len(found.groups)} groups"
+        table.add_row(escape(found.domain), count, str(found.samples), _score(mean, found))
+        for group in found.groups[:SHOWN]:
+            told = _score(group.score, found)
+            table.add_row("", escape(group.group), str(group.samples), told)
+    return table
+
+
 def _by_class(evaluation: Evaluation) -> Table:
     """Recall of each class: the share of its samples that is told right."""
     table = Table("recall of class", box=None)
@@ -116,6 +137,11 @@ def _by_class(evaluation: Evaluation) -> Table:
     for index, name in enumerate(evaluation.trained.classes):
         table.add_row(name, *(_recall(found, index) for found in evaluation.domains))
     return table
+
+
+def _score(value: float, found: DomainEvaluation) -> str:
+    regression = "MAE" in found.metrics
+    return f"MAE {-value:.4g}" if regression else f"{100 * value:.1f} %"
 
 
 def _value(name: str, found: DomainEvaluation) -> str:

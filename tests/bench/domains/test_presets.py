@@ -8,11 +8,11 @@ import pytest
 
 from domaingrad.bench.domains import presets
 from domaingrad.bench.domains.data import DataError, News
-from domaingrad.bench.domains.labelled import ImageOptions
+from domaingrad.bench.domains.folder import FolderOptions
 from domaingrad.bench.domains.presets import PRESETS, PUBLISHED, read_preset
 from domaingrad.bench.names import UnknownNameError
 
-SMALL = ImageOptions(size=6)
+SMALL = FolderOptions(size=6)
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 # DomainBed's paper (arXiv 2007.01434, section 3) and, for TerraIncognita, what its script leaves.

@@ -412,8 +412,8 @@ def test_no_file_and_a_folder_are_no_table(tmp_path):
         ({"target": "il"}, "did you mean 'ill'"),
         ({"categorical": ("wrad",)}, "did you mean 'ward'"),
         ({"drop": ("agee",)}, "did you mean 'age'"),
-        ({"target": "site"}, "cannot be both"),
-        ({"drop": ("ill",)}, "ill is the target or the domain"),
+        ({"target": "site"}, "cannot be two of the target, the domain and the group"),
+        ({"drop": ("ill",)}, "ill is the target, the domain or the group"),
         ({"target": "sex", "task": "regression"}, "'sex' should be numbers and has 'f', 'm'"),
     ],
 )

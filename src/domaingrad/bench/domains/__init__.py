@@ -16,7 +16,7 @@ from .data import (
 from .datasets import from_datasets
 from .loading import DATA_SETS, IN_MEMORY, READERS, load, options_of, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
-from .recipes import OptimizerName, Recipe, Schedule, Training
+from .recipes import Balance, OptimizerName, Recipe, Schedule, Training
 
 __all__ = [
     "DATA_SETS",
@@ -24,6 +24,7 @@ __all__ = [
     "PREPARATIONS",
     "READERS",
     "AsStored",
+    "Balance",
     "DataError",
     "DataSet",
     "DomainData",

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from .data import AsStored, DataError, DomainData
+from domaingrad.bench.names import look_up
+
+from .data import AsStored, DataError, DomainData, Groups
 from .photographs import Photographs
 from .recipes import TABLES, Recipe, for_digits, for_photographs
 
 
 def from_datasets(
-    domains: Mapping[str, Dataset[Any]], name: str, classes: Sequence[str] | None = None
+    domains: Mapping[str, Dataset[Any]],
+    name: str,
+    classes: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[object]] | None = None,
 ) -> DomainData:
     """Data in memory, from one map-style data set a domain.
 
@@ -28,9 +33,12 @@ def from_datasets(
         domains: data sets that give (input, label), by name of the domain.
         name: what the data are called; seeds derive from it.
         classes: names of the classes; their numbers unless given.
+        groups: by domain the name of each sample's group, which is never split; the same name is
+            the same group in all domains.
 
     Raises:
-        DataError: no domain, an empty one, inputs of different shapes, labels that are no classes.
+        DataError: no domain, an empty one, inputs of different shapes, labels that are no classes,
+            groups of other domains or numbers of samples.
 
     >>> left = TensorDataset(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
     >>> data = from_datasets({"left": left, "right": left}, "demo", ["cat", "dog"])
@@ -61,7 +69,8 @@ def from_datasets(
         recipe=_recipe(shape, photographs),
         task="regression" if regression else "classification",
         classes=() if regression else _classes(name, stored, classes),
-        fingerprint=_fingerprint(stored),
+        fingerprint=_fingerprint(stored, groups or {}),
+        groups=_groups(stored, groups or {}),
     )
 
 
@@ -124,13 +133,30 @@ def _classes(
     return tuple(map(str, range(count) if classes is None else classes))
 
 
-def _fingerprint(stored: Mapping[str, TensorDataset]) -> str:
+def _groups(
+    stored: Mapping[str, TensorDataset], groups: Mapping[str, Sequence[object]]
+) -> dict[str, Groups]:
+    for domain, names in groups.items():
+        count = len(look_up("domain", domain, stored))
+        if len(names) != count:
+            raise DataError(
+                f"domain {domain}: expected the group of each of its {count:,} samples; found "
+                f"{len(names):,}."
+            )
+    return {domain: Groups.of(names) for domain, names in groups.items()}
+
+
+def _fingerprint(
+    stored: Mapping[str, TensorDataset], groups: Mapping[str, Sequence[object]]
+) -> str:
     digest = sha256()
     for name, data in stored.items():
         digest.update(name.encode())
         for tensor in data.tensors:
             digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(_bytes(tensor))
+        if name in groups:
+            digest.update(repr([str(each) for each in groups[name]]).encode())
     return digest.hexdigest()
 
 

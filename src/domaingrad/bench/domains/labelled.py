@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +83,7 @@ def read_labelled(
     options: ImageOptions,
     news: News,
     notes: Sequence[str] = (),
+    everywhere: bool = True,
 ) -> DomainData:
     """Decode the images and deal them out to their domains, names sorted.
 
@@ -92,6 +93,7 @@ def read_labelled(
         options: of which the size and whether to skip unreadable files matter.
         news: hears of the decoding.
         notes: what was noticed before.
+        everywhere: whether a group's name means the same in all domains.
 
     Raises:
         DataError: as :func:`~.cache.decoded`; or leaving out unreadable files left out a whole
@@ -137,19 +139,17 @@ def read_labelled(
         notes=(*notes, *pixels.notes, *_missing(kept, classes)),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
         groups={
-            domain: _groups([kept[place] for place in places])
+            domain: _groups([kept[place] for place in places], everywhere)
             for domain, places in sorted(rows.items())
             if kept[places[0]].group
         },
     )
 
 
-def _groups(images: Sequence[LabelledImage]) -> Groups:
+def _groups(images: Sequence[LabelledImage], everywhere: bool) -> Groups:
     kinds = {image.group: image.kind for image in images}
-    number = {name: index for index, name in enumerate(kinds)}
-    return Groups(
-        torch.tensor([number[image.group] for image in images]), tuple(kinds), tuple(kinds.values())
-    )
+    found = Groups.of([image.group for image in images])
+    return replace(found, kinds=tuple(kinds.values()), everywhere=everywhere)
 
 
 def _of_group(image: LabelledImage) -> tuple[str, ...]:

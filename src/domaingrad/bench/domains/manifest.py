@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from domaingrad.bench.schema import Option, settings
 
-from .data import DataError, DomainData, News, Reader
+from .data import GROUP, DataError, DomainData, News, Reader
 from .files import listed
 from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
@@ -26,6 +26,7 @@ class ManifestOptions(ImageOptions):
 
     target: Annotated[str | None, Option("Manifest: the column to predict.")] = None
     domain: Annotated[str | None, Option("Manifest: the column of domains.")] = None
+    group: Annotated[str | None, GROUP] = None
 
 
 def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainData:
@@ -37,8 +38,8 @@ def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainDat
 
     Args:
         path: a file that ends in .csv or .json.
-        options: of which target and domain name other columns than label and domain, and size and
-            skip_unreadable are heeded.
+        options: of which target and domain name other columns than label and domain, group names
+            one of what belongs together, and size and skip_unreadable are heeded.
         news: hears of the decoding.
 
     Raises:
@@ -51,13 +52,14 @@ def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainDat
 
 
 def _images(path: Path, options: ManifestOptions) -> list[LabelledImage]:
-    columns = ("path", options.target or "label", options.domain or "domain")
+    columns = ["path", options.target or "label", options.domain or "domain"]
+    columns += [options.group] if options.group else []
     rows = _rows(path)
     images = []
     for number, row in enumerate(rows, start=1):
         _check_columns(path, columns, list(row))
-        file, label, domain = (_text(path, number, row, column) for column in columns)
-        images.append(LabelledImage(path.parent / file, domain, label))
+        file, label, domain, *group = (_text(path, number, row, column) for column in columns)
+        images.append(LabelledImage(path.parent / file, domain, label, *group))
     if not images:
         raise DataError(f"{path} lists no images; expected one in each row.")
     missing = [image.path for image in images if not image.path.is_file()]

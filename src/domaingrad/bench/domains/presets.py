@@ -11,8 +11,8 @@ from domaingrad.bench.names import look_up
 
 from .data import DataError, DomainData, News, Reader
 from .files import listed
-from .folder import LAYOUT, FolderImages, find_images
-from .labelled import ImageOptions, read_labelled
+from .folder import LAYOUT, FolderImages, FolderOptions, find_images, grouped
+from .labelled import read_labelled
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ PUBLISHED: dict[str, Preset] = {
 """Every published data set by name."""
 
 
-def read_preset(name: str) -> Callable[[Path, ImageOptions, News], DomainData]:
+def read_preset(name: str) -> Callable[[Path, FolderOptions, News], DomainData]:
     """A function that reads the published data set from its folder.
 
     It reads as :func:`~.folder.read_folder` does, and raises a ``DataError`` also if the folder
@@ -128,13 +128,13 @@ def read_preset(name: str) -> Callable[[Path, ImageOptions, News], DomainData]:
     """
     preset = look_up("published data set", name, PUBLISHED)
 
-    def read(path: Path, options: ImageOptions, news: News) -> DomainData:
+    def read(path: Path, options: FolderOptions, news: News) -> DomainData:
         if not path.exists():
             raise DataError(
                 f"there is no folder {path}; expected {preset.title} as {LAYOUT}. It is not part "
                 f"of this package: {preset.obtained()}."
             )
-        found = find_images(path)
+        found = grouped(find_images(path), path, options.group)
         _check(preset, found, path)
         notes = (*found.notes, *_counted(preset, found))
         return read_labelled(preset.name, found.images, options, news, notes)
@@ -184,7 +184,7 @@ PRESETS: dict[str, Reader] = {
         summary=f"{preset.title}: {len(preset.domains)} domains, {preset.classes} classes, "
         f"in {LAYOUT}.",
         read=read_preset(preset.name),
-        options=ImageOptions,
+        options=FolderOptions,
     )
     for preset in PUBLISHED.values()
 }

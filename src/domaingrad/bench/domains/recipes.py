@@ -18,6 +18,11 @@ Schedule = Literal["constant", "one-cycle", "exponential", "cosine"]
 a cosine down to 0 (Loshchilov & Hutter, arXiv 1608.03983, without restarts)."""
 
 
+Balance = Literal["none", "class", "group"]
+"""Of what the batch of each domain holds equally many samples: of nothing, of each class, or of
+each group."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How a model is trained: the same for every method, so that runs can be compared."""
@@ -25,6 +30,7 @@ class Training:
     steps: int
     batch: int
     """Samples per domain and step."""
+    balance: Balance = "none"
     learning_rate: float
     weight_decay: float
     optimizer: OptimizerName = "adam"
@@ -64,12 +70,13 @@ class Training:
     def described(self, model: str) -> str:
         """Everything, in one line."""
         momentum = f", momentum {self.momentum:g}" if self.momentum else ""
+        balanced = "" if self.balance == "none" else f", as many of each {self.balance}"
         warm_up = f" after {self.warm_up} steps of warm-up" if self.warm_up else ""
         clipped = "" if self.clip_norm is None else f", gradient norm up to {self.clip_norm:g}"
         return (
             f"{model}, {self.optimizer} with learning rate {self.learning_rate:g} "
             f"({self.schedule}{warm_up}) and weight decay {self.weight_decay:g}{momentum}"
-            f"{clipped}, {self.batch} samples per domain and step"
+            f"{clipped}, {self.batch} samples per domain and step{balanced}"
         )
 
 

@@ -4,7 +4,7 @@ from .sampling import draw
 from .search import Choice, Distribution, Floor, PowerOfTen, PowerOfTwo, Uniform, drawn, space
 from .seeds import generator_of, seed_of
 from .selection import SELECTIONS, Candidate, Selection, training_domain_validation
-from .splits import Split, split_domain
+from .splits import Split, of_trained, split_domain, strata_of, trained_groups
 
 __all__ = [
     "SELECTIONS",
@@ -20,8 +20,11 @@ __all__ = [
     "draw",
     "drawn",
     "generator_of",
+    "of_trained",
     "seed_of",
     "space",
     "split_domain",
+    "strata_of",
+    "trained_groups",
     "training_domain_validation",
 ]

@@ -13,21 +13,26 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """``size`` training samples with replacement, as DomainBed's loaders draw them.
 
-    Where a split has strata, as many of each as can be; what is left over goes to the first ones.
-    All of them are drawn, and ``part`` of them fetched.
+    Where a split has strata, as many of each as can be, and one more of some, drawn anew each time;
+    in random order. All of them are drawn, and ``part`` of them fetched.
     """
     inputs, labels = split.data.tensors
     rows = torch.cat(
         [
             stratum[torch.randint(len(stratum), (count,), generator=generator)]
-            for stratum, count in _shares(split, size)
+            for stratum, count in _shares(split, size, generator)
         ]
     )
+    if split.strata:
+        rows = rows[torch.randperm(size, generator=generator)]
     return inputs[rows[part]], labels[rows[part]]
 
 
-def _shares(split: Split, size: int) -> list[tuple[Tensor, int]]:
+def _shares(split: Split, size: int, generator: Generator) -> list[tuple[Tensor, int]]:
     """Rows, and how many of them are drawn."""
-    strata = split.strata or (split.train,)
-    share, left = divmod(size, len(strata))
-    return [(stratum, share + (index < left)) for index, stratum in enumerate(strata)]
+    if not split.strata:
+        return [(split.train, size)]
+    share, left = divmod(size, len(split.strata))
+    more = set(torch.randperm(len(split.strata), generator=generator)[:left].tolist())
+    counts = [share + (place in more) for place in range(len(split.strata))]
+    return [(own, count) for own, count in zip(split.strata, counts, strict=True) if count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,10 +93,12 @@ def build(config: TrainConfig, data: DomainData) -> Built:
         DataError, ValueError: the training cannot begin.
     """
     with isolated(seed_of(*_names(config, data), "initialisation")):
-        splits = Splits.of(data, config.held_out, _trial(config, data))
+        balance = training_of(config, data).balance
+        splits = Splits.of(data, config.held_out, _trial(config, data), balance)
         architecture = architecture_of(config, data)
         network, notes = _network(config, data, splits, architecture)
         require_fit(method_of(config), list(splits.sources), network)
+        notes += _shared_groups(data, splits)
         return Built(splits, architecture, network, notes, torch.get_rng_state())
 
 
@@ -261,6 +263,23 @@ def _network(
     if config.frozen_norms:
         notes.append(f"{count} norms with frozen statistics")
     return Network(model, shape, config.dropout, PRECISIONS[config.precision]), notes
+
+
+def _shared_groups(data: DomainData, splits: Splits) -> Iterator[str]:
+    """That a domain held out has groups in common with the sources, which no split can mend."""
+    trained = {
+        each
+        for name in splits.sources
+        if name in data.groups and data.groups[name].everywhere
+        for each in data.groups[name].names
+    }
+    for name in splits.held_out:
+        own = data.groups.get(name)
+        if own is not None and own.everywhere and (both := trained.intersection(own.names)):
+            yield (
+                f"{len(both)} of {len(own.names)} groups of {name}, held out, are in the sources, "
+                f"too: its score is of a new domain, but not of new groups"
+            )
 
 
 @dataclass(frozen=True)

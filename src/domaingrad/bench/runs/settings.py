@@ -17,6 +17,7 @@ import domaingrad
 from domaingrad.bench.domains import (
     DATA_SETS,
     IN_MEMORY,
+    Balance,
     DataError,
     DomainData,
     OptimizerName,
@@ -63,7 +64,7 @@ OPTIMISATION = tuple(entry.name for entry in fields(Training))
 UNSAID = {
     entry.name: entry.default
     for entry in fields(Training)
-    if entry.name in ("optimizer", "momentum", "warm_up", "clip_norm")
+    if entry.name in ("optimizer", "momentum", "warm_up", "clip_norm", "balance")
 }
 """Of these, what runs had before it was a setting, and so does not decide."""
 
@@ -104,6 +105,9 @@ class TrainConfig:
     ] = True
     steps: Annotated[Count | None, Option("Training steps.")] = None
     batch: Annotated[Count | None, Option("Samples per domain and step.")] = None
+    balance: Annotated[
+        Balance | None, Option("Of what a domain's batch has as many samples each.")
+    ] = None
     optimizer: Annotated[OptimizerName | None, Option("Adam unless the data say otherwise.")] = None
     learning_rate: Annotated[Number | None, Field(gt=0), Option("Of the optimizer.")] = None
     weight_decay: Annotated[

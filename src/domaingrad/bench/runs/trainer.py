@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from domaingrad.bench.domains import (
+    Balance,
     DataError,
     DomainData,
     Preparation,
@@ -27,7 +29,16 @@ from domaingrad.bench.domains import (
 )
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
 from domaingrad.bench.models import Network, Predictor
-from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
+from domaingrad.bench.protocol import (
+    Split,
+    draw,
+    generator_of,
+    of_trained,
+    seed_of,
+    split_domain,
+    strata_of,
+    trained_groups,
+)
 from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
@@ -130,25 +141,25 @@ class Splits:
     target: TargetScaler
 
     @classmethod
-    def of(cls, data: DomainData, held_out: Sequence[str], trial: tuple[object, ...]) -> Splits:
+    def of(
+        cls,
+        data: DomainData,
+        held_out: Sequence[str],
+        trial: tuple[object, ...],
+        balance: Balance = "none",
+    ) -> Splits:
         """Split every domain, and fit what is fitted.
 
         Args:
             data: the data.
             held_out: the domains that training never sees, if any.
             trial: names from which the seeds of the splits derive.
+            balance: of what batches are to hold as many samples each.
 
         Raises:
-            DataError: no source domain is left.
+            DataError: no source domain is left, or nothing to balance over.
         """
-        splits = {
-            name: split_domain(
-                domain,
-                generator_of(*trial, "split", name),
-                data.groups[name].of_sample if name in data.groups else None,
-            )
-            for name, domain in data.domains.items()
-        }
+        splits = _split(data, trial)
         sources = {
             name: split
             for name, split in splits.items()
@@ -159,13 +170,19 @@ class Splits:
                 f"{data.name}: no domain is left to train on with {' and '.join(held_out)} held "
                 f"out."
             )
+        if balance != "none":
+            sources = {
+                name: replace(split, strata=_strata(data, name, split, balance))
+                for name, split in sources.items()
+            }
         small = [
             name for name, split in splits.items() if not len(split.train) or not len(split.val)
         ]
         if small:
             raise DataError(
-                f"{data.name}: each domain needs at least two samples, one to train on and one to "
-                f"validate; found fewer in {', '.join(small)}."
+                f"{data.name}: each domain needs at least two samples (of two groups, where there "
+                f"are groups), one to train on and one to validate; found fewer in "
+                f"{', '.join(small)}."
             )
         preparation = data.preparation.fitted(
             [split.data.tensors[0][split.train] for split in sources.values()]
@@ -176,6 +193,53 @@ class Splits:
             preparation,
             TargetScaler.of(data, sources),
         )
+
+
+def _split(data: DomainData, trial: tuple[object, ...]) -> dict[str, Split]:
+    """Each domain by itself; those that share groups together, so that these are on one side."""
+    splits = {
+        name: split_domain(
+            domain,
+            generator_of(*trial, "split", name),
+            data.groups[name].of_sample if name in data.groups else None,
+        )
+        for name, domain in data.domains.items()
+    }
+    everywhere = {name: groups for name, groups in data.groups.items() if groups.everywhere}
+    times = Counter(each for groups in everywhere.values() for each in groups.names)
+    joint = [n for n, groups in everywhere.items() if any(times[each] > 1 for each in groups.names)]
+    if joint:
+        number = {each: place for place, each in enumerate(times)}
+        numbers = {
+            name: torch.tensor([number[each] for each in everywhere[name].names])[
+                everywhere[name].of_sample
+            ]
+            for name in joint
+        }
+        labels = torch.cat([data.domains[name].tensors[1] for name in joint])
+        generator = generator_of(*trial, "split", "groups")
+        trained = trained_groups(labels, torch.cat(list(numbers.values())), generator)
+        splits |= {
+            name: of_trained(data.domains[name], torch.isin(own, trained))
+            for name, own in numbers.items()
+        }
+    return splits
+
+
+def _strata(data: DomainData, name: str, split: Split, balance: Balance) -> tuple[Tensor, ...]:
+    """Rows of a source's training split by class or group.
+
+    Raises:
+        DataError: there are none.
+    """
+    if balance == "class" and data.task != "regression":
+        return strata_of(split.train, split.data.tensors[1])
+    if balance == "group" and name in data.groups:
+        return strata_of(split.train, data.groups[name].of_sample)
+    raise DataError(
+        f"{data.name}: batches cannot balance over each {balance}, since there is none in {name}; "
+        f"set balance to none, or name what the groups are."
+    )
 
 
 class Trainer:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, DomainData, News, load
+from domaingrad.bench.domains import DataError, DomainData, News, correct, load
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
@@ -30,6 +30,16 @@ Role = Literal["source, validation", "held out", "new data"]
 
 
 @dataclass(frozen=True)
+class GroupEvaluation:
+    """Samples that belong together."""
+
+    group: str
+    samples: int
+    score: float
+    """Share that is told right; of numbers minus the mean absolute error."""
+
+
+@dataclass(frozen=True)
 class DomainEvaluation:
     """One domain."""
 
@@ -42,6 +52,8 @@ class DomainEvaluation:
     """Counts [true class, predicted class]; ``None`` where labels are numbers."""
     recorded: Mapping[str, Any] | None = None
     """What the data's recorder keeps of groups."""
+    groups: tuple[GroupEvaluation, ...] = ()
+    """The worst first, where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,10 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | Path | RunDirectory, data: str | None = None, news: News | None = None
+    run: str | Path | RunDirectory,
+    data: str | None = None,
+    news: News | None = None,
+    by_group: bool = False,
 ) -> Evaluation:
     """Evaluate the model that a run selected.
 
@@ -66,34 +81,40 @@ def evaluate(
         run: its directory; it has come to its first checkpoint.
         data: other data than the run's own, in the same words as for training.
         news: who hears of decoding.
+        by_group: whether each group is told, too.
 
     Raises:
         RunDirectoryError: there is no run, or no model yet.
-        DataError: the data are not those of the run, or other data do not fit the model.
+        DataError: the data are not those of the run, or other data do not fit the model, or there
+            are no groups.
     """
     directory = directory_of(run)
     trained = model_of_run(directory)
     news = news or News()
     if data is not None:
         config = config_from(directory.config())
-        new = _on_new_data(trained, config, data, news)
+        new = _on_new_data(trained, config, data, news, by_group)
         if not any(found.recorded for found in new):
             return Evaluation(trained, tuple(new))
         own, parts = parts_of_run(directory, trained, news)
-        return Evaluation(trained, tuple(new), _sections(new, _on_sources(trained, own, parts)))
+        return Evaluation(
+            trained, tuple(new), _sections(new, _on_sources(trained, own, parts, by_group))
+        )
     own, parts = parts_of_run(directory, trained, news)
-    sources = _on_sources(trained, own, parts)
+    sources = _on_sources(trained, own, parts, by_group)
     found = [*sources]
     for name, split in parts.held_out.items():
         samples = split.data.tensors
         every = torch.arange(len(samples[1]))
-        found.append(_on(trained, name, "held out", samples, every, own))
+        found.append(_on(trained, name, "held out", samples, every, own, by_group))
     return Evaluation(trained, tuple(found), _sections(found[len(sources) :], sources))
 
 
-def _on_sources(trained: TrainedModel, own: DomainData, parts: Splits) -> list[DomainEvaluation]:
+def _on_sources(
+    trained: TrainedModel, own: DomainData, parts: Splits, by_group: bool
+) -> list[DomainEvaluation]:
     return [
-        _on(trained, name, "source, validation", split.data.tensors, split.val, own)
+        _on(trained, name, "source, validation", split.data.tensors, split.val, own, by_group)
         for name, split in parts.sources.items()
     ]
 
@@ -108,11 +129,13 @@ def _sections(
 
 
 def _on_new_data(
-    trained: TrainedModel, config: TrainConfig, data: str, news: News
+    trained: TrainedModel, config: TrainConfig, data: str, news: News, by_group: bool
 ) -> list[DomainEvaluation]:
     if trained.task == "signed-regression":
         raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
     options = {**config.data_options, "least": 1}
+    if not by_group:  # other data need not have them
+        options.pop("group", None)
     if "target" in options and trained.task == "regression":
         options["task"] = trained.task
     new = load(data, options, news, drawing(replace(config, data=data)))
@@ -130,7 +153,7 @@ def _on_new_data(
         stored = trained.transform.adopted(new.preparation, stored)
         known = (stored, places[labels] if len(places) else labels)
         every = torch.arange(len(labels))
-        found.append(_on(trained, name, "new data", known, every, new))
+        found.append(_on(trained, name, "new data", known, every, new, by_group))
     return found
 
 
@@ -141,6 +164,7 @@ def _on(
     samples: tuple[Tensor, ...],
     rows: Tensor,
     data: DomainData,
+    by_group: bool,
 ) -> DomainEvaluation:
     stored, labels = samples
     outputs, truth = trained.outputs(stored, rows), labels[rows]
@@ -155,7 +179,41 @@ def _on(
     recorded = None
     if data.recorder is not None and domain in data.groups:
         recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
-    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded)
+    groups = _by_group(trained, domain, rows, outputs, truth, data) if by_group else ()
+    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded, groups)
+
+
+def _by_group(
+    trained: TrainedModel,
+    domain: str,
+    rows: Tensor,
+    outputs: Tensor,
+    truth: Tensor,
+    data: DomainData,
+) -> tuple[GroupEvaluation, ...]:
+    if domain not in data.groups:
+        raise DataError(
+            f"{data.name} says of no groups in {domain}; train with the setting group that names "
+            f"them."
+        )
+    groups = data.groups[domain]
+    if trained.task == "regression":
+        each = -(outputs - truth).abs()
+    else:
+        each = correct(trained.task, _columns(outputs), truth).double()
+    number = groups.of_sample[rows]
+    samples = torch.bincount(number, minlength=len(groups.names)).tolist()
+    totals = torch.bincount(number, each.double(), minlength=len(groups.names)).tolist()
+    found = [
+        GroupEvaluation(name, count, total / count)
+        for name, count, total in zip(groups.names, samples, totals, strict=True)
+        if count
+    ]
+    return tuple(sorted(found, key=lambda each: each.score))
+
+
+def _columns(outputs: Tensor) -> Tensor:
+    return outputs if outputs.dim() == 2 else outputs.unsqueeze(1)
 
 
 def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

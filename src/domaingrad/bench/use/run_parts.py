@@ -6,7 +6,7 @@ from pathlib import Path
 
 from domaingrad.bench.domains import DataError, DomainData, News, load
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.settings import DECIDED_BY, config_from
+from domaingrad.bench.runs.settings import DECIDED_BY, config_from, training_of
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.trainer import Splits
 from domaingrad.bench.runs.training import drawing
@@ -50,4 +50,8 @@ def parts_of_run(
             f"{config.data} has changed since {directory.path} was trained on it, so its splits "
             f"cannot be told; name it as other data of evaluate, to evaluate on all of it."
         )
-    return own, Splits.of(own, config.held_out, (config.seed, own.name, f"trial {config.trial}"))
+    trial, balance = (
+        (config.seed, own.name, f"trial {config.trial}"),
+        training_of(config, own).balance,
+    )
+    return own, Splits.of(own, config.held_out, trial, balance)
