@@ -229,8 +229,10 @@ class Reader:
     kind: str
     summary: str
     """In one line, for the command line's list."""
-    read: Callable[[Path, Any, News], DomainData]
+    read: Callable[..., DomainData]
     """Of a path, these options, and who hears of the reading."""
     options: type[ReaderOptions] = ReaderOptions
+    draws: bool = False
+    """Whether some of it is drawn anew in each trial; then ``read`` takes a generator, too."""
     hold_out: Callable[[Any], str | None] = lambda _: None
     """The domain that options say to hold out, if they do."""

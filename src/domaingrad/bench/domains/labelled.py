@@ -31,6 +31,10 @@ class ImageOptions(ReaderOptions):
     size: Annotated[
         Whole | None, Option(f"Images: height and width.  [default: {DEFAULT_SIZE}]")
     ] = None
+    stored_size: Annotated[
+        Whole | None,
+        Option("Images: height and width that are kept and cropped from.  [default: size]"),
+    ] = None
     skip_unreadable: Annotated[
         bool,
         Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
@@ -99,10 +103,12 @@ def read_labelled(
         DataError: as :func:`~.cache.decoded`; or leaving out unreadable files left out a whole
             domain or class.
     """
-    preparation = Photographs(DEFAULT_SIZE if options.size is None else options.size)
+    preparation = Photographs(
+        DEFAULT_SIZE if options.size is None else options.size, options.stored_size
+    )
     images = sorted(images, key=_domain)
     pixels = decoded(
-        [image.path for image in images], preparation.size, news, options.skip_unreadable
+        [image.path for image in images], preparation.kept, news, options.skip_unreadable
     )
     kept = [images[index] for index in pixels.kept]
     for kind, name_of in (("domain", _domain), ("class", _label)):

@@ -53,7 +53,7 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
             path alone, of a folder of images, a ``.csv`` or a ``.json`` manifest.
         options: what the reader is told, by name.
         news: who hears of decoding.
-        generator: from which a built-in data set is drawn; nothing else uses it.
+        generator: from which is drawn what is drawn anew in each trial (:func:`is_drawn`).
 
     Raises:
         UnknownNameError: a name in no list.
@@ -64,7 +64,13 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
     if data in DATA_SETS:
         return DATA_SETS[data].draw(generator)
     reader, place = reader_of(data)
-    return reader.read(Path(place).expanduser(), told, news)
+    drawing = (generator,) if reader.draws else ()
+    return reader.read(Path(place).expanduser(), told, news, *drawing)
+
+
+def is_drawn(data: str) -> bool:
+    """Whether another trial has other data, or as many digits otherwise colored."""
+    return data in DATA_SETS or reader_of(data)[0].draws
 
 
 def options_of(data: str, options: Mapping[str, Any]) -> ReaderOptions:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from domaingrad.bench.names import look_up
+from domaingrad.bench.protocol import PowerOfTwo
 
 from .data import DataError, DomainData, News, Reader
 from .files import listed
@@ -30,6 +31,8 @@ class Preset:
     licence: str
     source: str
     """Paper, and where to get the data."""
+    batch: PowerOfTwo | None = None
+    """From what DomainBed's search draws it, if not as for other photographs."""
 
     def obtained(self) -> str:
         """What someone needs to know who has not got it, in a sentence."""
@@ -97,6 +100,7 @@ DOMAIN_NET = Preset(
     download="19 GB",
     licence="non-commercial research and education only",
     source=f"Peng et al., arXiv 1812.01754; ai.bu.edu/M3SDA, its duplicates removed by {DOMAINBED}",
+    batch=PowerOfTwo(3, 5),
 )
 SVIRO = Preset(
     name="sviro",
@@ -137,7 +141,11 @@ def read_preset(name: str) -> Callable[[Path, FolderOptions, News], DomainData]:
         found = grouped(find_images(path), path, options.group)
         _check(preset, found, path)
         notes = (*found.notes, *_counted(preset, found))
-        return read_labelled(preset.name, found.images, options, news, notes)
+        data = read_labelled(preset.name, found.images, options, news, notes)
+        if preset.batch is None:
+            return data
+        search = {**data.recipe.distributions, "batch": preset.batch}
+        return replace(data, recipe=replace(data.recipe, search=search))
 
     return read
 

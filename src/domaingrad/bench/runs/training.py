@@ -239,13 +239,13 @@ def held_out_in_turn(data: DomainData) -> list[str]:
 
 
 def drawing(config: TrainConfig) -> Generator:
-    """What a built-in data set is drawn from."""
+    """From which data are drawn that each trial draws anew."""
     return generator_of(*drawing_names(config))
 
 
 def drawing_names(config: TrainConfig) -> tuple[object, ...]:
-    """What that derives from."""
-    return config.seed, config.data, f"trial {config.trial}", "data"
+    """What that derives from; nothing of where the data lie."""
+    return config.seed, config.data.partition(":")[0], f"trial {config.trial}", "data"
 
 
 def _sources(config: TrainConfig, data: DomainData) -> list[list[str]]:
