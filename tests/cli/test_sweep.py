@@ -243,10 +243,10 @@ def test_another_sweep_in_the_directory_is_refused_and_a_larger_one_extends(swep
     other = run(*small, "--steps", 5)
     assert other.exit_code == 2
     assert "steps is 4 there and 5 here" in other.stderr
-    assert "Choose another --out" in other.stderr
+    assert "Choose another directory" in other.stderr
     larger = run(*small, "--draws", 2)
     assert larger.exit_code == 2
-    assert "draws is 1 there and 2 here. Add --extend" in larger.stderr
+    assert "draws is 1 there and 2 here. To go on with it, extend it" in larger.stderr
     more = run(*small, "--methods", "agr-sum", "--seed", 1)
     assert more.exit_code == 2
     assert (

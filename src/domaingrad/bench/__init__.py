@@ -10,6 +10,7 @@ from . import register
 from .domains import DATA_SETS, READERS, DataError, News, Task, told_to_hold_out
 from .entry import config_of, name_of, train
 from .methods import ABLATIONS, QUICK, listed_methods
+from .metrics import METRICS
 from .names import import_plugins, look_up
 from .protocol import SELECTIONS
 from .reports import (
@@ -69,6 +70,7 @@ __all__ = [
     "ABLATIONS",
     "DATA_SETS",
     "LOGGERS",
+    "METRICS",
     "QUICK",
     "READERS",
     "SECTIONS",

@@ -14,6 +14,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from .domains import IN_MEMORY, DataError, from_datasets, told_to_hold_out
+from .domains.fetched import Fetch
 from .names import import_plugins
 from .runs.directory import CONFIG, read_config
 from .runs.resumable import Listener
@@ -30,6 +31,7 @@ def train(
     name: str = "data",
     classes: Sequence[str] | None = None,
     groups: Mapping[str, Sequence[object]] | None = None,
+    fetch: Fetch = "once",
     listener: Listener | None = None,
     loggers: Sequence[str] = (),
     processes: tuple[int, int] = (1, 1),
@@ -48,6 +50,8 @@ def train(
         name: of data in memory; seeds derive from it.
         classes: names of the classes of data in memory.
         groups: of data in memory: by domain the group of each sample, which is never split.
+        fetch: of data sets: whether their inputs are read once, or asked for each time they are
+            needed, as where they are larger than memory; ``workers`` then fetch them ahead.
         listener: who hears how it goes.
         loggers: names of loggers beside the records.
         processes: that train together, on a node each with a device of its own, and nodes; of data
@@ -83,7 +87,7 @@ def train(
         config = TrainConfig(place, hold_out, **settings)
     if processes != (1, 1):
         return train_together(config, out, listener, processes=processes, loggers=loggers)
-    ready = from_datasets(data, name, classes, groups) if isinstance(data, Mapping) else None
+    ready = from_datasets(data, name, classes, groups, fetch) if isinstance(data, Mapping) else None
     return run(config, out, listener, data=ready, loggers=loggers)
 
 

@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from domaingrad.bench import SECTIONS, DomainEvaluation, Evaluation, SectionTable, plot_confusion
+from domaingrad.bench import (
+    METRICS,
+    SECTIONS,
+    DomainEvaluation,
+    Evaluation,
+    SectionTable,
+    plot_confusion,
+)
 from domaingrad.bench import evaluate as run_evaluation
 
 from .errors import bad_input
@@ -147,8 +154,9 @@ def _score(value: float, found: DomainEvaluation) -> str:
 def _value(name: str, found: DomainEvaluation) -> str:
     if name not in found.metrics:
         return "–"
+    percent = any(metric.percent for metric in METRICS.values() if metric.title == name)
     value = found.metrics[name]
-    return f"{100 * value:.1f} %" if found.confusion is not None else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
 def _recall(found: DomainEvaluation, index: int) -> str:

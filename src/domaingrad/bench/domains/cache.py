@@ -29,8 +29,9 @@ FORMAT = 1
 class Decoded:
     """The pixels of image files."""
 
-    images: Tensor
-    """uint8 [n, 3, size, size]; a memory map whose changes stay in memory."""
+    images: Tensor | None
+    """uint8 [n, 3, size, size], a memory map whose changes stay in memory; ``None`` where they are
+    decoded when they are needed."""
     kept: tuple[int, ...]
     """Which of the files these are; all of them unless unreadable ones were left out."""
     notes: tuple[str, ...]

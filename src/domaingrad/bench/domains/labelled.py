@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.schema import Option, Whole, settings
 
-from .cache import decoded
+from .cache import Decoded, decoded
 from .data import DataError, DomainData, Groups, News, ReaderOptions
+from .fetched import Fetch, FetchedSamples, ImageFiles
 from .files import listed
 from .photographs import Photographs
 from .recipes import for_photographs
@@ -39,6 +41,11 @@ class ImageOptions(ReaderOptions):
         bool,
         Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
     ] = False
+
+    fetch: Annotated[
+        Fetch,
+        Option("Images: decoded once and kept on disk, or each time (as-needed)."),
+    ] = "once"
 
 
 @dataclass(frozen=True)
@@ -107,9 +114,11 @@ def read_labelled(
         DEFAULT_SIZE if options.size is None else options.size, options.stored_size
     )
     images = sorted(images, key=_domain)
-    pixels = decoded(
-        [image.path for image in images], preparation.kept, news, options.skip_unreadable
-    )
+    files = [image.path for image in images]
+    if options.fetch == "once":
+        pixels = decoded(files, preparation.kept, news, options.skip_unreadable)
+    else:
+        pixels = _undecoded(name, files, preparation.kept, options)
     kept = [images[index] for index in pixels.kept]
     for kind, name_of in (("domain", _domain), ("class", _label)):
         if lost := sorted({*map(name_of, images)} - {*map(name_of, kept)}):
@@ -133,9 +142,7 @@ def read_labelled(
         name=name,
         # Views of the memory map, as a domain's images lie side by side.
         domains={
-            domain: TensorDataset(
-                pixels.images[places[0] : places[-1] + 1], labels[places[0] : places[-1] + 1]
-            )
+            domain: _samples(pixels, files, preparation.kept, labels, places)
             for domain, places in sorted(rows.items())
         },
         preparation=preparation,
@@ -150,6 +157,30 @@ def read_labelled(
             if kept[places[0]].group
         },
     )
+
+
+def _undecoded(name: str, files: Sequence[Path], size: int, options: ImageOptions) -> Decoded:
+    """What is known of files that are decoded when they are needed."""
+    if options.skip_unreadable:
+        raise DataError(
+            f"{name}: unreadable images cannot be left out where images are decoded as needed; "
+            f"remove them, or decode once."
+        )
+    if missing := [path for path in files if not path.is_file()]:
+        raise DataError(f"{name}: {len(missing):,} images are not there: {listed(missing)}.")
+    there = [(path.name, s.st_size, s.st_mtime_ns) for path in files for s in [path.stat()]]
+    digest = hashlib.sha256(json.dumps([size, there]).encode()).hexdigest()
+    return Decoded(None, tuple(range(len(files))), (), digest)
+
+
+def _samples(
+    pixels: Decoded, files: Sequence[Path], size: int, labels: Tensor, places: Sequence[int]
+) -> TensorDataset:
+    """Of a domain, whose images lie side by side."""
+    own = slice(places[0], places[-1] + 1)
+    if pixels.images is None:
+        return FetchedSamples(ImageFiles(files[own], size), labels[own])
+    return TensorDataset(pixels.images[own], labels[own])
 
 
 def _groups(images: Sequence[LabelledImage], everywhere: bool) -> Groups:

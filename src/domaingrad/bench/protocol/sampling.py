@@ -8,24 +8,26 @@ from torch import Generator, Tensor
 from .splits import Split
 
 
-def draw(
-    split: Split, size: int, generator: Generator, part: slice = slice(None)
-) -> tuple[Tensor, Tensor]:
+def draw(split: Split, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of :func:`drawn_rows`."""
+    rows = drawn_rows(split, size, generator)
+    inputs, labels = split.data.tensors
+    return inputs[rows], labels[rows]
+
+
+def drawn_rows(split: Split, size: int, generator: Generator) -> Tensor:
     """``size`` training samples with replacement, as DomainBed's loaders draw them.
 
     Where a split has strata, as many of each as can be, and one more of some, drawn anew each time;
-    in random order. All of them are drawn, and ``part`` of them fetched.
+    in random order.
     """
-    inputs, labels = split.data.tensors
     rows = torch.cat(
         [
             stratum[torch.randint(len(stratum), (count,), generator=generator)]
             for stratum, count in _shares(split, size, generator)
         ]
     )
-    if split.strata:
-        rows = rows[torch.randperm(size, generator=generator)]
-    return inputs[rows[part]], labels[rows[part]]
+    return rows[torch.randperm(size, generator=generator)] if split.strata else rows
 
 
 def _shares(split: Split, size: int, generator: Generator) -> list[tuple[Tensor, int]]:

@@ -15,6 +15,7 @@ from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
+from domaingrad.bench.metrics import METRICS
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
@@ -130,8 +131,9 @@ def begin(
             ratio=config.average_ratio,
         )  # fmt: skip
         trainer = Trainer(
-            data, built.splits, network, method, training, names, context, config.augment, averaging
-        )
+            data, built.splits, network, method, training, names, context, config.augment,
+            METRICS[config.metric] if config.metric else None, config.workers, averaging,
+        )  # fmt: skip
         return Begun(trainer, built, torch.get_rng_state())
 
 

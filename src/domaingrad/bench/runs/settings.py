@@ -26,6 +26,7 @@ from domaingrad.bench.domains import (
     options_of,
 )
 from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.metrics import METRICS
 from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.schema import (
@@ -121,6 +122,10 @@ class TrainConfig:
     clip_norm: Annotated[
         Number | None, Field(gt=0), Option("Largest norm of a step's gradient; none unless told.")
     ] = None
+    metric: Annotated[
+        str | None,
+        Option("By what models are scored and selected; accuracy, or R² of numbers, unless told."),
+    ] = None
     checkpoints: Annotated[
         Count | None,
         Option(
@@ -143,6 +148,11 @@ class TrainConfig:
     ] = 0.3
     precision: Annotated[Precision, Option("In which the network computes.")] = "32"
     compile: Annotated[bool, Option("Use torch.compile.", "--compile/--no-compile")] = False
+    workers: Annotated[
+        Whole,
+        Field(ge=0),
+        Option("Processes that fetch inputs ahead, of data that are not kept in memory."),
+    ] = field(default=0, compare=False)
     accelerator: Annotated[str, Option("auto, cpu, cuda, mps.")] = "auto"
     plugins: Annotated[
         tuple[str, ...],
@@ -173,7 +183,8 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
         model += f" with weights of {Path(config.weights).name}"
     if config.average != "none":
         model += f" averaged over training ({config.average})"
-    return training.described(model), chosen
+    scored = f", scored by {METRICS[config.metric].title}" if config.metric else ""
+    return f"{training.described(model)}{scored}", chosen
 
 
 def checked(config: TrainConfig) -> TrainConfig:
@@ -207,6 +218,14 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         )
     training, usual = training_of(config, data), data.recipe.backbone
     _require_average(config, training)
+    if config.metric is not None:
+        metric = look_up("metric", config.metric, METRICS)
+        fitting = [n for n, m in METRICS.items() if m.task == data.task and m.higher]
+        if config.metric not in fitting:
+            raise SettingError(
+                f"expected a metric of {data.task} of which more is better, one of "
+                f"{', '.join(fitting)}; found {metric.title}."
+            )
     return replace(
         config,
         data=_from_anywhere(config.data),
@@ -282,6 +301,7 @@ def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[s
     method, built_in = method_of(config), DATA_SETS.get(data.name) if data.built_in else None
     parts: list[object] = [type(method), method.code, type(data.preparation)]
     parts += [built_in.make] if built_in else []
+    parts += [METRICS[config.metric].of] if config.metric else []
     parts += [BACKBONES[name] for name in [architecture_of(config, data).name] if name in BACKBONES]
     decided_by = {
         "data": data.fingerprint,
@@ -315,7 +335,10 @@ def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
         own = value
         if isinstance(value, dict) and isinstance(default, dict):
             own, default = {k: v for k, v in value.items() if v != default.get(k)}, {}
-        if name not in (MADE_BY, "plugins") and own not in (default, UNSAID.get(name, default)):
+        if name not in (MADE_BY, "plugins", "workers") and own not in (
+            default,
+            UNSAID.get(name, default),
+        ):
             found[name] = own
     return found
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
@@ -28,10 +28,10 @@ from domaingrad.bench.domains import (
     score,
 )
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
+from domaingrad.bench.metrics import Metric
 from domaingrad.bench.models import Network, Predictor
 from domaingrad.bench.protocol import (
     Split,
-    draw,
     generator_of,
     of_trained,
     seed_of,
@@ -43,6 +43,7 @@ from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
 from .averaging import Averaging, OverProcesses
+from .feeding import Feed
 from .optimizers import Optimizers
 from .ranks import Ranks
 
@@ -184,9 +185,11 @@ class Splits:
                 f"are groups), one to train on and one to validate; found fewer in "
                 f"{', '.join(small)}."
             )
-        preparation = data.preparation.fitted(
-            [split.data.tensors[0][split.train] for split in sources.values()]
-        )
+        preparation = data.preparation
+        if type(preparation).fitted is not Preparation.fitted:
+            preparation = preparation.fitted(
+                [split.data.tensors[0][split.train] for split in sources.values()]
+            )
         return cls(
             sources,
             {name: splits[name] for name in held_out},
@@ -254,6 +257,8 @@ class Trainer:
         names: from which, and from nothing else, all seeds derive.
         context: device, processes and precision.
         augment: whether training inputs are varied at random, where the data have a way for it.
+        metric: by what models are scored; accuracy or R² unless given.
+        workers: processes that fetch inputs ahead, of data that are not in memory.
         averaging: makes the average of a model's weights that is evaluated, if one is.
 
     Raises:
@@ -270,6 +275,8 @@ class Trainer:
         names: tuple[object, ...],
         context: DeviceContext,
         augment: bool = True,
+        metric: Metric | None = None,
+        workers: int = 0,
         averaging: Callable[[nn.Module, OverProcesses | None], Averaging | None] = lambda *_: None,
     ) -> None:
         self.steps_done = 0
@@ -280,12 +287,17 @@ class Trainer:
         self._context = context
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
         self._optimizers = Optimizers(training)
-        self._loss = partial(_losses, data.task)
+        self._loss, self._metric = partial(_losses, data.task), metric
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
-        sizes = [training.batch] * len(splits.sources)
+        sources, size = splits.sources, training.batch
+        sizes = [size] * len(sources)
         sharding = method.requires.sharding or "sample by sample"  # for one process it is the same
         shares = context.ranks.shares(sharding, sizes)
-        self._shares = dict(zip(splits.sources, shares, strict=True))
+        self._shares = dict(zip(sources, shares, strict=True))
+        generators = self._generators
+        self._feed = Feed(sources, size, generators["batches"], self._shares, workers)
+        whole = dict.fromkeys(sources, slice(None))
+        self._looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
         self.learner = method.learner(
             Setup(
@@ -325,7 +337,7 @@ class Trainer:
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._batches("batches", self._shares, augment=self._augment)
+        batches = self._prepared(self._feed, augment=self._augment)
         self.data_time += time.perf_counter() - began
         self._last_loss = self.learner.update(batches)
         self._context.scaler.update()
@@ -394,7 +406,7 @@ class Trainer:
             "averaging": self._averaging and self._averaging.state_dict(),
             "scaler": self._context.scaler.state_dict(),
             "generators": {
-                name: generator.get_state() for name, generator in self._generators.items()
+                name: generator.get_state() for name, generator in self._drawing().items()
             },
             "drawn by models": self._context.ranks.gathered(self._drawn()),
         }
@@ -407,12 +419,16 @@ class Trainer:
         if self._averaging is not None:
             self._averaging.load_state_dict(state["averaging"])
         self._context.scaler.load_state_dict(state["scaler"])
-        for name, generator in self._generators.items():
+        for name, generator in self._drawing().items():
             generator.set_state(state["generators"][name])
         drawn = state["drawn by models"][self._context.ranks.rank]
         torch.set_rng_state(drawn["cpu"])
         if "cuda" in drawn and self._context.device.type == "cuda":
             torch.cuda.set_rng_state(drawn["cuda"], self._context.device)
+
+    def _drawing(self) -> dict[str, Generator | Feed]:
+        """All that a run draws from; what is drawn ahead counts as not drawn."""
+        return {**self._generators, "batches": self._feed}
 
     def _drawn(self) -> dict[str, Tensor]:
         """State of the generators from which models draw."""
@@ -421,18 +437,15 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self._context.device)
         return states
 
-    def _batches(self, stream: str, shares: Mapping[str, slice], augment: bool) -> Batches:
-        """A batch of each source, or a share of it, prepared, where the model computes."""
-        generator = self._generators[stream]
+    def _prepared(self, feed: Feed, augment: bool) -> Batches:
+        """The next batch of each source, or this process's share, where the model computes."""
         device, size = self._context.device, self._training.batch
+        prepare, generator = self._splits.preparation, self._generators["augmentation"]
         ready = {}
-        for name, split in self._splits.sources.items():
-            share = shares.get(name, slice(None))
-            stored, labels = draw(split, size, generator, share)
-            stored, labels = stored.to(device), labels.to(device)
-            prepare = self._splits.preparation
+        for name, (taken, truth) in feed.take().items():
+            stored, labels = taken.to(device), truth.to(device)
             inputs = (
-                prepare.augmented(stored, self._generators["augmentation"], size, share)
+                prepare.augmented(stored, generator, size, self._shares[name])
                 if augment
                 else prepare(stored)
             )
@@ -442,7 +455,7 @@ class Trainer:
     def _agreement(self) -> float | None:
         if len(self._splits.sources) < 2:
             return None
-        batches = self._batches("agreement", {}, augment=False)
+        batches = self._prepared(self._looked_at, augment=False)
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
         probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.network, probe)
@@ -462,11 +475,31 @@ class Trainer:
     def _validation(self, split: Split, rows: Tensor, outputs: Tensor) -> Validation:
         labels = self._splits.target.scaled(split.data.tensors[1][rows])
         loss = self._loss(outputs, labels).mean().item()
-        return Validation(score(self._data.task, outputs, labels), loss)
+        return Validation(self._score(split, rows, outputs), loss)
 
     def _score(self, split: Split, rows: Tensor, outputs: Tensor) -> float:
         labels = split.data.tensors[1][rows]
+        if self._metric is not None:
+            return self._measured(self._metric, labels, outputs)
         return score(self._data.task, outputs, self._splits.target.scaled(labels))
+
+    def _measured(self, metric: Metric, labels: Tensor, outputs: Tensor) -> float:
+        """By a metric that was asked for; the least there is once training has diverged.
+
+        Raises:
+            DataError: the samples do not define it.
+        """
+        if not outputs.isfinite().all():
+            return 0.0 if metric.percent else -math.inf
+        classes = self._data.task == "classification"
+        told = outputs.softmax(1) if classes else self._splits.target.unscaled(outputs.squeeze(1))
+        value = metric.of(told, labels)
+        if value is None:
+            raise DataError(
+                f"{metric.title} is not defined on a split of {len(labels)} samples of "
+                f"{self._data.name}; choose another metric."
+            )
+        return float(value)
 
     def _recorded(self, domain: str, rows: Tensor, outputs: Tensor) -> Mapping[str, Any] | None:
         """Of a domain with groups; ``None`` for other data, and once training has diverged."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from domaingrad.bench.domains import DataError, DomainData, News, correct, load
+from domaingrad.bench.metrics import told
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
@@ -21,9 +21,6 @@ from domaingrad.bench.schema import without_none
 from domaingrad.bench.sections import SECTIONS, EvaluationSection
 
 from .run_parts import directory_of, model_of_run, parts_of_run
-
-BINS = 15
-"""Bins of confidence in the calibration error, as usual."""
 
 Role = Literal["source, validation", "held out", "new data"]
 """What the samples of a domain were to the model."""
@@ -168,14 +165,8 @@ def _on(
 ) -> DomainEvaluation:
     stored, labels = samples
     outputs, truth = trained.outputs(stored, rows), labels[rows]
-    if trained.task == "classification":
-        metrics = classification_metrics(outputs, truth)
-        confusion = _confusion(outputs, truth)
-    elif trained.task == "regression":
-        metrics, confusion = regression_metrics(outputs, truth), None
-    else:
-        right = (outputs.sign() == truth).double().mean().item()
-        metrics, confusion = {"accuracy": right}, None
+    metrics = told(trained.task, outputs, truth)
+    confusion = _confusion(outputs, truth) if trained.task == "classification" else None
     recorded = None
     if data.recorder is not None and domain in data.groups:
         recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
@@ -216,68 +207,7 @@ def _columns(outputs: Tensor) -> Tensor:
     return outputs if outputs.dim() == 2 else outputs.unsqueeze(1)
 
 
-def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """What is usually told of a classifier, by torchmetrics.
-
-    Accuracy; balanced accuracy, the mean recall of the classes that occur; F1, the mean over
-    classes that occur or are predicted; AUROC, one class against the rest, the mean over classes
-    that occur (of two classes: of the second); ECE, the expected calibration error,
-    Σ_b n_b/n · |accuracy − confidence| of 15 bins b of confidence (arXiv 1706.04599).
-
-    Args:
-        probabilities: shape [n, classes].
-        labels: shape [n].
-    """
-    tm = _torchmetrics("functional.classification")
-    classes = probabilities.shape[1]
-    present = torch.unique(labels).tolist()
-    recall = tm.multiclass_recall(probabilities, labels, classes, average="none")
-    f1 = tm.multiclass_f1_score(probabilities, labels, classes, average="none")
-    either = torch.unique(torch.cat([labels, probabilities.argmax(1)]))
-    metrics = {
-        "accuracy": tm.multiclass_accuracy(probabilities, labels, classes, average="micro"),
-        "balanced accuracy": recall[present].mean(),
-        "macro F1": f1[either].mean(),
-    }
-    if len(present) > 1:
-        against = [1] if classes == 2 else present
-        metrics["AUROC"] = torch.stack(
-            [tm.binary_auroc(probabilities[:, c], (labels == c).long()) for c in against]
-        ).mean()
-    metrics["ECE"] = tm.multiclass_calibration_error(
-        probabilities, labels, classes, n_bins=BINS, norm="l1"
-    )
-    return {name: value.item() for name, value in metrics.items()}
-
-
-def regression_metrics(outputs: Tensor, labels: Tensor) -> dict[str, float]:
-    """R², root mean square error and mean absolute error, in the unit of the labels."""
-    tm = _torchmetrics("functional")
-    metrics = {
-        "RMSE": tm.mean_squared_error(outputs, labels, squared=False).item(),
-        "MAE": tm.mean_absolute_error(outputs, labels).item(),
-    }
-    if len(labels) > 1 and torch.unique(labels).numel() > 1:
-        metrics = {"R²": tm.r2_score(outputs, labels).item()} | metrics
-    return metrics
-
-
 def _confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
-    tm = _torchmetrics("functional.classification")
-    counts: Tensor = tm.multiclass_confusion_matrix(probabilities, labels, probabilities.shape[1])
-    return counts
-
-
-def _torchmetrics(module: str) -> Any:
-    """Imported when used, since it takes seconds, and imports torchvision where that is installed.
-
-    Raises:
-        DataError: it cannot be imported.
-    """
-    try:
-        return import_module(f"torchmetrics.{module}")
-    except (ImportError, RuntimeError) as error:
-        raise DataError(
-            f"torchmetrics cannot be imported ({error}); where torchvision is named, it is of "
-            f"another build than PyTorch: install the one that belongs to it, or none."
-        ) from error
+    classes = probabilities.shape[1]
+    pairs = classes * labels + probabilities.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
