@@ -9,10 +9,12 @@ from sklearn import metrics as sk
 from domaingrad import bench
 from domaingrad.bench import register
 from domaingrad.bench.metrics import METRICS
+from domaingrad.bench.reports.plots import _unit
 from domaingrad.bench.runs.settings import TrainConfig, written
 from domaingrad.bench.runs.training import train
 from domaingrad.bench.schema import SettingError
 
+from ..cli.test_train import run
 from . import golden
 
 DIGITS = TrainConfig("rotated-digits", "0°", steps=20, checkpoints=2, accelerator="cpu")
@@ -65,6 +67,22 @@ def test_the_unit_of_a_metric_of_numbers_is_that_of_the_labels(tmp_path, monkeyp
     error = (result.model.predict(x) - y).abs().mean().item()
     shares = 0.8 * result.held_out.score + 0.2 * result.held_out.oracle_validation
     assert -error == pytest.approx(shares, rel=1e-5)
+
+
+def test_views_and_reports_say_which_metric_it_is(tmp_path):
+    options = ["--metric", "macro-f1", "--steps", 20, "--checkpoints", 2, "--accelerator", "cpu"]
+    done = run("train", "--data", "colored-digits", "--hold-out=-90%", *options, "--out",
+               tmp_path / "one")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "source validation macro F1 " in done.stderr
+    assert "macro F1 " in done.stdout
+    config = bench.SweepConfig(
+        data=("colored-digits",), methods=("erm",), hold_out=("-90%",), trials=1,
+        settings={"metric": "macro-f1", "steps": 20, "checkpoints": 2, "accelerator": "cpu"},
+    )  # fmt: skip
+    summary = bench.sweep(config, tmp_path / "many", jobs=1)
+    assert summary.data[0].data.recipe.endswith("scored by macro F1")
+    assert _unit(summary.data[0]) == "macro F1, %"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 """
 
 from . import register
-from .domains import DATA_SETS, READERS, DataError, News, Task, told_to_hold_out
+from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
 from .entry import config_of, name_of, train
 from .methods import ABLATIONS, QUICK, listed_methods
-from .metrics import METRICS
+from .metrics import METRICS, in_words
 from .names import import_plugins, look_up
 from .protocol import SELECTIONS
 from .reports import (
@@ -101,13 +101,13 @@ __all__ = [
     "Summary",
     "SweepConfig",
     "SweepDirectory",
-    "Task",
     "TrainConfig",
     "TrainedModel",
     "config_of",
     "evaluate",
     "hyperparameter",
     "import_plugins",
+    "in_words",
     "inspect",
     "json_of",
     "latex",

@@ -39,6 +39,24 @@ METRICS = Registry[Metric]("metric")
 """By name on the command line, in the order of tables."""
 
 
+def scoring(task: Task, name: str | None) -> Metric:
+    """The metric that models are scored by: that of the name, or accuracy or R²."""
+    if name is None:
+        name = "r2" if task == "regression" else "accuracy"
+    return METRICS[name]
+
+
+def in_words(score: float, task: Task, name: str | None = None) -> str:
+    """A score with the metric's title, which accuracy does without.
+
+    >>> in_words(0.25, "classification"), in_words(0.25, "regression")
+    ('25.0 %', 'R² 0.250')
+    """
+    metric = scoring(task, name)
+    value = f"{100 * score:.1f} %" if metric.percent else f"{score:.3f}"
+    return value if metric.title == "accuracy" else f"{metric.title} {value}"
+
+
 def told(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float]:
     """All metrics of a task that these samples define, by title.
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, Task
+from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, in_words
 from domaingrad.bench import Progress as RunProgress
 
 
@@ -109,14 +109,17 @@ class LiveView:
                     self._pace.note(run, step, here, seconds)
                     self._begun.setdefault(run.key, step - here)
                     self._advance(run, step)
-                    news = f"{here / seconds:.0f} steps/s{scores(checkpoint, run.task)}"
+                    news = (
+                        f"{here / seconds:.0f} steps/s{scores(checkpoint, _score(checkpoint, run))}"
+                    )
                 self._progress.update(self._task(run), completed=step, news=news)
             case Finished(run, seconds, checkpoint):
                 self._pace.note(run, steps_of(run), steps_of(run), seconds)
                 self._end(run)
                 if self._best is None or checkpoint.val_score > self._best[0]:
                     self._best = checkpoint.val_score, run.title
-                self._line(f"{run.title}{scores(checkpoint, run.task)}, took {seconds:.1f} s")
+                told = scores(checkpoint, _score(checkpoint, run))
+                self._line(f"{run.title}{told}, took {seconds:.1f} s")
             case Failed(run, cause):
                 self._failed += 1
                 self._end(run)
@@ -182,15 +185,17 @@ def steps_of(run: PlannedRun) -> int:
     return run.config.steps or 0
 
 
-def scores(checkpoint: Checkpoint | None, task: Task = "classification") -> str:
+def _score(checkpoint: Checkpoint | None, run: PlannedRun) -> str:
+    return "" if checkpoint is None else in_words(checkpoint.val_score, run.task, run.config.metric)
+
+
+def scores(checkpoint: Checkpoint | None, validation: str) -> str:
     """What is known of the sources, to go on with a line."""
     if checkpoint is None:
         return ""
-    agreement, score = checkpoint.agreement, checkpoint.val_score
-    told = f"R² {score:.3f}" if task == "regression" else f"{100 * score:.1f} %"
-    return f", source validation {told}" + (
-        "" if agreement is None else f", agreement {100 * agreement:.1f} %"
-    )
+    agreement = checkpoint.agreement
+    told = "" if agreement is None else f", agreement {100 * agreement:.1f} %"
+    return f", source validation {validation}{told}"
 
 
 def duration(seconds: float) -> str:

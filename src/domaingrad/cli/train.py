@@ -17,6 +17,7 @@ from domaingrad.bench import (
     DataError,
     Result,
     config_of,
+    in_words,
     listed_methods,
     name_of,
     processes_of,
@@ -182,4 +183,4 @@ def _table(result: Result) -> Table:
 
 
 def _number(score: float, result: Result) -> str:
-    return f"R² {score:.3f}" if result.task == "regression" else f"{100 * score:.1f} %"
+    return in_words(score, result.task, result.config.metric)

@@ -65,7 +65,7 @@ class TrainingView:
     def _step(self, status: Status) -> None:
         speed = status.here / status.seconds
         left = duration((status.steps - status.step) / speed)
-        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint)}"
+        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint, status.score)}"
         self._update(self._work, status.step, status.steps, news)
         if status.checkpoint is not self._shown:
             self._shown = status.checkpoint

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from domaingrad.bench.metrics import scoring
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import Cell, DataSummary
@@ -22,9 +23,9 @@ DRAWS_IN_A_ROW = 3
 
 
 def accuracy_plot(data: DataSummary) -> Plot:
-    """Accuracy per held-out domain with error bars, beside that on the sources."""
+    """Score per held-out domain with error bars, beside that on the sources."""
     return themed(
-        "Accuracy per held-out domain",
+        "Score per held-out domain",
         "Filled: the held-out domain, mean ± standard error over trials. Hollow: the same models "
         "on their sources' validation splits. Dotted: guessing, where labels are classes.",
         lambda: _draw_accuracy(data),
@@ -128,7 +129,8 @@ def _scale(data: DataSummary) -> float:
 
 
 def _unit(data: DataSummary) -> str:
-    return "R²" if data.data.task == "regression" else "accuracy, %"
+    metric = scoring(data.data.task, data.data.metric)
+    return f"{metric.title}, %" if metric.percent else metric.title
 
 
 def _limit(axes: Any, data: DataSummary) -> None:

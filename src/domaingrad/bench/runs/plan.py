@@ -99,6 +99,8 @@ class PlannedData:
     """How models are trained, in words."""
     chosen: str = field(compare=False)
     """How that came about."""
+    metric: str | None = field(default=None, compare=False)
+    """Name of what models are scored by, if not the usual."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +322,7 @@ def _described(data: DomainData, request: SweepConfig, given: str) -> PlannedDat
         steps=config.steps,
         recipe=recipe,
         chosen=chosen,
+        metric=config.metric,
     )
 
 

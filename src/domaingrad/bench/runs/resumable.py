@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
-from domaingrad.bench.metrics import METRICS
+from domaingrad.bench.metrics import METRICS, in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
@@ -43,6 +43,8 @@ class Status:
     data_time: float
     """Part of it that was spent on getting batches ready."""
     checkpoint: Checkpoint | None
+    score: str
+    """Its source validation, in words."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ def carry_on(
                 better = content if chosen.step == last.step else None
                 ranks.first(partial(_keep, directory, *found, better, kept, loggers))
             done, now = trainer.steps_done, time.perf_counter() - began
-            listener.step(Status(done, steps, done - first, now, trainer.data_time, last))
+            told = (last and in_words(last.val_score, data.task, config.metric)) or ""
+            listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
         seconds = before + time.perf_counter() - began
     for logger in loggers:
         end(logger)

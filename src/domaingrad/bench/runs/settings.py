@@ -220,7 +220,12 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     _require_average(config, training)
     if config.metric is not None:
         metric = look_up("metric", config.metric, METRICS)
-        fitting = [n for n, m in METRICS.items() if m.task == data.task and m.higher]
+        shares = data.task != "regression"
+        fitting = [
+            name
+            for name, m in METRICS.items()
+            if m.task == data.task and m.higher and m.percent == shares
+        ]
         if config.metric not in fitting:
             raise SettingError(
                 f"expected a metric of {data.task} of which more is better, one of "

@@ -490,7 +490,7 @@ class Trainer:
             DataError: the samples do not define it.
         """
         if not outputs.isfinite().all():
-            return 0.0 if metric.percent else -math.inf
+            return -math.inf if self._data.task == "regression" else 0.0
         classes = self._data.task == "classification"
         told = outputs.softmax(1) if classes else self._splits.target.unscaled(outputs.squeeze(1))
         value = metric.of(told, labels)
