@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -56,11 +57,40 @@ class Pace:
         return sum(seconds for seconds, _ in known) / sum(steps for _, steps in known)
 
 
-class LiveView:
+class Bars:
+    """Bars on a terminal, and nothing elsewhere; they are gone at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class LiveView(Bars):
     """Bars for the whole and for each run under way; plain lines where there is no terminal."""
 
     def __init__(self, console: Console, runs: Sequence[PlannedRun], workers: int) -> None:
-        self._console = console
+        super().__init__(console)
         self._runs = len(runs)
         self._pace = Pace(runs, workers)
         self._failed = 0
@@ -72,31 +102,9 @@ class LiveView:
         self._steps: dict[str, int] = {}
         self._tasks: dict[str, TaskID] = {}
         self._ended = 0
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
         self._whole = self._progress.add_task(
             "all runs", total=sum(steps_of(run) for run in runs), news=""
         )
-
-    def __enter__(self) -> LiveView:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Take in what has happened."""
