@@ -74,6 +74,15 @@ def test_steps_are_those_of_the_equations(optimizer, schedule, warm_up, clip_nor
     np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-7)
 
 
+def test_clipping_sees_gradients_without_the_scale_of_the_loss():
+    weight = nn.Parameter(torch.zeros(2))
+    made, amp = torch.optim.SGD([weight], 1.0), Amp(GradScaler("cpu", init_scale=1024.0), 2.5)
+    amp.scale(weight @ torch.tensor([3.0, -4.0])).backward()
+    amp.step(made)
+    # Half of (3, −4), whose norm is 5.
+    torch.testing.assert_close(weight.detach(), torch.tensor([-1.5, 2.0]))
+
+
 def test_a_gradient_that_is_not_finite_stays_visible_when_clipped():
     weight = nn.Parameter(torch.ones(2))
     made = torch.optim.SGD([weight], 0.1)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.models import BACKBONES
+from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import FullDiskError
 from domaingrad.bench.runs.ranks import shares
@@ -106,10 +106,13 @@ def all_of_it(rank, world, place: Path):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # they have met already
     among = {"processes": (world, 1)}
     heard = []
-    for name, config in configs(place).items():
-        out = place / "together" / name
-        train_together(config, out, Listener(step=heard.append), loggers=("csv",), **among)
-    found = {"steps heard of": len(heard)}
+    built, build = [], Architecture.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Architecture, "build", lambda *a: built.append(a) or build(*a))
+        for name, config in configs(place).items():
+            out = place / "together" / name
+            train_together(config, out, Listener(step=heard.append), loggers=("csv",), **among)
+    found = {"steps heard of": len(heard), "built": len(built)}
 
     with pytest.MonkeyPatch.context() as patch:  # each on a node of its own
         patch.setenv("LOCAL_RANK", "0")
@@ -187,6 +190,11 @@ def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, met
     assert whole[:2] == cut[:2]
     for name, tensor in whole[2].items():
         assert torch.equal(tensor, cut[2][name]), name
+
+
+def test_each_process_builds_each_model_once(results, place):
+    # One a run, and one for each of three domains that are held out in turn.
+    assert [each["built"] for each in results] == [len(configs(place)) + 3] * WORLD
 
 
 def test_the_first_process_alone_tells_how_it_goes(results, place):
