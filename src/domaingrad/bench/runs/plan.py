@@ -67,7 +67,8 @@ class PlannedRun:
     """Name of the data."""
     task: Task
     draw: int
-    config: TrainConfig
+    config: TrainConfig = field(compare=False)
+    """Of which the key says what decides; a later release may write down more of it."""
 
     @property
     def title(self) -> str:
