@@ -10,15 +10,17 @@ from torch import nn
 
 from domaingrad.bench.domains import DataError, score
 from domaingrad.bench.methods import METHODS
+from domaingrad.bench.models import PREDICTORS
 from domaingrad.bench.protocol import generator_of, split_domain
 from domaingrad.bench.runs.averaging import SWAD, RunningMean, valley
 from domaingrad.bench.runs.resumable import begin
 from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.runs.training import Result, train
+from domaingrad.bench.runs.training import train
 from domaingrad.bench.schema import SettingError
 
 from . import golden
 from .methods.sketches import SKETCHES
+from .methods.sketches.mtl import WithMean
 from .test_training import assert_same, cut_off, outcome
 
 DIGITS = TrainConfig("colored-digits", "-90%", steps=24, checkpoints=8, accelerator="cpu")
@@ -173,27 +175,42 @@ def test_an_average_cut_off_goes_on_to_the_same_bits(tmp_path, average, method):
     assert_same(outcome(train(config, tmp_path / "cut")), outcome(whole))
 
 
-@pytest.mark.parametrize("name", ["erm", "mtl", "fish", "dann", "sagnet", "mixup"])
-def test_any_method_has_its_predictor_averaged(tmp_path, monkeypatch, name):
-    from domaingrad.bench.models import PREDICTORS
+EVERY = {**SKETCHES, **METHODS}
+OWN_AVERAGE = ("erm++", "swad")
+"""Methods that predict by one."""
 
-    from .methods.sketches.mtl import WithMean
 
-    if name == "mtl":
-        monkeypatch.setitem(PREDICTORS._entries, "mtl-sketch", WithMean)
-    if name not in METHODS:
-        monkeypatch.setitem(METHODS._entries, name, SKETCHES[name])
-    config = replace(DIGITS, method=name, average="ema", average_from=2)
+@pytest.fixture
+def registered(monkeypatch):
+    """The sketches, as a plug-in registers them."""
+    for name, method in SKETCHES.items():
+        monkeypatch.setitem(METHODS._entries, name, METHODS._entries.get(name, method))
+    monkeypatch.setitem(PREDICTORS._entries, "mtl-sketch", WithMean)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", EVERY)
+def test_any_method_has_its_predictor_averaged_or_says_that_it_has_its_own(tmp_path, name):
+    """Whose weights are saved is then the average that the last checkpoint holds."""
+    config = replace(DIGITS, method=name, average="ema", average_from=2, steps=6, checkpoints=1)
+    if name in OWN_AVERAGE:
+        with pytest.raises(DataError, match="average of its own"):
+            train(config, tmp_path / "run")
+        return
     result = train(config, tmp_path / "run")
-    assert isinstance(result, Result)
-    assert result.model.outputs(torch.rand(4, 2, 8, 8)).shape == (4, 2)
-
-
-@pytest.mark.parametrize("name", ["erm++", "swad"])
-def test_a_method_with_an_average_of_its_own_is_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setitem(METHODS._entries, name, SKETCHES[name])
-    with pytest.raises(DataError, match="average of its own"):
-        train(replace(DIGITS, method=name, average="ema", average_from=2), tmp_path / "run")
+    state = torch.load(result.directory.path / "checkpoint.pt", weights_only=True)
+    kept = {
+        result.model.network.plain_name(key.removeprefix("network.")): tensor
+        for key, tensor in state["trainer"]["averaging"]["mean"].items()
+    }
+    saved = {
+        result.model.network.plain_name(key.removeprefix("predictor.").removeprefix("network.")): t
+        for key, t in result.model.state_dict().items()
+    }
+    assert kept.keys() <= saved.keys()
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in kept.items())
+    assert result.model.predict(torch.rand(6, 2, 8, 8)).shape == (6, 2)
 
 
 @pytest.mark.parametrize(
