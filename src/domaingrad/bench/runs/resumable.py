@@ -15,11 +15,10 @@ from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
-from domaingrad.bench.metrics import METRICS, in_words
+from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
-from .averaging import averaging_of
 from .directory import RunDirectory
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
@@ -127,15 +126,7 @@ def begin(
         network = built.network.to(ranks.device)
         scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
         context = DeviceContext(ranks, scaler)
-        training, method = training_of(config, data), method_of(config)
-        averaging = partial(
-            averaging_of, config.average, begin=config.average_from, decay=config.average_decay,
-            ratio=config.average_ratio,
-        )  # fmt: skip
-        trainer = Trainer(
-            data, built.splits, network, method, training, names, context, config.augment,
-            METRICS[config.metric] if config.metric else None, config.workers, averaging,
-        )  # fmt: skip
+        trainer = Trainer(config, data, built.splits, network, names, context)
         return Begun(trainer, built, torch.get_rng_state())
 
 

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,12 +23,11 @@ from domaingrad.bench.domains import (
     DomainData,
     Preparation,
     Task,
-    Training,
     losses,
     score,
 )
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
-from domaingrad.bench.metrics import Metric
+from domaingrad.bench.metrics import METRICS, Metric
 from domaingrad.bench.models import Network, Predictor
 from domaingrad.bench.protocol import (
     Split,
@@ -42,10 +41,11 @@ from domaingrad.bench.protocol import (
 from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
-from .averaging import Averaging, OverProcesses
+from .averaging import averaging_of
 from .feeding import Feed
 from .optimizers import Optimizers
 from .ranks import Ranks
+from .settings import TrainConfig, method_of, training_of
 
 EVALUATED_AT_ONCE = 2**22
 """Numbers in the inputs that pass through a model together when it is evaluated."""
@@ -249,17 +249,12 @@ class Trainer:
     """One network in training: everything that changes from step to step.
 
     Args:
+        config: resolved settings; :func:`require_fit` has seen that they can be.
         data: the data.
         splits: which samples do what.
         network: where it is to compute.
-        method: how it is trained; :func:`require_fit` has seen that it can.
-        training: steps, optimizer, schedule, batch.
         names: from which, and from nothing else, all seeds derive.
         context: device, processes and precision.
-        augment: whether training inputs are varied at random, where the data have a way for it.
-        metric: by what models are scored; accuracy or R² unless given.
-        workers: processes that fetch inputs ahead, of data that are not in memory.
-        averaging: makes the average of a model's weights that is evaluated, if one is.
 
     Raises:
         DataError: the method has an average of its own.
@@ -267,27 +262,24 @@ class Trainer:
 
     def __init__(
         self,
+        config: TrainConfig,
         data: DomainData,
         splits: Splits,
         network: Network,
-        method: Method,
-        training: Training,
         names: tuple[object, ...],
         context: DeviceContext,
-        augment: bool = True,
-        metric: Metric | None = None,
-        workers: int = 0,
-        averaging: Callable[[nn.Module, OverProcesses | None], Averaging | None] = lambda *_: None,
     ) -> None:
+        method, training = method_of(config), training_of(config, data)
         self.steps_done = 0
         self.network = network
         self.data_time = 0.0
         """Seconds spent on getting batches ready."""
-        self._data, self._splits, self._training, self._augment = data, splits, training, augment
-        self._context = context
+        self._data, self._splits, self._training = data, splits, training
+        self._context, self._augment = context, config.augment
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
         self._optimizers = Optimizers(training)
-        self._loss, self._metric = partial(_losses, data.task), metric
+        self._loss = partial(_losses, data.task)
+        self._metric = METRICS[config.metric] if config.metric else None
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
         sources, size = splits.sources, training.batch
         sizes = [size] * len(sources)
@@ -295,7 +287,7 @@ class Trainer:
         shares = context.ranks.shares(sharding, sizes)
         self._shares = dict(zip(sources, shares, strict=True))
         generators = self._generators
-        self._feed = Feed(sources, size, generators["batches"], self._shares, workers)
+        self._feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
         whole = dict.fromkeys(sources, slice(None))
         self._looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
@@ -315,9 +307,13 @@ class Trainer:
         if context.ranks.world > 1:  # What the network draws is this process's own.
             torch.manual_seed(seed_of(*names, "model", f"rank {context.ranks.rank}"))
         self._last_loss = torch.tensor(math.nan)
-        self._averaging = averaging(
+        self._averaging = averaging_of(
+            config.average,
             self.learner.predictor(),
             context.ranks.average_statistics if context.ranks.world > 1 else None,
+            begin=config.average_from,
+            decay=config.average_decay,
+            ratio=config.average_ratio,
         )
         if self._averaging is not None:
             _require_trained(method, self._averaging.model, self.learner.optimizers())
