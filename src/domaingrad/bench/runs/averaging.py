@@ -292,7 +292,10 @@ def _toward(mean: Weights | None, weights: Mapping[str, Tensor], share: float) -
     """Mean + share · (weights − mean); copies of the weights where there is no mean yet."""
     if mean is None:
         return {name: tensor.clone() for name, tensor in weights.items()}
-    return {name: torch.lerp(mean[name], tensor, share) for name, tensor in weights.items()}
+    names = list(weights)
+    # All tensors in a few kernels.
+    moved = torch._foreach_lerp([mean[n] for n in names], [weights[n] for n in names], share)
+    return dict(zip(names, moved, strict=True))
 
 
 def _onto(model: nn.Module, weights: Mapping[str, Tensor] | None) -> Any:
