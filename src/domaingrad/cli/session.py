@@ -17,7 +17,10 @@ from domaingrad.bench import (
     FullDiskError,
     PlannedSweep,
     Summary,
+    SweepConfig,
+    look_up,
     missing_lines,
+    plan_sweep,
     print_tables,
     published_lines,
     to_json,
@@ -25,6 +28,7 @@ from domaingrad.bench import (
     write_report,
 )
 
+from .errors import bad_input
 from .live import LiveView
 
 INTERRUPTED = 130
@@ -85,6 +89,39 @@ def carry_out_and_report(planned: PlannedSweep, as_json: bool, errors: Console) 
         raise typer.Exit(INTERRUPTED)
     if summary.missing:
         raise typer.Exit(1)
+
+
+def compare_built_in(
+    data: Sequence[str],
+    methods: Sequence[str],
+    trials: int,
+    steps: int | None,
+    seed: int,
+    out: Path,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Plan, train what is not there yet, and report; what failed before is tried again.
+
+    Raises:
+        typer.Exit: bad input (2), failed runs or a report that cannot be written (1), Ctrl-C (130).
+    """
+    errors = Console(stderr=True)
+    with bad_input(errors):
+        given = names(data, "--data")
+        for name in given:
+            look_up("data set", name, DATA_SETS)
+        config = SweepConfig(
+            data=given,
+            methods=names(methods, "--methods"),
+            trials=trials,
+            seed=seed,
+            any_plan=True,
+            settings={"steps": steps, "accelerator": "cpu"},
+        )
+        planned = plan_sweep(config, out, jobs=jobs, retry_failed=True)
+    with bad_input(errors), planned.begun():
+        carry_out_and_report(planned, as_json, errors)
 
 
 def tell(summary: Summary, as_json: bool, published: bool, errors: Console) -> None:
