@@ -39,6 +39,13 @@ def cameras():
     )
 
 
+def pairs():
+    """The same, each two photographs of one object."""
+    data = cameras()
+    groups = {name: [f"{name} {at // 2}" for at in range(20)] for name in data.domains}
+    return from_datasets(data.domains, "pairs", groups=groups)
+
+
 def sensors():
     """A regression of three domains, with more outputs' spread than 1."""
     generator = torch.Generator().manual_seed(1)
@@ -73,7 +80,7 @@ def folder(place: Path) -> str:
 
 FILES = {"a table": table, "a folder": folder}
 """Data on disk, by name: made in a folder, they are read from the path that is returned."""
-DATA = {"cameras": cameras, "sensors": sensors}
+DATA = {"cameras": cameras, "pairs": pairs, "sensors": sensors}
 """Data in memory, by name."""
 CAMERAS = replace(DIGITS, data="cameras", hold_out="camera-2", steps=3, batch=4)
 RUNS: dict[str, TrainConfig] = {
@@ -99,6 +106,12 @@ RUNS: dict[str, TrainConfig] = {
         DIGITS, optimizer="adamw", schedule="cosine", warm_up=3, clip_norm=0.5, weight_decay=0.1
     ),
     "sgd": replace(DIGITS, optimizer="sgd", momentum=0.9, schedule="constant", method="and-mask"),
+    "swad": replace(DIGITS, average="swad", checkpoints=6, method="sand-mask"),
+    "ema": replace(CAMERAS, backbone="resnet18", average="ema", average_from=1, average_decay=0.7),
+    "groups": replace(CAMERAS, data="pairs", backbone="mnist-cnn", balance="group"),
+    "larger square": replace(
+        CAMERAS, data="a folder", hold_out="c", data_options={"size": 24, "stored_size": 36}
+    ),
     "bf16": replace(CAMERAS, backbone="mnist-cnn", precision="bf16-mixed", method="and-mask"),
 }
 """By name: every method, and what the loop has beside methods."""
