@@ -20,8 +20,8 @@ import typer
 from sources import KEPT_DIGITS, digits, heart, mnist, nothing, pacs
 from timing import RESULTS, environment, write_sections
 
+from domaingrad.bench import inspect
 from domaingrad.bench.reports import Summary, missing_lines, summarise
-from domaingrad.bench.reports.inspection import inspect_run
 from domaingrad.bench.reports.tables import (
     CAPTION,
     PAIRED,
@@ -154,7 +154,7 @@ def conflict(summary: Summary, directory: SweepDirectory) -> Iterator[tuple[str,
         first = (config.method, config.trial, run.draw, config.also_hold_out) == ("erm", 0, 0, None)
         if not first or not directory.finished(run.key):
             continue
-        found = inspect_run(RunDirectory(directory.place(run.key)))
+        found = inspect(RunDirectory(directory.place(run.key)))
         alike = ["–", "–"]
         if found.similarity is not None:
             alike = [

@@ -132,6 +132,8 @@ def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, caps
     _, held_out = map(float, capsys.readouterr().out.split()[-2:])
     assert held_out > 0.7
     assert scope["model"].sources == ("camera-0", "camera-1")
+    right = scope["probabilities"].argmax(1) == scope["y"]
+    assert right.double().mean() > 0.7
 
 
 def test_no_place_is_left_to_fill_in():

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
+import tests.conftest  # noqa: F401 - lets torchvision be imported
 from domaingrad.bench.domains import from_datasets
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.identity import NUMERICS
@@ -36,6 +37,13 @@ def cameras():
     return from_datasets(
         {f"camera-{k}": TensorDataset(images[k], labels) for k in range(3)}, "cameras"
     )
+
+
+def pairs():
+    """The same, each two photographs of one object."""
+    data = cameras()
+    groups = {name: [f"{name} {at // 2}" for at in range(20)] for name in data.domains}
+    return from_datasets(data.domains, "pairs", groups=groups)
 
 
 def sensors():
@@ -72,7 +80,7 @@ def folder(place: Path) -> str:
 
 FILES = {"a table": table, "a folder": folder}
 """Data on disk, by name: made in a folder, they are read from the path that is returned."""
-DATA = {"cameras": cameras, "sensors": sensors}
+DATA = {"cameras": cameras, "pairs": pairs, "sensors": sensors}
 """Data in memory, by name."""
 CAMERAS = replace(DIGITS, data="cameras", hold_out="camera-2", steps=3, batch=4)
 ROTATED = replace(DIGITS, data="rotated-digits", hold_out="0°")
@@ -110,6 +118,16 @@ RUNS: dict[str, TrainConfig] = {
     "resnet18, and-mask": replace(CAMERAS, backbone="resnet18", method="and-mask"),
     "resnet18, frozen": replace(CAMERAS, backbone="resnet18", frozen_norms=True, method="agr-sum"),
     "timm": replace(CAMERAS, backbone="timm:resnet10t", schedule="exponential", method="pcgrad"),
+    "adamw": replace(
+        DIGITS, optimizer="adamw", schedule="cosine", warm_up=3, clip_norm=0.5, weight_decay=0.1
+    ),
+    "sgd": replace(DIGITS, optimizer="sgd", momentum=0.9, schedule="constant", method="and-mask"),
+    "swad": replace(DIGITS, average="swad", checkpoints=6, method="sand-mask"),
+    "ema": replace(CAMERAS, backbone="resnet18", average="ema", average_from=1, average_decay=0.7),
+    "groups": replace(CAMERAS, data="pairs", backbone="mnist-cnn", balance="group"),
+    "larger square": replace(
+        CAMERAS, data="a folder", hold_out="c", data_options={"size": 24, "stored_size": 36}
+    ),
     "bf16": replace(CAMERAS, backbone="mnist-cnn", precision="bf16-mixed", method="and-mask"),
 }
 """By name: every method, and what the loop has beside methods."""

@@ -8,14 +8,11 @@ import torch
 from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.reports.evaluation import (
-    classification_metrics,
-    evaluate,
-    regression_metrics,
-)
+from domaingrad.bench.metrics import told as told_of
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.training import train
+from domaingrad.bench.use.evaluation import evaluate
 
 HEADER = "site,age,colour,ill\n"
 
@@ -31,7 +28,7 @@ def probabilities(classes, samples=200, seed=0):
 @pytest.mark.parametrize("classes", [2, 5])
 def test_classification_metrics_are_those_of_scikit_learn(classes):
     p, y = probabilities(classes)
-    found = classification_metrics(p, y)
+    found = told_of("classification", p, y)
     told = p.argmax(1)
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, told))
     assert found["balanced accuracy"] == pytest.approx(sk.balanced_accuracy_score(y, told))
@@ -50,30 +47,30 @@ def test_the_calibration_error_is_that_of_its_equation():
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert classification_metrics(p, y)["ECE"] == pytest.approx(error, abs=1e-6)
+    assert told_of("classification", p, y)["ECE"] == pytest.approx(error, abs=1e-6)
 
 
 def test_classes_that_do_not_occur_do_not_count():
     p, y = probabilities(3)
     p, y = p[y < 2], y[y < 2]
-    found = classification_metrics(p, y)
+    found = told_of("classification", p, y)
     told = p.argmax(1)
     recalls = [(told[y == c] == c).double().mean().item() for c in (0, 1)]
     assert found["balanced accuracy"] == pytest.approx(np.mean(recalls))
     aurocs = [sk.roc_auc_score(y == c, p[:, c]) for c in (0, 1)]
     assert found["AUROC"] == pytest.approx(np.mean(aurocs), abs=1e-6)
-    assert "AUROC" not in classification_metrics(p[y == 0], y[y == 0])
+    assert "AUROC" not in told_of("classification", p[y == 0], y[y == 0])
 
 
 def test_regression_metrics_are_those_of_scikit_learn():
     generator = torch.Generator().manual_seed(1)
     y = torch.randn(50, generator=generator)
     told = y + 0.3 * torch.randn(50, generator=generator)
-    found = regression_metrics(told, y)
+    found = told_of("regression", told, y)
     assert found["R²"] == pytest.approx(sk.r2_score(y, told), abs=1e-5)
     assert found["RMSE"] == pytest.approx(sk.root_mean_squared_error(y, told), abs=1e-5)
     assert found["MAE"] == pytest.approx(sk.mean_absolute_error(y, told), abs=1e-5)
-    assert "R²" not in regression_metrics(told, torch.ones(50))
+    assert "R²" not in told_of("regression", told, torch.ones(50))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +122,7 @@ def test_other_data_are_evaluated_with_the_models_own_vocabulary(trained, tmp_pa
     evaluation = evaluate(trained.directory, str(path))
     assert [found.role for found in evaluation.domains] == ["new data"] * 2
     model = trained.model
-    told = model.outputs(model.preparation.read([path])[1])
+    told = model.outputs(model.files([path])[1])
     ill = model.classes.index("yes")
     assert (told[:, ill] > 0.5).tolist() == [False, True, False, True, False, True]
     assert [found.metrics["accuracy"] for found in evaluation.domains] == [1.0, 1.0]

@@ -21,8 +21,9 @@ def test_every_run_is_pinned_with_the_version_of_the_numbers():
 @pytest.mark.filterwarnings("ignore::domaingrad.SinglePassWarning")
 @pytest.mark.filterwarnings("ignore::domaingrad.bench.methods.NeverBegunWarning")
 def test_a_run_comes_to_its_pinned_numbers(name, tmp_path, monkeypatch):
-    if "resnet" in name or name == "timm":
-        pytest.importorskip("timm" if name == "timm" else "torchvision")
+    library = {"timm:resnet10t": "timm", "resnet18": "torchvision"}.get(golden.RUNS[name].backbone)
+    if library is not None:
+        pytest.importorskip(library)
     monkeypatch.setenv("DOMAINGRAD_CACHE", "set anew by a run with files")
     found = golden.numbers_of(name, tmp_path / "run")
     pinned = PINNED["runs"][name]

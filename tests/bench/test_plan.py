@@ -1,6 +1,7 @@
 """The plan of a sweep: which runs it takes, which hyper-parameters they draw."""
 
 import dataclasses
+import json
 import math
 from collections import Counter
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from domaingrad.bench.protocol import generator_of
-from domaingrad.bench.runs import Plan, Request, make_plan
-from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs import Plan, SweepConfig, make_plan
+from domaingrad.bench.runs.settings import UNSAID, TrainConfig
 
-REQUEST = Request(
+REQUEST = SweepConfig(
     ("colored-digits",), ("erm", "sand-mask"), trials=2, draws=3,
     settings={"steps": 4, "accelerator": "cpu"},
 )  # fmt: skip
@@ -178,7 +179,7 @@ def test_photographs_and_tables_have_their_own_space(tmp_path):
     rows = ["x,y,site,label"]
     rows += [f"{i},{i % 7},{'abc'[i % 3]},{'yes' if i % 2 else 'no'}" for i in range(60)]
     (tmp_path / "table.csv").write_text("\n".join(rows))
-    request = Request(
+    request = SweepConfig(
         (str(tmp_path / "table.csv"),), ("erm",), trials=1, draws=30,
         data_options={"target": "label", "domain": "site"},
     )  # fmt: skip
@@ -188,3 +189,15 @@ def test_photographs_and_tables_have_their_own_space(tmp_path):
     assert plan.data[0].held_out == ("a", "b", "c")
     assert {run.config.hold_out for run in plan.runs} == {"a", "b", "c"}
     assert isinstance(plan.runs[0].config, TrainConfig)
+
+
+def test_a_plan_of_before_a_setting_was_one_is_the_same_plan():
+    """So that a later release goes on with a sweep of an older one."""
+    plan = make_plan(SweepConfig(data=("spirals",), methods=("erm",), trials=1))[0]
+    document = json.loads(plan.to_json())
+    for run in document["runs"]:
+        for name in (*UNSAID, "average", "metric", "workers"):
+            del run["config"][name]
+    for data in document["data"]:
+        del data["metric"]
+    assert Plan.from_json(json.dumps(document)) == plan

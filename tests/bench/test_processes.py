@@ -9,9 +9,9 @@ import time
 import pytest
 import torch
 
-from domaingrad.bench.runs import Finished, Request, make_plan
+from domaingrad.bench.runs import Finished, SweepConfig, make_plan
 from domaingrad.bench.runs.processes import CONTEXT, _Worker
-from domaingrad.cli.session import crew_of
+from domaingrad.bench.sweeping import crew_of
 
 PARENT = """
 import time
@@ -46,7 +46,7 @@ def gone(pid):
 
 def test_a_worker_that_died_between_two_runs_is_replaced(tmp_path):
     settings = {"steps": 2, "checkpoints": 1, "accelerator": "cpu"}
-    request = Request(("linear-toy",), ("erm",), trials=1, draws=2, settings=settings)
+    request = SweepConfig(("linear-toy",), ("erm",), trials=1, draws=2, settings=settings)
     first, second = make_plan(request)[0].runs
     worker = _Worker(CONTEXT.RawValue("b", 0), {})
     try:

@@ -18,8 +18,8 @@ from domaingrad.bench.runs import (
     Lost,
     Progress,
     RayCrew,
-    Request,
     RunDirectory,
+    SweepConfig,
     execute,
     make_plan,
 )
@@ -65,7 +65,7 @@ def test_a_crew_is_as_large_as_the_cluster_or_as_it_may_be(cluster, crew):
 
 def test_news_and_failures_come_back_and_the_rest_goes_on(crew, tmp_path):
     settings = {"steps": 1500, "checkpoints": 1, "accelerator": "cpu"}
-    request = Request(("colored-digits",), ("erm",), trials=1, draws=1, settings=settings)
+    request = SweepConfig(("colored-digits",), ("erm",), trials=1, draws=1, settings=settings)
     first, second, third = make_plan(request)[0].runs
     elsewhere = dataclasses.replace(third, key="elsewhere")
     places = {run.key: tmp_path / "runs" / run.key for run in (first, second)}
@@ -121,7 +121,7 @@ def test_a_sweep_survives_the_loss_of_a_node_and_leaves_what_a_local_one_leaves(
 
 
 def test_a_run_that_is_lost_again_and_again_has_failed():
-    request = Request(("colored-digits",), ("erm",), trials=1, draws=1)
+    request = SweepConfig(("colored-digits",), ("erm",), trials=1, draws=1)
     run, other, _ = make_plan(request)[0].runs
     undone = Undone([run, other])
     for _ in range(ATTEMPTS - 1):
@@ -134,11 +134,11 @@ def test_a_run_that_is_lost_again_and_again_has_failed():
 
 
 def test_no_cluster_at_an_address():
-    with pytest.raises(DataError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*give the --address"):
+    with pytest.raises(DataError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*give the address"):
         RayCrew.connected("127.0.0.1:1", None, False, None)
 
 
 def test_an_address_without_ray_is_refused(tmp_path):
     result = CliRunner().invoke(app, [*SWEEP, "--address", "x", "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "add --launcher ray" in result.stderr
+    assert "take the launcher ray" in result.stderr

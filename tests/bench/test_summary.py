@@ -15,7 +15,8 @@ from domaingrad.bench.reports import (
     summarise,
     to_json,
 )
-from domaingrad.bench.runs import Checkpoint, HeldOutScores, Request, SweepDirectory, make_plan
+from domaingrad.bench.reports.published import PUBLISHED
+from domaingrad.bench.runs import Checkpoint, HeldOutScores, SweepConfig, SweepDirectory, make_plan
 from domaingrad.bench.runs.directory import RunDirectory
 
 HEADLINE = "training-domain-validation"
@@ -25,7 +26,7 @@ EVERY = (HEADLINE, "leave-one-domain-out", "oracle-last", "oracle-best")
 def planned(**changes):
     settings = {"steps": 2, "accelerator": "cpu"}
     request = {"data": ("colored-digits",), "methods": ("erm", "and-mask"), "trials": 2}
-    return make_plan(Request(**(request | changes), settings=settings))[0]
+    return make_plan(SweepConfig(**(request | changes), settings=settings))[0]
 
 
 PLAN = planned()
@@ -203,16 +204,70 @@ def test_published_numbers_stand_beside_what_is_comparable_alone(tmp_path):
     assert not_comparable(summary) == ["colored-digits: no published numbers are known here."]
 
 
+def differences(summary, name, **changes):
+    """Of runs that are told to be of published data, with other settings."""
+    (data,) = summary.data
+    steps = changes.get("steps", 5000)
+    planned = replace(
+        data.data, name=name, backbone="mnist-cnn" if "mnist" in name else "resnet50", steps=steps,
+        held_out=tuple(PUBLISHED[name].domains),
+    )  # fmt: skip
+    request = changes.pop("request", {})
+    runs = [
+        replace(run, data=name, config=replace(run.config, **changes)) for run in summary.plan.runs
+    ]
+    plan = replace(summary.plan, request=replace(summary.plan.request, **request), runs=tuple(runs))
+    given = replace(summary, plan=plan, data=(replace(data, data=planned),))
+    found = {row[-1] for row in against_published(given)}
+    assert len(found) == 1
+    return found.pop().split("; ")
+
+
+DOMAINBED = {
+    "optimizer": "adam", "schedule": "constant", "weight_decay": 0.0, "balance": "none",
+    "steps": 5000,
+}  # fmt: skip
+DIGITS = DOMAINBED | {"learning_rate": 1e-3, "batch": 64, "checkpoints": 51}
+PHOTOGRAPHS = DOMAINBED | {"learning_rate": 5e-5, "batch": 32, "checkpoints": 18,
+                           "frozen_norms": True, "weights": "r50.pt"}  # fmt: skip
+FULL = {"draws": 20, "trials": 3, "settings": {}}
+TIES = "of equals the first draw and latest checkpoint count, there the last and earliest"
+
+
+def test_what_cannot_be_as_published_is_named_of_runs_that_are_as_near_as_can_be(tmp_path):
+    summary = summary_of(tmp_path)
+    assert differences(summary, "colored-mnist", request=FULL, **DIGITS) == [
+        "a draw of the data for each trial, there one for each run", TIES
+    ]  # fmt: skip
+    assert differences(summary, "pacs", request=FULL, **PHOTOGRAPHS) == [
+        "whether the weights are ImageNet's is not known here",
+        "selected on images as they are, there on varied ones",
+        "crops of a stored square of 224², there of the original",
+        TIES,
+    ]
+
+
 def test_every_way_in_which_runs_differ_from_the_published_ones_is_named(tmp_path):
     summary = summary_of(tmp_path)
-    (data,) = summary.data
-    planned = replace(data.data, name="colored-mnist", backbone="mnist-cnn", steps=50)
-    request = replace(summary.plan.request, settings={"steps": 50, "batch": 8}, draws=2, trials=3)
-    plan = replace(summary.plan, request=request)
-    rows = list(against_published(replace(summary, plan=plan, data=(replace(data, data=planned),))))
-    assert rows
-    for row in rows:
-        assert row[-1] == (
-            "2 draws of hyper-parameters, not 20; 50 steps, not 5001; given, not as there: batch; "
-            "one draw of the data for all trials, there one for each run"
-        )
+    changes = {"learning_rate": 0.01, "batch": 8, "steps": 50, "checkpoints": 5,
+               "optimizer": "sgd", "average": "swad", "dropout": 0.5, "clip_norm": 1.0}  # fmt: skip
+    request = {"draws": 2, "trials": 1, "settings": {"batch": 8, "learning_rate": 0.01}}
+    told = {"drawn": "once"}
+    assert differences(
+        summary, "rotated-mnist", request=request, data_options=told, **DIGITS | changes
+    ) == [
+        "2 draws of hyper-parameters, not 20", "1 trials, not 3", "50 steps, not 5001",
+        "5 checkpoints, not 51", "learning rate 0.01, not 0.001", "batch 8, not 64",
+        "optimizer sgd, not adam", "clip norm 1, not None", "dropout 0.5, not 0",
+        "average swad, not none", "given, there drawn: learning rate, batch",
+        "one draw of the data for all trials, there one for each run",
+        "rotated bilinearly, there bicubically", TIES,
+    ]  # fmt: skip
+    request = FULL | {"data_options": {"size": 64, "stored_size": 128}}
+    changes = {"augment": False, "frozen_norms": False, "weights": None}
+    assert differences(summary, "pacs", request=request, **PHOTOGRAPHS | changes) == [
+        "images of 64², not 224²", "images not varied in training",
+        "statistics of BatchNorm not frozen", "fresh weights, not ImageNet's",
+        "selected on images as they are, there on varied ones",
+        "crops of a stored square of 128², there of the original", TIES,
+    ]  # fmt: skip

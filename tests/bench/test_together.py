@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from domaingrad.bench.domains import DataError
-from domaingrad.bench.models import BACKBONES
+from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.files import FullDiskError
 from domaingrad.bench.runs.ranks import shares
@@ -65,6 +65,7 @@ def configs(place: Path) -> dict[str, TrainConfig]:
         "photographs, erm, bf16": replace(
             photographs(place / "photographs"), precision="bf16-mixed"
         ),
+        "averaged": replace(DIGITS, average="uniform", average_from=4, method="sand-mask"),
         "none held out": replace(COLOURS, hold_out=None, method="and-mask", steps=4),
     }
 
@@ -105,10 +106,13 @@ def all_of_it(rank, world, place: Path):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # they have met already
     among = {"processes": (world, 1)}
     heard = []
-    for name, config in configs(place).items():
-        out = place / "together" / name
-        train_together(config, out, Listener(step=heard.append), loggers=("csv",), **among)
-    found = {"steps heard of": len(heard)}
+    built, build = [], Architecture.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Architecture, "build", lambda *a: built.append(a) or build(*a))
+        for name, config in configs(place).items():
+            out = place / "together" / name
+            train_together(config, out, Listener(step=heard.append), loggers=("csv",), **among)
+    found = {"steps heard of": len(heard), "built": len(built)}
 
     with pytest.MonkeyPatch.context() as patch:  # each on a node of its own
         patch.setenv("LOCAL_RANK", "0")
@@ -119,9 +123,9 @@ def all_of_it(rank, world, place: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES._entries, "drawing", drawing_model)
-        for name in ("erm", "and-mask"):
+        for name, average in (("erm", "none"), ("and-mask", "none"), ("pcgrad", "swad")):
             # BatchNorm needs two samples of a domain, wherever there are any.
-            config = replace(DIGITS, method=name, batch=6, backbone="drawing")
+            config = replace(DIGITS, method=name, average=average, batch=6, backbone="drawing")
             train_together(config, place / "whole" / name, **among)
             cut_off(config, place / "cut" / name, 6, **among)
             train_together(config, place / "cut" / name, **among)
@@ -155,7 +159,7 @@ def results(place):
 
 
 @pytest.mark.parametrize(
-    "name", [*METHODS, "photographs", "photographs, erm, bf16", "none held out"]
+    "name", [*METHODS, "photographs", "photographs, erm, bf16", "averaged", "none held out"]
 )
 @pytest.mark.usefixtures("results")
 def test_several_processes_come_to_the_numbers_of_one(place, monkeypatch, name):
@@ -178,7 +182,7 @@ def test_several_processes_come_to_the_numbers_of_one(place, monkeypatch, name):
             assert error.item() < tolerance, key
 
 
-@pytest.mark.parametrize("method", ["erm", "and-mask"])
+@pytest.mark.parametrize("method", ["erm", "and-mask", "pcgrad"])
 @pytest.mark.usefixtures("results")
 def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, method):
     """With what each process draws for itself, and running statistics."""
@@ -186,6 +190,11 @@ def test_a_training_cut_off_goes_on_to_the_same_bits_on_all_processes(place, met
     assert whole[:2] == cut[:2]
     for name, tensor in whole[2].items():
         assert torch.equal(tensor, cut[2][name]), name
+
+
+def test_each_process_builds_each_model_once(results, place):
+    # One a run, and one for each of three domains that are held out in turn.
+    assert [each["built"] for each in results] == [len(configs(place)) + 3] * WORLD
 
 
 def test_the_first_process_alone_tells_how_it_goes(results, place):
@@ -277,7 +286,7 @@ def test_processes_that_would_have_nothing_to_do_are_refused_before_any_is_start
 @pytest.mark.parametrize("method", ["gsnr-dropout", "gsnr-dropout-fixed"])
 def test_methods_of_one_process_are_refused_before_anything_starts(tmp_path, method):
     config = replace(DIGITS, method=method)
-    with pytest.raises(DataError, match=r"works in one process only.*leave out --devices"):
+    with pytest.raises(DataError, match=r"works in one process only.*use one device"):
         train_together(config, tmp_path / "out", processes=(2, 1))
     assert not (tmp_path / "out").exists()
 
@@ -285,7 +294,7 @@ def test_methods_of_one_process_are_refused_before_anything_starts(tmp_path, met
 def test_nodes_that_know_nothing_of_each_other_are_refused(tmp_path, monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match="needs MASTER_ADDR, MASTER_PORT, NODE_RANK in the"):
+    with pytest.raises(DataError, match="need MASTER_ADDR, MASTER_PORT, NODE_RANK in the"):
         train_together(DIGITS, tmp_path / "out", processes=(1, 2))
 
 

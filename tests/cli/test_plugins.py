@@ -104,6 +104,18 @@ def test_a_reader_of_a_plug_in_is_trained_on_with_its_own_options(tmp_path):
     assert "data of the kind sensors take no units; they take unit" in wrong.stderr
 
 
+def test_a_metric_of_a_plug_in_scores_a_run(tmp_path):
+    (tmp_path / "worst.py").write_text(block("@register.metric"))
+    options = ["--metric", "worst-class", "--plugin", "worst", "--steps", 20, "--checkpoints", 2]
+    done = domaingrad(
+        tmp_path, "train", "--data", "colored-digits", "--hold-out=-90%", *options,
+        "--accelerator", "cpu", "--out", "out", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = 100 * json.loads(done.stdout)["source_validation"]
+    assert f"source validation worst class {best:.1f} %" in done.stderr
+
+
 def test_a_plug_in_that_is_not_there_is_told(tmp_path):
     done = domaingrad(tmp_path, *SWEEP, "--data", "spirals", "--plugin", "absent")
     assert done.returncode == 2

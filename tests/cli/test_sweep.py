@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from domaingrad.bench import sweeping
 from domaingrad.bench.methods.erm import ERM
 from domaingrad.bench.runs import RunDirectory, SweepDirectory, one_run
-from domaingrad.cli import sweep
 from domaingrad.cli.app import app
 
 TINY = ["sweep", "--data", "colored-digits", "--methods", "erm,sand-mask", "--trials", 1]
@@ -197,7 +197,7 @@ def out_of_luck(*_):
 
 def test_a_failed_run_is_recorded_left_alone_and_tried_again_when_asked(tmp_path, monkeypatch):
     small = [*TINY, "--draws", 1, "--out", tmp_path, "--jobs", 1]
-    monkeypatch.setattr(sweep, "measure", lambda *_: sweep.Cost(1.0, 1, 1))
+    monkeypatch.setattr(sweeping, "measure", lambda *_: sweeping.Cost(1.0, 1, 1))
     with monkeypatch.context() as broken:
         broken.setattr(ERM, "learner", out_of_luck)
         first = run(*small)
@@ -243,10 +243,10 @@ def test_another_sweep_in_the_directory_is_refused_and_a_larger_one_extends(swep
     other = run(*small, "--steps", 5)
     assert other.exit_code == 2
     assert "steps is 4 there and 5 here" in other.stderr
-    assert "Choose another --out" in other.stderr
+    assert "Choose another directory" in other.stderr
     larger = run(*small, "--draws", 2)
     assert larger.exit_code == 2
-    assert "draws is 1 there and 2 here. Add --extend" in larger.stderr
+    assert "draws is 1 there and 2 here. To go on with it, extend it" in larger.stderr
     more = run(*small, "--methods", "agr-sum", "--seed", 1)
     assert more.exit_code == 2
     assert (
@@ -347,9 +347,9 @@ def test_data_that_change_under_a_sweep_fail_its_runs(tmp_path, monkeypatch):
 
     def changed_meanwhile(*_):
         path.write_text(path.read_text().replace("6,", "5,", 1))
-        return sweep.Cost(1.0, 1, 1)
+        return sweeping.Cost(1.0, 1, 1)
 
-    monkeypatch.setattr(sweep, "measure", changed_meanwhile)
+    monkeypatch.setattr(sweeping, "measure", changed_meanwhile)
     result = run("sweep", *data, "--draws", 1, "--trials", 1, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "the data, the weights or the code have changed since the sweep was planned" in (
@@ -415,8 +415,8 @@ def test_a_record_cut_in_the_middle_counts_to_its_last_whole_line(swept, tmp_pat
         (["--methods", "and_mask"], "did you mean 'and-mask'"),
         (["--selection", "leave-one-out"], "did you mean 'leave-one-domain-out'"),
         (["--draws", 0], "draws: input should be greater than or equal to 1"),
-        (["--jobs", 0], "--jobs must be at least 1"),
-        (["--per-gpu", 0], "--per-gpu must be at least 1"),
+        (["--jobs", 0], "jobs must be at least 1"),
+        (["--per-gpu", 0], "per_gpu must be at least 1"),
         (["--learning-rate", -1], "learning_rate: input should be greater than 0"),
         (["--size", 64], "take no size"),
         (["--hold-out", "+90%", "--hold-out", "-9O%"], "did you mean '-90%'"),

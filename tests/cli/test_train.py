@@ -175,8 +175,8 @@ def test_no_domain_held_out_gives_an_estimate(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--hold-out", "x"], "expected --data"),
-        (["--data", "colored-digits"], "expected --hold-out"),
+        (["--hold-out", "x"], "expected the setting data"),
+        (["--data", "colored-digits"], "expected the setting hold_out"),
         (["--data", "colored-digits", "--hold-out", "x"], "no domain 'x'"),
         (["--data", "folders:/tmp", "--hold-out", "x"], "did you mean 'folder'"),
         (["--data", "no/such/folder", "--hold-out", "x"], "there is no no/such/folder"),

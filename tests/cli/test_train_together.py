@@ -39,13 +39,13 @@ def test_one_process_of_a_node_says_why_all_end(monkeypatch, ended, local_rank, 
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["--devices", "0"], {}, "--devices must be at least 1; found 0"),
-        (["--nodes", "2"], {}, "--nodes 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK in the"),
+        (["--devices", "0"], {}, "devices must be at least 1; found 0"),
+        (["--nodes", "2"], {}, "2 nodes need MASTER_ADDR, MASTER_PORT, NODE_RANK in the"),
         (["--devices", "2", "--method", "gsnr-dropout"], {}, "works in one process only"),
         (
             ["--devices", "4"],
             {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"},
-            "torchrun has started 2 processes on 2 nodes; found --devices 4 --nodes 2",
+            "torchrun has started 2 processes on 2 nodes; found devices 4 and nodes 2",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def test_rates_by_video_are_those_of_a_literal_count(trained, faces):
     told = json.loads(run("evaluate", trained, "--json").stdout)["liveness"]["M"]
     model = TrainedModel.load(trained / "model.safetensors")
     data = load(f"faces:{faces}", {"size": 32}, News(), torch.Generator())
-    parts = Splits.of(data, ("M",), (0, data.name, "trial 0"))
+    parts = Splits.of(data, ("M",), (0, data.name, "trial 0"), data.recipe.balance)
     every = torch.arange(len(data.domains["M"]))
     scores, live, attack = zip(*by_video(model, data, "M", every), strict=True)
     assert told["live"] == sum(live)
@@ -112,7 +112,7 @@ def test_curves_are_drawn_and_the_tables_name_the_oracle(trained):
 
 def test_videos_are_not_torn_apart_and_batches_are_balanced(faces):
     data = load(f"faces:{faces}", {"size": 32}, News(), generator_of("unused"))
-    parts = Splits.of(data, ("M",), (0, data.name, "trial 0"))
+    parts = Splits.of(data, ("M",), (0, data.name, "trial 0"), data.recipe.balance)
     for name, split in parts.sources.items():
         of_sample = data.groups[name].of_sample
         assert not set(of_sample[split.train].tolist()) & set(of_sample[split.val].tolist())

@@ -1,44 +1,61 @@
-"""Training from Python, with data that are there already."""
+"""Training from Python, with data on disk or in memory, and the settings of a command."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from .domains import IN_MEMORY, from_datasets
+from .domains import IN_MEMORY, DataError, from_datasets, told_to_hold_out
+from .domains.fetched import Fetch
+from .names import import_plugins
+from .runs.directory import CONFIG, read_config
 from .runs.resumable import Listener
-from .runs.settings import TrainConfig
-from .runs.training import Result
+from .runs.settings import TrainConfig, config_from, deciding
+from .runs.training import NONE, Result, train_together
 from .runs.training import train as run
 
 
 def train(
-    domains: Mapping[str, Dataset[Any]],
+    data: TrainConfig | str | Mapping[str, Dataset[Any]],
     out: str | Path,
     *,
-    hold_out: str | None,
+    hold_out: str | EllipsisType | None = ...,
     name: str = "data",
     classes: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[object]] | None = None,
+    fetch: Fetch = "once",
     listener: Listener | None = None,
     loggers: Sequence[str] = (),
+    processes: tuple[int, int] = (1, 1),
     **settings: Any,
 ) -> Result:
-    """Train one model on domains in memory, as ``domaingrad train`` does on those on disk.
+    """Train one model, as ``domaingrad train`` does.
 
     Called again with the same arguments it goes on where it was left, or tells what came out.
 
     Args:
-        domains: one map-style data set a domain; see
-            :func:`~domaingrad.bench.domains.from_datasets`.
+        data: all settings; or data on disk, in the words of the command line; or one map-style
+            data set a domain, see :func:`~domaingrad.bench.domains.from_datasets`.
         out: directory of the run.
-        hold_out: the domain that training never sees, or ``None``.
-        name: what the data are called; seeds derive from it.
-        classes: names of the classes.
+        hold_out: the domain that training never sees, or ``None``; required unless ``data`` are all
+            settings.
+        name: of data in memory; seeds derive from it.
+        classes: names of the classes of data in memory.
+        groups: of data in memory: by domain the group of each sample, which is never split.
+        fetch: of data sets: whether their inputs are read once, or asked for each time they are
+            needed, as where they are larger than memory; ``workers`` then fetch them ahead.
         listener: who hears how it goes.
         loggers: names of loggers beside the records.
+        processes: that train together, on a node each with a device of its own, and nodes; of data
+            on disk alone.
         settings: the rest of :class:`~domaingrad.bench.runs.settings.TrainConfig`, as
             ``method="and-mask"``, ``steps=500``, ``backbone="mlp"``.
 
@@ -58,6 +75,62 @@ def train(
     >>> result.held_out.score > 0.8
     True
     """
-    data = from_datasets(domains, name, classes)
-    config = TrainConfig(data=f"{IN_MEMORY}:{name}", hold_out=hold_out, **settings)
-    return run(config, Path(out), listener, data=data, loggers=loggers)
+    out = Path(out)
+    if isinstance(data, TrainConfig):
+        if settings or hold_out is not ...:
+            raise DataError("expected all settings in the TrainConfig; found others beside it.")
+        config = data
+    elif hold_out is ...:
+        raise DataError("expected hold_out: a domain, or None for none.")
+    else:
+        place = data if isinstance(data, str) else f"{IN_MEMORY}:{name}"
+        config = TrainConfig(place, hold_out, **settings)
+    if processes != (1, 1):
+        return train_together(config, out, listener, processes=processes, loggers=loggers)
+    ready = from_datasets(data, name, classes, groups, fetch) if isinstance(data, Mapping) else None
+    return run(config, out, listener, data=ready, loggers=loggers)
+
+
+def config_of(file: str | Path | None, given: Mapping[str, Any]) -> TrainConfig:
+    """Settings of another run, and before them those that are given.
+
+    Args:
+        file: a run's directory or its settings.
+        given: settings by name; of ``hyperparameters`` and ``data_options`` those that are given go
+            before, where the method is the same.
+
+    Raises:
+        RunDirectoryError: no settings there.
+        DataError: none for the data, or for the domain held out.
+        SettingError: one that does not exist, or does not fit.
+    """
+    base: dict[str, Any] = {}
+    if file is not None:
+        place = Path(file)
+        base = read_config(place / CONFIG if place.is_dir() else place)
+        if given.get("method", base.get("method")) != base.get("method"):
+            base.pop("hyperparameters", None)
+    nested = {
+        name: {**(base.get(name) or {}), **(given.get(name) or {})}
+        for name in ("hyperparameters", "data_options")
+    }
+    base = base | dict(given) | nested
+    import_plugins(tuple(base.get("plugins") or ()))
+    if "hold_out" not in base and "data" in base:
+        chosen = told_to_hold_out(base["data"], base["data_options"])
+        base |= {} if chosen is None else {"hold_out": chosen}
+    for name in ("data", "hold_out"):
+        if name not in base:
+            raise DataError(f"expected the setting {name}, given or in a file; found none.")
+    if base["hold_out"] == NONE:
+        base["hold_out"] = None
+    return config_from(base)
+
+
+def name_of(config: TrainConfig) -> str:
+    """A directory's name that the same settings find again."""
+    held_out = "none" if config.hold_out is None else config.hold_out
+    data = Path(config.data.rpartition(":")[2]).name
+    words = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
+    digest = sha256(json.dumps(deciding(asdict(config)), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{words}-{digest}"

@@ -3,7 +3,8 @@
 A module that registers is imported by ``--plugin MODULE`` (``plugins=`` from Python), or by an
 entry point of an installed package in the group ``domaingrad.methods``, ``domaingrad.readers``,
 ``domaingrad.data_sets``, ``domaingrad.backbones``, ``domaingrad.preparations``,
-``domaingrad.predictors`` or ``domaingrad.report_sections``. A name that is taken raises
+``domaingrad.predictors``, ``domaingrad.metrics`` or
+``domaingrad.report_sections``. A name that is taken raises
 :class:`~domaingrad.bench.names.PluginError`.
 """
 
@@ -14,8 +15,9 @@ from typing import TypeVar
 
 from domaingrad.rules import Rule
 
-from .domains import DATA_SETS, PREPARATIONS, READERS, DataSet, Preparation, Reader
+from .domains import DATA_SETS, PREPARATIONS, READERS, DataSet, Preparation, Reader, Task
 from .methods import METHODS, Method, MethodInfo, method_of_rule
+from .metrics import METRICS, Measure, Metric
 from .models import BACKBONES, PREDICTORS, Predictor
 from .models.backbones import Builder
 from .protocol import Distribution
@@ -24,6 +26,7 @@ from .sections import SECTIONS, Section
 M = TypeVar("M", bound=type[Method] | Method)
 R = TypeVar("R", bound=type[Rule])
 B = TypeVar("B", bound=Builder)
+E = TypeVar("E", bound=Measure)
 P = TypeVar("P", bound=type[Predictor])
 T = TypeVar("T", bound=type[Preparation])
 
@@ -90,6 +93,31 @@ def backbone(name: str) -> Callable[[B], B]:
     def register(builder: B) -> B:
         BACKBONES.add(name, builder)
         return builder
+
+    return register
+
+
+def metric(
+    name: str,
+    *,
+    title: str | None = None,
+    task: Task = "classification",
+    percent: bool = True,
+    higher: bool = True,
+) -> Callable[[E], E]:
+    """A function of outputs and labels that evaluations tell, and that may select models.
+
+    Args:
+        name: on the command line.
+        title: in tables; the name unless given.
+        task: of which kind of labels.
+        percent: whether it is a share of one.
+        higher: whether more is better.
+    """
+
+    def register(of: E) -> E:
+        METRICS.add(name, Metric(title or name, of, task, percent, higher))
+        return of
 
     return register
 

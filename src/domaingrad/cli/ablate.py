@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from domaingrad.bench.methods import ABLATIONS
+from domaingrad.bench import ABLATIONS
 
-from .built_in import compare_built_in
-from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials
+from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials, compare_built_in
 
 app = typer.Typer(help="Find out what part of a method matters.", no_args_is_help=True)
 

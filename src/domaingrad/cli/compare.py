@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from domaingrad.bench.methods import QUICK, listed_methods
+from domaingrad.bench import QUICK, listed_methods
 
-from .built_in import compare_built_in
-from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials
+from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials, compare_built_in
 
 
 def compare(

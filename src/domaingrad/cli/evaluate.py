@@ -11,16 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from domaingrad.bench.reports.evaluation import DomainEvaluation, Evaluation
-from domaingrad.bench.reports.evaluation import evaluate as run_evaluation
-from domaingrad.bench.reports.evaluation_plot import plot_confusion
-from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.sections import SECTIONS
-from domaingrad.bench.sections import Table as SectionTable
+from domaingrad.bench import (
+    METRICS,
+    SECTIONS,
+    DomainEvaluation,
+    Evaluation,
+    SectionTable,
+    plot_confusion,
+)
+from domaingrad.bench import evaluate as run_evaluation
 
 from .errors import bad_input
 from .training_view import TrainingView
 
+SHOWN = 10
+"""Groups of a domain that the table shows; JSON has all."""
 Run = Annotated[Path, typer.Argument(help="Directory that `domaingrad train` wrote.")]
 
 
@@ -29,6 +34,9 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Other data than the run's own, as for `train`.")
     ] = None,
+    by_group: Annotated[
+        bool, typer.Option("--by-group", help="Tell each group, too, the worst first.")
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(help="Where the confusion matrices go.  [default: RUN/confusion.png]"),
@@ -46,16 +54,15 @@ def evaluate(
     """
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
-        directory = RunDirectory.existing(run)
-        evaluation = run_evaluation(directory, data, view.listener.news)
-        picture = plot or directory.path / "confusion.png"
+        evaluation = run_evaluation(run, data, view.listener.news, by_group)
+        picture = plot or run / "confusion.png"
         drawn = evaluation.trained.task == "classification"
         pictures = [picture] if drawn else []
         if drawn:
             plot_confusion(evaluation, picture)
         for name, section in evaluation.sections.items():
             if section.draw is not None:
-                pictures.append(directory.path / SECTIONS[name].picture)
+                pictures.append(run / SECTIONS[name].picture)
                 section.draw(pictures[-1])
     if as_json:
         typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))
@@ -64,6 +71,8 @@ def evaluate(
         console.print(_by_domain(evaluation))
         if evaluation.trained.task == "classification":
             console.print(_by_class(evaluation))
+        if by_group:
+            console.print(_by_group(evaluation))
         for section in evaluation.sections.values():
             for table in section.tables:
                 console.print(_section(table))
@@ -85,6 +94,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "role": found.role,
                 "samples": found.samples,
                 "metrics": dict(found.metrics),
+                "groups": [vars(group) for group in found.groups],
                 "confusion": None if found.confusion is None else found.confusion.tolist(),
             }
             for found in evaluation.domains
@@ -113,6 +123,19 @@ def _by_domain(evaluation: Evaluation) -> Table:
     return table
 
 
+def _by_group(evaluation: Evaluation) -> Table:
+    """The worst groups of each domain, and their mean."""
+    table = Table("domain", "group", Column("samples", justify="right"), "score", box=None)
+    for found in evaluation.domains:
+        mean = sum(group.score for group in found.groups) / len(found.groups)
+        count = f"mean of {len(found.groups)} groups"
+        table.add_row(escape(found.domain), count, str(found.samples), _score(mean, found))
+        for group in found.groups[:SHOWN]:
+            told = _score(group.score, found)
+            table.add_row("", escape(group.group), str(group.samples), told)
+    return table
+
+
 def _by_class(evaluation: Evaluation) -> Table:
     """Recall of each class: the share of its samples that is told right."""
     table = Table("recall of class", box=None)
@@ -123,11 +146,17 @@ def _by_class(evaluation: Evaluation) -> Table:
     return table
 
 
+def _score(value: float, found: DomainEvaluation) -> str:
+    regression = "MAE" in found.metrics
+    return f"MAE {-value:.4g}" if regression else f"{100 * value:.1f} %"
+
+
 def _value(name: str, found: DomainEvaluation) -> str:
     if name not in found.metrics:
         return "–"
+    percent = any(metric.percent for metric in METRICS.values() if metric.title == name)
     value = found.metrics[name]
-    return f"{100 * value:.1f} %" if found.confusion is not None else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
 def _recall(found: DomainEvaluation, index: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 from rich.console import Console
 
-from domaingrad.bench.names import look_up
+from domaingrad.bench import look_up
 from domaingrad.faces.layouts import Kind, prepare_faces
 from domaingrad.faces.synthetic import write_fas_synthetic
 

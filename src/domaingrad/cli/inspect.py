@@ -10,10 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from domaingrad.bench.reports.inspection import Inspection, inspect_run
-from domaingrad.bench.reports.plot_files import written_to
-from domaingrad.bench.reports.tables import json_of
-from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench import Inspection, json_of, written_to
+from domaingrad.bench import inspect as run_inspection
 from domaingrad.inspect import Interval, plot_conflict
 
 from .errors import bad_input
@@ -40,7 +38,7 @@ def inspect(
     """
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
-        found = inspect_run(RunDirectory.existing(run), samples, seed, view.listener.news)
+        found = run_inspection(run, samples, seed, view.listener.news)
         if plot is not None:
             with written_to(plot):
                 plot_conflict(found.conflict, plot, found.domains, found.gsnr)

@@ -6,9 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from domaingrad.bench.domains import DATA_SETS, READERS
-from domaingrad.bench.methods import listed_methods
-from domaingrad.bench.reports import hyperparameter
+from domaingrad.bench import DATA_SETS, READERS, hyperparameter, listed_methods
 
 app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_help=True)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench.domains import Task
-from domaingrad.bench.runs import Checkpoint, Event, Failed, Finished, Lost, PlannedRun
-from domaingrad.bench.runs import Progress as RunProgress
+from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, in_words
+from domaingrad.bench import Progress as RunProgress
 
 
 class Pace:
@@ -57,11 +57,40 @@ class Pace:
         return sum(seconds for seconds, _ in known) / sum(steps for _, steps in known)
 
 
-class LiveView:
+class Bars:
+    """Bars on a terminal, and nothing elsewhere; they are gone at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[news]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class LiveView(Bars):
     """Bars for the whole and for each run under way; plain lines where there is no terminal."""
 
     def __init__(self, console: Console, runs: Sequence[PlannedRun], workers: int) -> None:
-        self._console = console
+        super().__init__(console)
         self._runs = len(runs)
         self._pace = Pace(runs, workers)
         self._failed = 0
@@ -73,31 +102,9 @@ class LiveView:
         self._steps: dict[str, int] = {}
         self._tasks: dict[str, TaskID] = {}
         self._ended = 0
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
         self._whole = self._progress.add_task(
             "all runs", total=sum(steps_of(run) for run in runs), news=""
         )
-
-    def __enter__(self) -> LiveView:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Take in what has happened."""
@@ -110,14 +117,17 @@ class LiveView:
                     self._pace.note(run, step, here, seconds)
                     self._begun.setdefault(run.key, step - here)
                     self._advance(run, step)
-                    news = f"{here / seconds:.0f} steps/s{scores(checkpoint, run.task)}"
+                    news = (
+                        f"{here / seconds:.0f} steps/s{scores(checkpoint, _score(checkpoint, run))}"
+                    )
                 self._progress.update(self._task(run), completed=step, news=news)
             case Finished(run, seconds, checkpoint):
                 self._pace.note(run, steps_of(run), steps_of(run), seconds)
                 self._end(run)
                 if self._best is None or checkpoint.val_score > self._best[0]:
                     self._best = checkpoint.val_score, run.title
-                self._line(f"{run.title}{scores(checkpoint, run.task)}, took {seconds:.1f} s")
+                told = scores(checkpoint, _score(checkpoint, run))
+                self._line(f"{run.title}{told}, took {seconds:.1f} s")
             case Failed(run, cause):
                 self._failed += 1
                 self._end(run)
@@ -183,15 +193,17 @@ def steps_of(run: PlannedRun) -> int:
     return run.config.steps or 0
 
 
-def scores(checkpoint: Checkpoint | None, task: Task = "classification") -> str:
+def _score(checkpoint: Checkpoint | None, run: PlannedRun) -> str:
+    return "" if checkpoint is None else in_words(checkpoint.val_score, run.task, run.config.metric)
+
+
+def scores(checkpoint: Checkpoint | None, validation: str) -> str:
     """What is known of the sources, to go on with a line."""
     if checkpoint is None:
         return ""
-    agreement, score = checkpoint.agreement, checkpoint.val_score
-    told = f"R² {score:.3f}" if task == "regression" else f"{100 * score:.1f} %"
-    return f", source validation {told}" + (
-        "" if agreement is None else f", agreement {100 * agreement:.1f} %"
-    )
+    agreement = checkpoint.agreement
+    told = "" if agreement is None else f", agreement {100 * agreement:.1f} %"
+    return f", source validation {validation}{told}"
 
 
 def duration(seconds: float) -> str:

@@ -9,9 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from domaingrad.bench.domains import READERS
-from domaingrad.bench.runs.settings import TrainConfig
-from domaingrad.bench.schema import Option, options_of, without_none
+from domaingrad.bench import READERS, Option, TrainConfig, options_of, without_none
 
 Command = Callable[..., None]
 

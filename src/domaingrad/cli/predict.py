@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from domaingrad.bench.domains import DataError
-from domaingrad.bench.reports.run_parts import model_of_run
-from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.trained import TrainedModel
+from domaingrad.bench import DataError, Predictions
+from domaingrad.bench import predict as run_prediction
 
 from .errors import bad_input
 from .evaluate import Run
@@ -41,62 +37,42 @@ def predict(
     with bad_input(Console(stderr=True)):
         if as_csv and as_json:
             raise DataError("expected --csv or --json; found both.")
-        trained = model_of_run(RunDirectory.existing(run))
-        names, stored = trained.preparation.read(_paths(files))
-        outputs = trained.outputs(stored)
+        found = run_prediction(run, files)
     if as_json:
-        rows = [_as_json(trained, *row) for row in zip(names, outputs, strict=True)]
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(list(_as_json(found)), indent=2, ensure_ascii=False))
     elif as_csv:
-        _write_csv(trained, names, outputs)
+        _write_csv(found)
     else:
-        Console().print(_table(trained, names, outputs))
+        Console().print(_table(found))
 
 
-def _paths(files: list[str]) -> list[Path]:
-    """Files and folders; patterns that no shell has filled in are filled in here."""
-    paths: list[Path] = []
-    for name in files:
-        found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
-        if not found:
-            raise DataError(f"there is no file or folder {name}, and nothing of that pattern.")
-        paths += map(Path, found)
-    return paths
+def _as_json(found: Predictions) -> Iterator[dict[str, Any]]:
+    for name, label, output in _rows(found):
+        row: dict[str, Any] = {"file": name, "prediction": label}
+        if found.model.classes:
+            row["probabilities"] = dict(zip(found.model.classes, output, strict=True))
+        yield row
 
 
-def _prediction(trained: TrainedModel, output: Tensor) -> str | float:
-    if trained.task == "classification":
-        return trained.classes[int(output.argmax())]
-    return output.item()
-
-
-def _as_json(trained: TrainedModel, name: str, output: Tensor) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": name, "prediction": _prediction(trained, output)}
-    if trained.task == "classification":
-        row["probabilities"] = dict(zip(trained.classes, output.tolist(), strict=True))
-    return row
-
-
-def _write_csv(trained: TrainedModel, names: list[str], outputs: Tensor) -> None:
+def _write_csv(found: Predictions) -> None:
+    classes = found.model.classes
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["file", "prediction", *(f"p({name})" for name in trained.classes)])
-    for name, output in zip(names, outputs, strict=True):
-        each = [f"{value:.6g}" for value in output.tolist()] if trained.classes else []
-        writer.writerow([name, _prediction(trained, output), *each])
+    writer.writerow(["file", "prediction", *(f"p({name})" for name in classes)])
+    for name, label, output in _rows(found):
+        writer.writerow([name, label, *(f"{value:.6g}" for value in output)])
 
 
-def _table(trained: TrainedModel, names: list[str], outputs: Tensor) -> Table:
-    table = Table("file", "prediction", "probabilities" if trained.classes else "", box=None)
-    for name, output in zip(names, outputs, strict=True):
-        likeliest = output.topk(min(SHOWN, len(output))) if trained.classes else None
-        each = (
-            ", ".join(
-                f"{trained.classes[index]} {100 * value:.1f} %"
-                for value, index in zip(*map(Tensor.tolist, likeliest), strict=True)
-            )
-            if likeliest
-            else ""
-        )
-        told = _prediction(trained, output)
-        table.add_row(name, told if isinstance(told, str) else f"{told:.6g}", each)
+def _table(found: Predictions) -> Table:
+    classes = found.model.classes
+    table = Table("file", "prediction", "probabilities" if classes else "", box=None)
+    for name, label, output in _rows(found):
+        likeliest = sorted(zip(output, classes, strict=True), key=lambda each: -each[0])[:SHOWN]
+        each = ", ".join(f"{title} {100 * value:.1f} %" for value, title in likeliest)
+        table.add_row(name, label if isinstance(label, str) else f"{label:.6g}", each)
     return table
+
+
+def _rows(found: Predictions) -> Iterator[tuple[str, str | float, list[float]]]:
+    """Name, prediction and probabilities of each sample; of numbers no probabilities."""
+    outputs = found.outputs.tolist() if found.model.classes else [[]] * len(found.names)
+    return zip(found.names, found.labels, outputs, strict=True)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from domaingrad.bench.runs.ranks import FailedElsewhereError, LostProcessError
+from domaingrad.bench import FailedElsewhereError, LostProcessError
 
 from .session import INTERRUPTED
 

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from domaingrad.bench.reports import latex, markdown, summarise
-from domaingrad.bench.runs import SweepDirectory
+from domaingrad.bench import SweepDirectory, latex, markdown, summarise
 
 from .errors import bad_input
 from .session import AsJson, tell, write

@@ -9,30 +9,23 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from domaingrad.bench.domains import (
+from domaingrad.bench import (
     DATA_SETS,
     READERS,
-    DataError,
+    SELECTIONS,
+    PlannedSweep,
+    RayCrew,
+    SweepConfig,
+    import_plugins,
+    listed_methods,
+    plan_sweep,
     told_to_hold_out,
 )
-from domaingrad.bench.methods import listed_methods
-from domaingrad.bench.names import import_plugins
-from domaingrad.bench.protocol import SELECTIONS
-from domaingrad.bench.runs import (
-    AnyCrew,
-    Plan,
-    PlannedRun,
-    RayCrew,
-    Request,
-    SweepDirectory,
-    make_plan,
-)
-from domaingrad.bench.runs.cost import Cost, measure
 
 from . import options
 from .errors import bad_input
 from .live import duration
-from .session import AsJson, Seed, Trials, carry_out_and_report, crew_of, names, ray_crew_of
+from .session import AsJson, Seed, Trials, carry_out_and_report, names
 from .training_view import TrainingView
 
 
@@ -112,11 +105,14 @@ def sweep(
     errors = Console(stderr=True)
     with bad_input(errors):
         shared = dict(settings)
-        told, plugins = shared.pop("data_options"), shared.pop("plugins", ())
-        accelerator, given = shared.get("accelerator"), names(data, "--data")
+        told, plugins, given = (
+            shared.pop("data_options"),
+            shared.pop("plugins", ()),
+            names(data, "--data"),
+        )
         import_plugins(plugins)
         chosen = [told_to_hold_out(each, told) for each in given]
-        request = Request(
+        config = SweepConfig(
             data=given,
             methods=names(methods, "--methods"),
             trials=trials,
@@ -128,52 +124,23 @@ def sweep(
             data_options=told,
             plugins=plugins,
         )
-        if address is not None and launcher != "ray":
-            raise DataError("--address is that of a Ray cluster; add --launcher ray.")
         with TrainingView(errors) as view:
-            plan, read = make_plan(request, view.listener.news)
-            directory = SweepDirectory.at(out)
-            if directory is not None:
-                directory.require(plan, extend)
-            todo, failed = _todo(directory, plan, retry_failed)
-            crew: AnyCrew
-            if launcher == "ray":
-                crew = ray_crew_of(address, jobs, keep_models, accelerator, per_gpu)
-            else:
-                crew = crew_of(jobs, keep_models, accelerator, per_gpu, max(1, len(todo)))
-            cost = measure(todo, read, keep_models, view.listener.news)
-        _tell_plan(errors, plan, todo, failed, crew, cost)
-        if dry_run:
-            return
-        directory = SweepDirectory(out)
-    with bad_input(errors), directory.alone():
-        directory.begin(plan, extend)
-        for run in todo:
-            directory.put_aside(run.key)
-        carry_out_and_report(directory, plan, todo, crew, as_json, errors)
+            planned = plan_sweep(
+                config, out, jobs=jobs, per_gpu=per_gpu, launcher=launcher, address=address,
+                keep_models=keep_models, extend=extend, retry_failed=retry_failed, estimate=True,
+                news=view.listener.news,
+            )  # fmt: skip
+        _tell_plan(errors, planned)
+    if dry_run:
+        return
+    with bad_input(errors), planned.begun():
+        carry_out_and_report(planned, as_json, errors)
 
 
-def _todo(
-    directory: SweepDirectory | None, plan: Plan, retry_failed: bool
-) -> tuple[list[PlannedRun], int]:
-    """Runs that are not finished, and how many are left out because they have failed."""
-    if directory is None:
-        return list(plan.runs), 0
-    todo, failed = [], 0
-    for run in plan.runs:
-        if directory.finished(run.key):
-            continue
-        if directory.failure(run.key) is not None and not retry_failed:
-            failed += 1
-        else:
-            todo.append(run)
-    return todo, failed
-
-
-def _tell_plan(
-    console: Console, plan: Plan, todo: list[PlannedRun], failed: int, crew: AnyCrew, cost: Cost
-) -> None:
-    request = plan.request
+def _tell_plan(console: Console, planned: PlannedSweep) -> None:
+    plan, crew, cost = planned.plan, planned.crew, planned.cost
+    request, failed = plan.request, planned.left_alone
+    assert cost is not None
     for data in plan.data:
         own = [run for run in plan.runs if run.data == data.name]
         pairs = sum(run.config.also_hold_out is not None for run in own)
@@ -190,7 +157,7 @@ def _tell_plan(
     if failed:
         console.print(f"{failed} runs have failed before; --retry-failed runs them again.")
     console.print(
-        f"To be done: {len(todo)} runs, {crew.jobs} at a time{where}, about "
+        f"To be done: {len(planned.todo)} runs, {crew.jobs} at a time{where}, about "
         f"{duration(cost.seconds / crew.jobs)} by the speed of a few steps; "
         f"{_bytes(cost.kept)} on disk at the end, {_bytes(cost.meanwhile * crew.jobs)} more "
         f"meanwhile.",

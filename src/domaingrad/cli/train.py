@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench.domains import READERS, DataError, told_to_hold_out
-from domaingrad.bench.methods import listed_methods
-from domaingrad.bench.names import import_plugins
-from domaingrad.bench.runs.directory import CONFIG, read_config
-from domaingrad.bench.runs.launching import processes_of
-from domaingrad.bench.runs.loggers import LOGGERS
-from domaingrad.bench.runs.settings import TrainConfig, config_from, deciding
-from domaingrad.bench.runs.training import NONE, Result, train_together
-from domaingrad.bench.runs.training import train as run_training
-from domaingrad.bench.schema import without_none
+from domaingrad.bench import (
+    LOGGERS,
+    READERS,
+    DataError,
+    Result,
+    config_of,
+    in_words,
+    listed_methods,
+    name_of,
+    processes_of,
+    without_none,
+)
+from domaingrad.bench import train as run_training
 
 from . import options
 from .errors import bad_input
@@ -56,7 +55,9 @@ def train(
     ] = [],  # noqa: B006 - typer reads it
     config: Annotated[
         Path | None,
-        typer.Option(help=f"Settings of another run (its {CONFIG}); options given here go before."),
+        typer.Option(
+            help="Settings of another run (its config.yaml); options given here go before."
+        ),
     ] = None,
     devices: Annotated[
         int | None,
@@ -104,50 +105,17 @@ def train(
             "data": data, "hold_out": hold_out, "method": method, "seed": seed, "trial": trial,
             "hyperparameters": _pairs(set_) or None,
         }  # fmt: skip
-        resolved = _settings(config, without_none(chosen))
-        place = out or Path("runs") / _name_of(resolved)
+        resolved = config_of(config, without_none(chosen))
+        place = out or Path("runs/train") / name_of(resolved)
         processes = processes_of(devices, nodes)
-        run = run_training if processes == (1, 1) else partial(train_together, processes=processes)
         shown = Console(stderr=True, quiet=processes != (1, 1) and not is_first_on_node())
         with TrainingView(shown) as view, ended_together(errors):
-            result = run(resolved, place, view.listener, loggers=options.listed(loggers) or ())
+            result = run_training(
+                resolved, place, listener=view.listener, processes=processes,
+                loggers=options.listed(loggers) or (),
+            )  # fmt: skip
     if is_first():
         _tell(result, errors, as_json)
-
-
-def _settings(config: Path | None, given: dict[str, Any]) -> TrainConfig:
-    """Those of a file, and before them those of the command line."""
-    base: dict[str, Any] = {}
-    if config is not None:
-        base = read_config(config / CONFIG if config.is_dir() else config)
-        if given.get("method", base.get("method")) != base.get("method"):
-            base.pop("hyperparameters", None)
-    if "hyperparameters" in given:
-        given["hyperparameters"] = {
-            **(base.get("hyperparameters") or {}),
-            **given["hyperparameters"],
-        }
-    told = {**(base.get("data_options") or {}), **given["data_options"]}
-    base = base | given | {"data_options": told}
-    import_plugins(tuple(base.get("plugins") or ()))
-    if "hold_out" not in base and "data" in base:
-        chosen = told_to_hold_out(base["data"], told)
-        base |= {} if chosen is None else {"hold_out": chosen}
-    for name in ("data", "hold_out"):
-        if name not in base:
-            raise DataError(f"expected --{name.replace('_', '-')}, or a --config that says it.")
-    if base["hold_out"] == NONE:
-        base["hold_out"] = None
-    return config_from(base)
-
-
-def _name_of(config: TrainConfig) -> str:
-    """A directory that the same command finds again."""
-    held_out = "none" if config.hold_out is None else config.hold_out
-    data = Path(config.data.rpartition(":")[2]).name
-    words = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
-    digest = sha256(json.dumps(deciding(asdict(config)), sort_keys=True).encode()).hexdigest()[:8]
-    return f"train/{words}-{digest}"
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
@@ -215,4 +183,4 @@ def _table(result: Result) -> Table:
 
 
 def _number(score: float, result: Result) -> str:
-    return f"R² {score:.3f}" if result.task == "regression" else f"{100 * score:.1f} %"
+    return in_words(score, result.task, result.config.metric)

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import TaskID
 
-from domaingrad.bench.domains import News
-from domaingrad.bench.runs import Checkpoint
-from domaingrad.bench.runs.resumable import Listener, Status
-from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig
 
-from .live import duration, scores
+from .live import Bars, duration, scores
 
 
-class TrainingView:
+class TrainingView(Bars):
     """A bar where there is a terminal; else a line for each checkpoint."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[news]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        super().__init__(console)
         self._task: TaskID | None = None
         self._work = ""
         self._shown: Checkpoint | None = None
-
-    def __enter__(self) -> TrainingView:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     @property
     def listener(self) -> Listener:
@@ -68,7 +41,7 @@ class TrainingView:
     def _step(self, status: Status) -> None:
         speed = status.here / status.seconds
         left = duration((status.steps - status.step) / speed)
-        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint)}"
+        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint, status.score)}"
         self._update(self._work, status.step, status.steps, news)
         if status.checkpoint is not self._shown:
             self._shown = status.checkpoint

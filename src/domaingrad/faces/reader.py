@@ -102,8 +102,14 @@ def read_faces(path: Path, options: FaceOptions, news: News) -> DomainData:
     for folder in [] if (path / SETTINGS).exists() else folders:
         notes += _counted(folder, [image for image in images if image.domain == folder.domain])
     check_labelled(images, str(path), options.least)
-    data = read_labelled(path.resolve().name, images, options, news, notes)
-    data = replace(data, notes=(*data.notes, *_lost(images, data)), recorder=frames_scored)
+    # Lists number the videos of their own set.
+    data = read_labelled(path.resolve().name, images, options, news, notes, everywhere=False)
+    data = replace(
+        data,
+        notes=(*data.notes, *_lost(images, data)),
+        recipe=replace(data.recipe, balance="class"),
+        recorder=frames_scored,
+    )
     return data if options.protocol is None else of_protocol(data, options.protocol)[0]
 
 

@@ -132,7 +132,7 @@ def test_all_unreadable_files_are_found_at_once(files, tmp_path, cache):
         decoded([*files, *broken], 6, SILENT)
     message = str(caught.value)
     assert message.startswith("12 of 17 images cannot be decoded; ")
-    assert "--skip-unreadable" in message
+    assert "skip_unreadable" in message
     assert all(path.name in message for path in broken[:10])
     assert not any(path.name in message for path in broken[10:])
     assert message.endswith("and 2 more")

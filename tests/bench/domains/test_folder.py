@@ -9,10 +9,9 @@ import torch
 
 from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.decoding import decode
-from domaingrad.bench.domains.folder import FOLDER
-from domaingrad.bench.domains.labelled import ImageOptions
+from domaingrad.bench.domains.folder import FOLDER, FolderOptions
 
-SMALL = ImageOptions(size=6)
+SMALL = FolderOptions(size=6)
 GOOD = {"photo/dog": 2, "photo/cat": 1, "sketch/cat": 3, "sketch/dog": 1}
 
 
@@ -46,7 +45,7 @@ def test_images_and_labels_are_those_of_the_folders(root):
 
 
 def test_images_are_224_pixels_unless_told(root):
-    assert read(root, ImageOptions()).preparation.shape == (3, 224, 224)
+    assert read(root, FolderOptions()).preparation.shape == (3, 224, 224)
 
 
 def test_the_fingerprint_changes_with_the_data_alone(root, tmp_path, save):
@@ -166,7 +165,7 @@ def test_unreadable_images_are_left_out_if_told_so(root):
     (root / "sketch" / "cat" / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of 7 images cannot be decoded"):
         read(root)
-    data = read(root, ImageOptions(size=6, skip_unreadable=True))
+    data = read(root, FolderOptions(size=6, skip_unreadable=True))
     assert len(data.domains["sketch"]) == 3
     assert data.domains["sketch"].tensors[1].tolist() == [0, 0, 1]
     assert data.notes[0].startswith("left out 1 of 7 images")
@@ -177,4 +176,4 @@ def test_a_class_that_is_unreadable_throughout_stops_it_all_the_same(root):
         for path in (root / domain / "dog").iterdir():
             path.write_bytes(b"")
     with pytest.raises(DataError, match=r"not one image of class dog can be decoded"):
-        read(root, ImageOptions(size=6, skip_unreadable=True))
+        read(root, FolderOptions(size=6, skip_unreadable=True))

@@ -89,22 +89,35 @@ def test_all_missing_files_are_found_at_once(folder):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (as_csv(("path", "label", "domian"), ROWS), "l.csv", r"no column 'domain'.*'domian'"),
-        (as_csv(("file", "label", "domain"), ROWS), "l.csv", r"'path', only file, label, domain\."),
-        (as_objects(("path", "lable", "domain"), ROWS), "l.json", r"'label'.*nearest is 'lable'"),
+        (
+            as_csv(("path", "label", "domian"), ROWS),
+            "l.csv",
+            r"no column 'domain'; did you mean 'domian'",
+        ),
+        (
+            as_csv(("file", "label", "domain"), ROWS),
+            "l.csv",
+            r"no column 'path'.*Known: file, label, domain\.",
+        ),
+        (
+            as_objects(("path", "lable", "domain"), ROWS),
+            "l.json",
+            r"row 1: .*'label'; did you mean 'lable'",
+        ),
         (
             as_csv(NAMES, [*ROWS, ("x/0.png", "", "photo")]),
             "l.csv",
             r"row 5: .* as label, found ''",
         ),
-        (as_csv(NAMES, [*ROWS, ("x/0.png", "dog")]), "l.csv", r"line 6: expected 3 .*fewer"),
-        (as_csv(NAMES, [(*ROWS[0], 1)]), "l.csv", r"line 2: expected 3 .*more"),
+        (as_csv(NAMES, [*ROWS, ("x/0.png", "dog")]), "l.csv", r"line 6: expected 3 .*found 2"),
+        (as_csv(NAMES, [(*ROWS[0], 1)]), "l.csv", r"line 2: expected 3 .*found 4"),
         (as_objects(NAMES, [("x/0.png", None, "a")]), "l.json", r"row 1: .*label, found None"),
         (as_objects(NAMES, [("x/0.png", 1.5, "a")]), "l.json", r"row 1: .*label, found 1\.5"),
         (as_csv(NAMES, [*ROWS, ROWS[0]]), "l.csv", r"more than once \(1\): .*0\.png"),
         (as_csv(NAMES, ROWS[:1] + ROWS[2:3]), "l.csv", r"two domains or more, found 1 \(photo\)"),
-        (as_csv(NAMES, []), "l.csv", r"lists no images"),
-        ("", "l.csv", r"lists no images"),
+        (as_csv(NAMES, []), "l.csv", r"has a header and no rows"),
+        ("", "l.csv", r"l\.csv is empty"),
+        ("[]", "l.json", r"lists no images"),
         ('{"path": ["a"], "label": []}', "l.json", r"same length, found .*'path': 1, 'label': 0"),
         ("3", "l.json", r"expected a list of objects, or an object of lists"),
         ("{", "l.json", r"cannot be read: "),
@@ -118,7 +131,7 @@ def test_faults_are_named(folder, content, name, message):
 
 def test_what_is_not_text_is_named(folder):
     (folder / "l.csv").write_bytes(b"path,label,domain\n\xff\xfe,a,b\n")
-    with pytest.raises(DataError, match=r"l\.csv cannot be read: "):
+    with pytest.raises(DataError, match=r"l\.csv should be a CSV file in UTF-8"):
         MANIFEST.read(folder / "l.csv", ManifestOptions(), News())
 
 

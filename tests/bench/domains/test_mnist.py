@@ -3,6 +3,7 @@
 import gzip
 import struct
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from domaingrad.bench.domains import ReaderOptions
+from domaingrad.bench.domains import load
 from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.digits import ANGLES, COLOUR_FLIP
-from domaingrad.bench.domains.mnist import COLORED_MNIST, ROTATED_MNIST, Digits
+from domaingrad.bench.domains.mnist import COLORED_MNIST, ROTATED_MNIST, Digits, MNISTOptions
+from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs.training import drawing
 
 TRAIN, TEST = 90, 30
 
@@ -44,8 +47,10 @@ def write(folder, files, packed=False):
     return folder
 
 
-def read(reader, folder, news=None):
-    return reader.read(folder, ReaderOptions(), news or News())
+def read(reader, folder, news=None, trial=None):
+    options = MNISTOptions(drawn="once" if trial is None else "each-trial")
+    generator = torch.Generator().manual_seed(trial or 0)
+    return reader.read(folder, options, news or News(), generator)
 
 
 @pytest.mark.parametrize("reader", [COLORED_MNIST, ROTATED_MNIST], ids=lambda reader: reader.kind)
@@ -85,6 +90,32 @@ def test_coloured_digits_keep_every_image_once_in_the_channel_of_their_colour(tm
     assert {image.numpy().tobytes() for image in stored.sum(1).to(torch.uint8)} == {
         image.astype(np.uint8).tobytes() for image in originals
     }
+
+
+def test_each_trial_draws_order_flips_and_colors_anew_unless_told(tmp_path):
+    folder = write(tmp_path, made_up())
+    for reader in (COLORED_MNIST, ROTATED_MNIST):
+        once, first, again, second = (read(reader, folder, trial=t) for t in (None, 1, 1, 2))
+        same = [torch.equal(first.domains[n].tensors[0], again.domains[n].tensors[0])
+                for n in first.domains]  # fmt: skip
+        other = [torch.equal(first.domains[n].tensors[0], second.domains[n].tensors[0])
+                 for n in first.domains]  # fmt: skip
+        assert all(same)
+        assert not any(other)
+        # Trials are of the same data; runs with one draw for all are others.
+        assert first.fingerprint == second.fingerprint != once.fingerprint
+
+
+def test_what_a_trial_draws_does_not_depend_on_where_the_files_lie(tmp_path):
+    places = [write(tmp_path / name, made_up()) for name in ("here", "there")]
+    configs = [TrainConfig(f"colored-mnist:{place}", None, trial=2) for place in places]
+    found = [load(c.data, {}, News(), drawing(c)) for c in configs]
+    assert all(
+        torch.equal(one.tensors[0], other.tensors[0])
+        for one, other in zip(*(each.domains.values() for each in found), strict=True)
+    )
+    other = load(configs[0].data, {}, News(), drawing(replace(configs[0], trial=3)))
+    assert not torch.equal(other.domains["+90%"].tensors[0], found[0].domains["+90%"].tensors[0])
 
 
 def test_other_counts_than_mnists_are_noted(tmp_path):

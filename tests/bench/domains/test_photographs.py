@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import ks_2samp
 from torch.nn import functional as F
 
 from domaingrad.bench.domains import photographs
 from domaingrad.bench.domains.data import DataError
 from domaingrad.bench.domains.decoding import decode
-from domaingrad.bench.domains.photographs import Photographs
+from domaingrad.bench.domains.photographs import Photographs, resampled
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
 transforms = pytest.importorskip("torchvision.transforms.v2")
@@ -190,9 +191,45 @@ def test_a_size_below_one_is_refused():
 
 
 def test_everything_is_written_down():
-    assert Photographs(64).described() == {"kind": "photographs", "size": 64}
+    assert Photographs(64).described() == {"kind": "photographs", "size": 64, "stored": None}
     assert Photographs(64).shape == (3, 64, 64)
 
 
 def test_an_image_of_one_pixel_survives():
     assert np.isfinite(Photographs(1).augmented(stored(3, 1), generator()).numpy()).all()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 40, 40), (3, 5, 33, 29), (20, 1, 28, 40)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_crops_of_a_larger_square_are_those_of_pillow(box, flip):
+    pixels = stored(1, 40)
+    image = Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).crop(box)
+    theirs = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)).astype(float)
+    left, top, right, bottom = box
+    crops = torch.tensor([[left, top, right - left, bottom - top]], dtype=torch.float32)
+    ours = resampled(pixels.float(), crops, torch.tensor([flip]), 16)[0].permute(1, 2, 0).numpy()
+    # Pillow rounds to bytes after each of two passes.
+    np.testing.assert_allclose(ours[:, ::-1] if flip else ours, theirs, atol=1.01)
+
+
+def test_images_are_seen_at_their_size_from_a_larger_square():
+    preparation = Photographs(16, stored=40)
+    assert (preparation.shape, preparation.kept) == ((3, 16, 16), 40)
+    given = stored(4, 40)
+    small = torch.stack([
+        torch.from_numpy(np.array(Image.fromarray(x.permute(1, 2, 0).numpy()).resize(
+            (16, 16), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+        for x in given
+    ])  # fmt: skip
+    # A byte of 255, in the smallest standard deviation.
+    torch.testing.assert_close(preparation(given), Photographs(16)(small), atol=0.018, rtol=0)
+    varied = preparation.augmented(given, generator())
+    assert varied.shape == (4, 3, 16, 16)
+    assert torch.equal(varied[2:], preparation.augmented(given[2:], generator(), 4, slice(2, 4)))
+    # A crop of a constant is that constant.
+    plain = torch.full((4, 3, 40, 40), 100, dtype=torch.uint8)
+    crops = torch.tensor([[3.0, 4.0, 30.0, 31.0]]).expand(4, 4)
+    exact = resampled(plain.double(), crops, torch.zeros(4).bool(), 16)
+    torch.testing.assert_close(exact, torch.full((4, 3, 16, 16), 100.0).double())
+    with pytest.raises(DataError, match="cannot be stored smaller"):
+        Photographs(16, stored=8)

@@ -8,11 +8,12 @@ import pytest
 
 from domaingrad.bench.domains import presets
 from domaingrad.bench.domains.data import DataError, News
-from domaingrad.bench.domains.labelled import ImageOptions
+from domaingrad.bench.domains.folder import FolderOptions
 from domaingrad.bench.domains.presets import PRESETS, PUBLISHED, read_preset
 from domaingrad.bench.names import UnknownNameError
+from domaingrad.bench.protocol import PowerOfTwo
 
-SMALL = ImageOptions(size=6)
+SMALL = FolderOptions(size=6)
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 # DomainBed's paper (arXiv 2007.01434, section 3) and, for TerraIncognita, what its script leaves.
@@ -109,3 +110,9 @@ def test_pacs_itself_has_no_difference(test_data, tmp_path, monkeypatch):
     assert {image.label for image in images} == {*CLASSES}
     assert Counter(image.domain for image in images) == PUBLISHED["pacs"].domains
     assert notes == ("ignored folders without images: splits",)
+
+
+def test_domain_net_searches_smaller_batches_as_domain_bed_does():
+    """⌊2^U(3, 5)⌋ in its hparams_registry, in place of ⌊2^U(3, 5.5)⌋."""
+    assert PUBLISHED["domain-net"].batch == PowerOfTwo(3, 5)
+    assert [p.name for p in PUBLISHED.values() if p.batch is not None] == ["domain-net"]

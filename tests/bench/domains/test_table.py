@@ -271,7 +271,7 @@ def test_the_task_is_guessed_from_the_target_and_the_guess_noted(tmp_path, targe
     data = read(write(tmp_path / "t.csv", "d,x,y\n" + rows), target="y", domain="d")
     assert data.task == task
     assert data.classes == classes
-    assert sum("--task" in note for note in data.notes) == 1
+    assert sum("task tells otherwise" in note for note in data.notes) == 1
     labels = torch.stack([data.domains["a"].tensors[1], data.domains["b"].tensors[1]], 1).flatten()
     if classes:
         assert [classes[label] for label in labels] == [
@@ -340,7 +340,7 @@ def test_an_unlisted_mark_for_missing_values_is_named(tmp_path, mark):
     with pytest.raises(DataError) as error:
         read(path, "y", "d")
     assert f"'x' should be numbers and has '{mark}' in 3 of 5 rows" in str(error.value)
-    assert "--missing" in str(error.value)
+    assert "list them as missing" in str(error.value)
     assert read(path, "y", "d", missing=(mark,)).preparation.numeric == ("x",)
     assert read(path, "y", "d", categorical=("x",)).preparation.numeric == ()
 
@@ -406,14 +406,14 @@ def test_no_file_and_a_folder_are_no_table(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"target": None}, "--target.*columns are site, age, sex, ward, score, ill"),
-        ({"domain": None}, "--domain.*columns are site, age, sex, ward, score, ill"),
+        ({"target": None}, "target.*columns are site, age, sex, ward, score, ill"),
+        ({"domain": None}, "domain.*columns are site, age, sex, ward, score, ill"),
         ({"domain": "stie"}, "did you mean 'site'"),
         ({"target": "il"}, "did you mean 'ill'"),
         ({"categorical": ("wrad",)}, "did you mean 'ward'"),
         ({"drop": ("agee",)}, "did you mean 'age'"),
-        ({"target": "site"}, "cannot be both"),
-        ({"drop": ("ill",)}, "ill is the target or the domain"),
+        ({"target": "site"}, "cannot be two of the target, the domain and the group"),
+        ({"drop": ("ill",)}, "ill is the target, the domain or the group"),
         ({"target": "sex", "task": "regression"}, "'sex' should be numbers and has 'f', 'm'"),
     ],
 )

@@ -14,9 +14,9 @@ from .data import (
     Task,
 )
 from .datasets import from_datasets
-from .loading import DATA_SETS, IN_MEMORY, READERS, load, options_of, told_to_hold_out
+from .loading import DATA_SETS, IN_MEMORY, READERS, is_drawn, load, options_of, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
-from .recipes import Recipe, Schedule, Training
+from .recipes import Balance, OptimizerName, Recipe, Schedule, Training
 
 __all__ = [
     "DATA_SETS",
@@ -24,12 +24,14 @@ __all__ = [
     "PREPARATIONS",
     "READERS",
     "AsStored",
+    "Balance",
     "DataError",
     "DataSet",
     "DomainData",
     "Domains",
     "Groups",
     "News",
+    "OptimizerName",
     "Preparation",
     "Reader",
     "ReaderOptions",
@@ -39,6 +41,7 @@ __all__ = [
     "Training",
     "correct",
     "from_datasets",
+    "is_drawn",
     "load",
     "losses",
     "options_of",

@@ -29,8 +29,9 @@ FORMAT = 1
 class Decoded:
     """The pixels of image files."""
 
-    images: Tensor
-    """uint8 [n, 3, size, size]; a memory map whose changes stay in memory."""
+    images: Tensor | None
+    """uint8 [n, 3, size, size], a memory map whose changes stay in memory; ``None`` where they are
+    decoded when they are needed."""
     kept: tuple[int, ...]
     """Which of the files these are; all of them unless unreadable ones were left out."""
     notes: tuple[str, ...]
@@ -139,7 +140,7 @@ def _check_room(directory: Path, images: int, size: int, news: News) -> None:
         raise DataError(
             f"decoding {images:,} images to {size}×{size} takes {_in_units(needed)} in "
             f"{directory}, where {_in_units(free)} are free; make room there, set "
-            f"DOMAINGRAD_CACHE to a directory on another disk, or choose a smaller --size."
+            f"DOMAINGRAD_CACHE to a directory on another disk, or choose a smaller size."
         )
 
 
@@ -163,7 +164,7 @@ def _fill(partial: Path, files: Sequence[Path], size: int, news: News, skip: boo
         os.fsync(file.fileno())
     if unreadable and not (skip and kept):
         remedy = (
-            "none is left" if skip else "mend or remove them, or leave them out: --skip-unreadable"
+            "none is left" if skip else "mend or remove them, or leave them out by skip_unreadable"
         )
         raise DataError(
             f"{len(unreadable):,} of {len(files):,} images cannot be decoded; {remedy}.\n"

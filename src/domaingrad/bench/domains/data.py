@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.schema import Whole, settings
+from domaingrad.bench.schema import Option, Whole, settings
 
 from .recipes import Recipe
 
@@ -137,8 +138,20 @@ class Groups:
     of_sample: Tensor
     """Number of its group, shape [n]."""
     names: tuple[str, ...]
-    kinds: tuple[str, ...]
-    """What the data say of each group beside its class; empty where they say nothing."""
+    kinds: tuple[str, ...] = ()
+    """What the data say of each group beside its class, if they say anything."""
+    everywhere: bool = True
+    """Whether a name means the same group in all domains, as a person's does."""
+
+    @classmethod
+    def of(cls, names: Sequence[object]) -> Groups:
+        """Of the group's name of each sample.
+
+        >>> Groups.of(["ann", "bob", "ann"])
+        Groups(of_sample=tensor([0, 1, 0]), names=('ann', 'bob'), kinds=(), everywhere=True)
+        """
+        number = {name: place for place, name in enumerate(dict.fromkeys(map(str, names)))}
+        return cls(torch.tensor([number[str(name)] for name in names]), tuple(number))
 
 
 Recorder = Callable[[Groups, tuple[str, ...], Tensor, Tensor, Tensor], Mapping[str, Any] | None]
@@ -170,8 +183,7 @@ class DomainData:
     built_in: bool = False
     """Whether they are drawn by a program, an entry of the list of data sets."""
     groups: Mapping[str, Groups] = field(default_factory=dict)
-    """By domain, where samples belong together: groups are split whole, and batches hold as many
-    samples of each class."""
+    """By domain, where samples belong together: none is split between training and validation."""
     recorder: Recorder | None = None
     """What is kept of a domain's groups at checkpoints."""
 
@@ -195,6 +207,13 @@ class News:
     """What is being done, how many are done, of how many."""
 
 
+GROUP = Option(
+    "Samples that belong together, as a patient's, and are never split: a column (table, "
+    "manifest), a field (WILDS), or a pattern in domain/class/file, of which the first part in "
+    "brackets counts."
+)
+
+
 @settings
 class ReaderOptions:
     """What every reader may be told; a reader's own options are a subclass."""
@@ -210,8 +229,10 @@ class Reader:
     kind: str
     summary: str
     """In one line, for the command line's list."""
-    read: Callable[[Path, Any, News], DomainData]
+    read: Callable[..., DomainData]
     """Of a path, these options, and who hears of the reading."""
     options: type[ReaderOptions] = ReaderOptions
+    draws: bool = False
+    """Whether some of it is drawn anew in each trial; then ``read`` takes a generator, too."""
     hold_out: Callable[[Any], str | None] = lambda _: None
     """The domain that options say to hold out, if they do."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
-from .data import AsStored, DataError, DomainData
+from domaingrad.bench.names import look_up
+
+from .data import AsStored, DataError, DomainData, Groups
+from .fetched import Fetch, FetchedSamples, MapStyle
 from .photographs import Photographs
 from .recipes import TABLES, Recipe, for_digits, for_photographs
 
+AT_ONCE = 256
+"""Samples of a data set that is not kept that are in memory together."""
+
 
 def from_datasets(
-    domains: Mapping[str, Dataset[Any]], name: str, classes: Sequence[str] | None = None
+    domains: Mapping[str, Dataset[Any]],
+    name: str,
+    classes: Sequence[str] | None = None,
+    groups: Mapping[str, Sequence[object]] | None = None,
+    fetch: Fetch = "once",
 ) -> DomainData:
     """Data in memory, from one map-style data set a domain.
 
@@ -28,9 +38,14 @@ def from_datasets(
         domains: data sets that give (input, label), by name of the domain.
         name: what the data are called; seeds derive from it.
         classes: names of the classes; their numbers unless given.
+        groups: by domain the name of each sample's group, which is never split; the same name is
+            the same group in all domains.
+        fetch: whether inputs are kept in memory, or asked for as they are needed; then each data
+            set is gone through once, for its labels and its fingerprint.
 
     Raises:
-        DataError: no domain, an empty one, inputs of different shapes, labels that are no classes.
+        DataError: no domain, an empty one, inputs of different shapes, labels that are no classes,
+            groups of other domains or numbers of samples.
 
     >>> left = TensorDataset(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
     >>> data = from_datasets({"left": left, "right": left}, "demo", ["cat", "dog"])
@@ -39,9 +54,13 @@ def from_datasets(
     """
     if not domains:
         raise DataError(f"{name}: expected at least one domain; found none.")
-    stored = {domain: _stacked(domain, data) for domain, data in domains.items()}
+    digest = sha256()
+    stored = {
+        domain: _stacked(domain, data) if fetch == "once" else _passed(domain, data, digest)
+        for domain, data in domains.items()
+    }
     shapes = {domain: tuple(data.tensors[0].shape[1:]) for domain, data in stored.items()}
-    for domain, data in stored.items():
+    for domain, data in stored.items() if fetch == "once" else ():
         _require_finite(domain, data)
     kinds = {data.tensors[1].is_floating_point() for data in stored.values()}
     if len(set(shapes.values())) > 1 or len(kinds) > 1:
@@ -49,7 +68,7 @@ def from_datasets(
             f"{name}: all domains must have inputs of one shape and labels of one kind; found the "
             f"shapes {shapes}."
         )
-    first, _ = next(iter(stored.values())).tensors
+    first = next(iter(stored.values())).tensors[0][torch.tensor([0])]
     shape = tuple(first.shape[1:])
     square = len(shape) == 3 and shape[1] == shape[2]
     photographs = first.dtype == torch.uint8 and square and shape[0] == 3
@@ -61,7 +80,8 @@ def from_datasets(
         recipe=_recipe(shape, photographs),
         task="regression" if regression else "classification",
         classes=() if regression else _classes(name, stored, classes),
-        fingerprint=_fingerprint(stored),
+        fingerprint=_fingerprint(stored, groups or {}, None if fetch == "once" else digest),
+        groups=_groups(stored, groups or {}),
     )
 
 
@@ -72,6 +92,8 @@ def _recipe(shape: tuple[int, ...], photographs: bool) -> Recipe:
 
 
 def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
+    if isinstance(data, Sized) and len(data) == 0:
+        raise DataError(f"domain {domain} has no samples; leave it out.")
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         inputs, labels = data.tensors
     else:
@@ -85,8 +107,6 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
                 f"tensors of one shape; {type(error).__name__}: {error}. Let the data set have a "
                 f"length, and turn its inputs into tensors."
             ) from error
-    if len(labels) == 0:
-        raise DataError(f"domain {domain} has no samples; leave it out.")
     if labels.dim() != 1:
         raise DataError(
             f"domain {domain}: expected one label a sample; found labels of shape "
@@ -95,6 +115,23 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
     if inputs.is_floating_point():
         inputs = inputs.float()
     return TensorDataset(inputs, labels.float() if labels.is_floating_point() else labels.long())
+
+
+def _passed(domain: str, data: Dataset[Any], digest: Any) -> TensorDataset:
+    """Once through a data set that is not kept, for its labels and what it is known by."""
+    digest.update(domain.encode())
+    labels, shapes = [], set()
+    rows = torch.arange(len(data)).split(AT_ONCE)  # type: ignore[arg-type, no-untyped-call]
+    for some in rows:
+        part = _stacked(domain, Subset(data, some.tolist()))
+        _require_finite(domain, part)
+        for tensor in part.tensors:
+            digest.update(_bytes(tensor))
+        labels.append(part.tensors[1])
+        shapes.add(tuple(part.tensors[0].shape[1:]))
+    if len(shapes) > 1:
+        raise DataError(f"domain {domain}: expected inputs of one shape; found {sorted(shapes)}.")
+    return FetchedSamples(MapStyle(data, shapes.pop()), torch.cat(labels))
 
 
 def _require_finite(domain: str, data: TensorDataset) -> None:
@@ -124,13 +161,33 @@ def _classes(
     return tuple(map(str, range(count) if classes is None else classes))
 
 
-def _fingerprint(stored: Mapping[str, TensorDataset]) -> str:
-    digest = sha256()
+def _groups(
+    stored: Mapping[str, TensorDataset], groups: Mapping[str, Sequence[object]]
+) -> dict[str, Groups]:
+    for domain, names in groups.items():
+        count = len(look_up("domain", domain, stored))
+        if len(names) != count:
+            raise DataError(
+                f"domain {domain}: expected the group of each of its {count:,} samples; found "
+                f"{len(names):,}."
+            )
+    return {domain: Groups.of(names) for domain, names in groups.items()}
+
+
+def _fingerprint(
+    stored: Mapping[str, TensorDataset],
+    groups: Mapping[str, Sequence[object]],
+    passed: Any,
+) -> str:
+    """Of all samples, unless they have been passed through already, and the groups."""
+    digest = sha256() if passed is None else passed
     for name, data in stored.items():
         digest.update(name.encode())
-        for tensor in data.tensors:
+        for tensor in data.tensors if passed is None else ():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(_bytes(tensor))
+        if name in groups:
+            digest.update(repr([str(each) for each in groups[name]]).encode())
     return digest.hexdigest()
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from .data import DataError, DomainData, News, Reader
+from domaingrad.bench.schema import settings
+
+from .data import GROUP, DataError, DomainData, News, Reader
 from .decoding import is_image
 from .files import listed, visible
 from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
 LAYOUT = "root/domain/class/image"
+
+
+@settings
+class FolderOptions(ImageOptions):
+    """What a reader of folders may be told."""
+
+    group: Annotated[str | None, GROUP] = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class _Contents:
     links: int
 
 
-def read_folder(path: Path, options: ImageOptions, news: News) -> DomainData:
+def read_folder(path: Path, options: FolderOptions, news: News) -> DomainData:
     """Read the images under ``path/domain/class/``.
 
     Names of domains and classes are the folders', in Unicode's composed form, and sorted. Hidden
@@ -47,14 +58,14 @@ def read_folder(path: Path, options: ImageOptions, news: News) -> DomainData:
 
     Args:
         path: the folder that holds the domains.
-        options: of which size and skip_unreadable are heeded.
+        options: of which size, skip_unreadable and group are heeded.
         news: hears of the decoding.
 
     Raises:
         DataError: no such folder, another layout, fewer than two domains or classes, domains or
             classes without images, classes that differ only by case, unreadable images.
     """
-    found = find_images(path, options.least)
+    found = grouped(find_images(path, options.least), path, options.group)
     return read_labelled(path.resolve().name, found.images, options, news, found.notes)
 
 
@@ -78,6 +89,36 @@ def find_images(path: Path, least: int = 2) -> FolderImages:
     idle = _check_folders(contents, images)
     check_labelled(images, str(path), least)
     return FolderImages(tuple(images), tuple(_notes(contents, idle)))
+
+
+def grouped(found: FolderImages, root: Path, pattern: str | None) -> FolderImages:
+    """With groups by a pattern in ``domain/class/file``: its first part in brackets, or all of it.
+
+    Raises:
+        DataError: no regular expression, or files without it.
+    """
+    if pattern is None:
+        return found
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise DataError(
+            f"group has to be a regular expression of {LAYOUT}; found {pattern!r}: {error}."
+        ) from error
+    matches = [expression.search(i.path.relative_to(root).as_posix()) for i in found.images]
+    if without := [
+        image.path for image, match in zip(found.images, matches, strict=True) if match is None
+    ]:
+        raise DataError(
+            f"expected the pattern {pattern!r} in the place of every image below {root}; found "
+            f"none in {len(without):,}: {listed(without, most=3)}."
+        )
+    images = [
+        replace(image, group=match[(match.lastindex and 1) or 0])
+        for image, match in zip(found.images, matches, strict=True)
+        if match is not None
+    ]
+    return replace(found, images=tuple(images))
 
 
 def _contents(root: Path) -> _Contents:
@@ -183,5 +224,5 @@ FOLDER = Reader(
     kind="folder",
     summary=f"Image files in {LAYOUT}.",
     read=read_folder,
-    options=ImageOptions,
+    options=FolderOptions,
 )

@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.schema import Option, Whole, settings
 
-from .cache import decoded
+from .cache import Decoded, decoded
 from .data import DataError, DomainData, Groups, News, ReaderOptions
+from .fetched import Fetch, FetchedSamples, ImageFiles
 from .files import listed
 from .photographs import Photographs
 from .recipes import for_photographs
@@ -31,10 +33,19 @@ class ImageOptions(ReaderOptions):
     size: Annotated[
         Whole | None, Option(f"Images: height and width.  [default: {DEFAULT_SIZE}]")
     ] = None
+    stored_size: Annotated[
+        Whole | None,
+        Option("Images: height and width that are kept and cropped from.  [default: size]"),
+    ] = None
     skip_unreadable: Annotated[
         bool,
         Option("Images: leave out those that are broken, and say which.", "--skip-unreadable"),
     ] = False
+
+    fetch: Annotated[
+        Fetch,
+        Option("Images: decoded once and kept on disk, or each time (as-needed)."),
+    ] = "once"
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ def read_labelled(
     options: ImageOptions,
     news: News,
     notes: Sequence[str] = (),
+    everywhere: bool = True,
 ) -> DomainData:
     """Decode the images and deal them out to their domains, names sorted.
 
@@ -92,16 +104,21 @@ def read_labelled(
         options: of which the size and whether to skip unreadable files matter.
         news: hears of the decoding.
         notes: what was noticed before.
+        everywhere: whether a group's name means the same in all domains.
 
     Raises:
         DataError: as :func:`~.cache.decoded`; or leaving out unreadable files left out a whole
             domain or class.
     """
-    preparation = Photographs(DEFAULT_SIZE if options.size is None else options.size)
-    images = sorted(images, key=_domain)
-    pixels = decoded(
-        [image.path for image in images], preparation.size, news, options.skip_unreadable
+    preparation = Photographs(
+        DEFAULT_SIZE if options.size is None else options.size, options.stored_size
     )
+    images = sorted(images, key=_domain)
+    files = [image.path for image in images]
+    if options.fetch == "once":
+        pixels = decoded(files, preparation.kept, news, options.skip_unreadable)
+    else:
+        pixels = _undecoded(name, files, preparation.kept, options)
     kept = [images[index] for index in pixels.kept]
     for kind, name_of in (("domain", _domain), ("class", _label)):
         if lost := sorted({*map(name_of, images)} - {*map(name_of, kept)}):
@@ -125,9 +142,7 @@ def read_labelled(
         name=name,
         # Views of the memory map, as a domain's images lie side by side.
         domains={
-            domain: TensorDataset(
-                pixels.images[places[0] : places[-1] + 1], labels[places[0] : places[-1] + 1]
-            )
+            domain: _samples(pixels, files, preparation.kept, labels, places)
             for domain, places in sorted(rows.items())
         },
         preparation=preparation,
@@ -137,19 +152,41 @@ def read_labelled(
         notes=(*notes, *pixels.notes, *_missing(kept, classes)),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
         groups={
-            domain: _groups([kept[place] for place in places])
+            domain: _groups([kept[place] for place in places], everywhere)
             for domain, places in sorted(rows.items())
             if kept[places[0]].group
         },
     )
 
 
-def _groups(images: Sequence[LabelledImage]) -> Groups:
+def _undecoded(name: str, files: Sequence[Path], size: int, options: ImageOptions) -> Decoded:
+    """What is known of files that are decoded when they are needed."""
+    if options.skip_unreadable:
+        raise DataError(
+            f"{name}: unreadable images cannot be left out where images are decoded as needed; "
+            f"remove them, or decode once."
+        )
+    if missing := [path for path in files if not path.is_file()]:
+        raise DataError(f"{name}: {len(missing):,} images are not there: {listed(missing)}.")
+    there = [(path.name, s.st_size, s.st_mtime_ns) for path in files for s in [path.stat()]]
+    digest = hashlib.sha256(json.dumps([size, there]).encode()).hexdigest()
+    return Decoded(None, tuple(range(len(files))), (), digest)
+
+
+def _samples(
+    pixels: Decoded, files: Sequence[Path], size: int, labels: Tensor, places: Sequence[int]
+) -> TensorDataset:
+    """Of a domain, whose images lie side by side."""
+    own = slice(places[0], places[-1] + 1)
+    if pixels.images is None:
+        return FetchedSamples(ImageFiles(files[own], size), labels[own])
+    return TensorDataset(pixels.images[own], labels[own])
+
+
+def _groups(images: Sequence[LabelledImage], everywhere: bool) -> Groups:
     kinds = {image.group: image.kind for image in images}
-    number = {name: index for index, name in enumerate(kinds)}
-    return Groups(
-        torch.tensor([number[image.group] for image in images]), tuple(kinds), tuple(kinds.values())
-    )
+    found = Groups.of([image.group for image in images])
+    return replace(found, kinds=tuple(kinds.values()), everywhere=everywhere)
 
 
 def _of_group(image: LabelledImage) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
             path alone, of a folder of images, a ``.csv`` or a ``.json`` manifest.
         options: what the reader is told, by name.
         news: who hears of decoding.
-        generator: from which a built-in data set is drawn; nothing else uses it.
+        generator: from which is drawn what is drawn anew in each trial (:func:`is_drawn`).
 
     Raises:
         UnknownNameError: a name in no list.
@@ -64,7 +64,13 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
     if data in DATA_SETS:
         return DATA_SETS[data].draw(generator)
     reader, place = reader_of(data)
-    return reader.read(Path(place).expanduser(), told, news)
+    drawing = (generator,) if reader.draws else ()
+    return reader.read(Path(place).expanduser(), told, news, *drawing)
+
+
+def is_drawn(data: str) -> bool:
+    """Whether another trial has other data, or as many digits otherwise colored."""
+    return data in DATA_SETS or reader_of(data)[0].draws
 
 
 def options_of(data: str, options: Mapping[str, Any]) -> ReaderOptions:
@@ -102,7 +108,7 @@ def reader_of(data: str) -> tuple[Reader, str]:
     if separator and (kind in READERS or not Path(data).exists()):
         reader = look_up("kind of data", kind, READERS)
         if not place:
-            raise DataError(f"expected --data {kind}:PATH; found no path.")
+            raise DataError(f"expected {kind}:PATH as data; found no path.")
         return reader, place
     return _reader_of(Path(data)), data
 
@@ -126,9 +132,9 @@ def _reader_of(path: Path) -> Reader:
     if path.exists():
         raise DataError(
             f"{path} is neither a folder nor a file that ends in {', '.join(BY_SUFFIX)}; say what "
-            f"it is by --data KIND:PATH, with a kind of {', '.join(READERS)}."
+            f"it is by KIND:PATH, with a kind of {', '.join(READERS)}."
         )
     if path.parent != Path():
         raise DataError(f"there is no {path}, neither as a folder nor as a file.")
     look_up("data set", str(path), {**DATA_SETS, **READERS})
-    raise DataError(f"expected --data {path}:PATH, for data that lie on disk; found no path.")
+    raise DataError(f"expected {path}:PATH as data, since they lie on disk; found no path.")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
+from domaingrad.bench.names import UnknownNameError, look_up
 from domaingrad.bench.schema import Option, settings
 
-from .data import DataError, DomainData, News, Reader
+from .csv_file import open_csv
+from .data import GROUP, DataError, DomainData, News, Reader
 from .files import listed
 from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
@@ -26,6 +26,7 @@ class ManifestOptions(ImageOptions):
 
     target: Annotated[str | None, Option("Manifest: the column to predict.")] = None
     domain: Annotated[str | None, Option("Manifest: the column of domains.")] = None
+    group: Annotated[str | None, GROUP] = None
 
 
 def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainData:
@@ -37,8 +38,8 @@ def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainDat
 
     Args:
         path: a file that ends in .csv or .json.
-        options: of which target and domain name other columns than label and domain, and size and
-            skip_unreadable are heeded.
+        options: of which target and domain name other columns than label and domain, group names
+            one of what belongs together, and size and skip_unreadable are heeded.
         news: hears of the decoding.
 
     Raises:
@@ -51,13 +52,13 @@ def read_manifest(path: Path, options: ManifestOptions, news: News) -> DomainDat
 
 
 def _images(path: Path, options: ManifestOptions) -> list[LabelledImage]:
-    columns = ("path", options.target or "label", options.domain or "domain")
-    rows = _rows(path)
+    columns = ["path", options.target or "label", options.domain or "domain"]
+    columns += [options.group] if options.group else []
+    rows = _rows(path, columns)
     images = []
     for number, row in enumerate(rows, start=1):
-        _check_columns(path, columns, list(row))
-        file, label, domain = (_text(path, number, row, column) for column in columns)
-        images.append(LabelledImage(path.parent / file, domain, label))
+        file, label, domain, *group = (_text(path, number, row, column) for column in columns)
+        images.append(LabelledImage(path.parent / file, domain, label, *group))
     if not images:
         raise DataError(f"{path} lists no images; expected one in each row.")
     missing = [image.path for image in images if not image.path.is_file()]
@@ -77,30 +78,21 @@ def _images(path: Path, options: ManifestOptions) -> list[LabelledImage]:
     return images
 
 
-def _rows(path: Path) -> Sequence[Row]:
+def _rows(path: Path, columns: Sequence[str]) -> Sequence[Row]:
     if not path.is_file():
         raise DataError(f"expected a manifest at {path}, found no file.")
-    readers = {".csv": _csv_rows, ".json": _json_rows}
-    if path.suffix.lower() not in readers:
+    if path.suffix.lower() == ".csv":
+        file = open_csv(path)
+        file.check_columns(columns)
+        values = file.values(columns, columns, missing=()).fillna("")
+        rows: list[Row] = values.to_dict("records")
+        return rows
+    if path.suffix.lower() != ".json":
         raise DataError(f"expected a manifest that ends in .csv or .json, found {path.name}.")
     try:
-        return readers[path.suffix.lower()](path)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        return _json_rows(path)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-
-
-def _csv_rows(path: Path) -> Sequence[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path} line {reader.line_num}: expected {len(reader.fieldnames or ())} "
-                    f"values as in the first line, found {'more' if None in row else 'fewer'}."
-                )
-            rows.append(row)
-    return rows
 
 
 def _json_rows(path: Path) -> Sequence[Row]:
@@ -118,16 +110,13 @@ def _json_rows(path: Path) -> Sequence[Row]:
     raise DataError(f"{path}: expected a list of objects, or an object of lists.")
 
 
-def _check_columns(path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
-    for column in wanted:
-        if column not in found:
-            near = get_close_matches(column, found, n=1, cutoff=0.5)
-            hint = f" The nearest is {near[0]!r}." if near else ""
-            raise DataError(f"{path} has no column {column!r}, only {listed(found)}.{hint}")
-
-
 def _text(path: Path, number: int, row: Row, column: str) -> str:
     """The value as text; numbers are names here, like any other."""
+    if column not in row:
+        try:
+            look_up("column", column, row)
+        except UnknownNameError as error:
+            raise DataError(f"{path} row {number}: {error}") from error
     value = row[column]
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)

@@ -10,12 +10,14 @@ from hashlib import sha256
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
+
+from domaingrad.bench.schema import Option, settings
 
 from .data import DataError, DomainData, Domains, News, Preparation, Reader, ReaderOptions
 from .digits import coloured, rotated
@@ -94,42 +96,52 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()
 
 
+@settings
+class MNISTOptions(ReaderOptions):
+    """What a reader of MNIST may be told."""
+
+    drawn: Annotated[
+        Literal["each-trial", "once"],
+        Option("MNIST: order, flips and colors, for each trial (as DomainBed) or once for all."),
+    ] = "each-trial"
+
+
 def read_colored_mnist(
-    path: Path,
-    options: ReaderOptions,  # noqa: ARG001 – there is none to heed
-    news: News,
+    path: Path, options: MNISTOptions, news: News, generator: Generator
 ) -> DomainData:
     """ColoredMNIST (Arjovsky et al., arXiv 1907.02893), as DomainBed deals it out.
 
     All digits in random order, dealt out to +90%, +80% and -90%; label 1 for digits under 5,
     flipped with probability .25, and coloured by the label with probability .9, .8 and .1.
-    Order, flips and colours come from one generator with seed 0, the same in every trial.
+    Order, flips and colours are drawn for each trial (DomainBed draws them for each run; ours are
+    the same for all methods), or all from one generator with seed 0.
 
     Args:
         path: the folder of the official files; torchvision downloads them to it where absent.
-        options: none is heeded.
+        options: of which ``drawn`` is heeded.
         news: hears of a download.
+        generator: of the trial.
 
     Raises:
         DataError: files that are absent and cannot be downloaded, or that are not MNIST's.
     """
-    return _read("colored-mnist", path, news, coloured, ("5 to 9", "0 to 4"))
+    drawn = _drawn_from(options, generator)
+    return _read("colored-mnist", path, news, coloured, ("5 to 9", "0 to 4"), drawn)
 
 
 def read_rotated_mnist(
-    path: Path,
-    options: ReaderOptions,  # noqa: ARG001 – there is none to heed
-    news: News,
+    path: Path, options: MNISTOptions, news: News, generator: Generator
 ) -> DomainData:
     """RotatedMNIST (Ghifary et al., arXiv 1508.07680), as DomainBed deals it out.
 
-    All digits in random order, by a generator with seed 0, the same in every trial; dealt out to
-    0°, 15°, … 75° and rotated by that, counter-clockwise and bilinear.
+    All digits in random order, drawn as those of ColoredMNIST; dealt out to 0°, 15°, … 75° and
+    rotated by that, counter-clockwise and bilinear.
 
     Args:
         path: the folder of the official files; torchvision downloads them to it where absent.
-        options: none is heeded.
+        options: of which ``drawn`` is heeded.
         news: hears of a download, and how many digits are rotated.
+        generator: of the trial.
 
     Raises:
         DataError: files that are absent and cannot be downloaded, or that are not MNIST's.
@@ -140,7 +152,12 @@ def read_rotated_mnist(
         news,
         lambda images, digits, _: rotated(images, digits, news),
         tuple(map(str, range(10))),
+        _drawn_from(options, generator),
     )
+
+
+def _drawn_from(options: MNISTOptions, of_trial: Generator) -> Generator | None:
+    return of_trial if options.drawn == "each-trial" else None
 
 
 def _read(
@@ -149,13 +166,15 @@ def _read(
     news: News,
     deal: Callable[[Tensor, Tensor, Generator], Domains],
     classes: tuple[str, ...],
+    drawn_from: Generator | None,
 ) -> DomainData:
     images, digits = _digits(_folder(path, news))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0) if drawn_from is None else drawn_from
     order = torch.randperm(len(digits), generator=generator)
     domains = deal(images[order], digits[order], generator)
     inputs, _ = next(iter(domains.values())).tensors
-    content = sha256(name.encode() + images.numpy().tobytes() + digits.numpy().tobytes())
+    kind = name if drawn_from is None else f"{name} of each trial"
+    content = sha256(kind.encode() + images.numpy().tobytes() + digits.numpy().tobytes())
     return DomainData(
         name=name,
         domains=domains,
@@ -247,9 +266,13 @@ COLORED_MNIST = Reader(
     summary="MNIST's digits, under 5 or not, 25 % of labels flipped; the colour tells the label "
     "better than the shape does, and in domain -90% it tells the opposite.",
     read=read_colored_mnist,
+    options=MNISTOptions,
+    draws=True,
 )
 ROTATED_MNIST = Reader(
     kind="rotated-mnist",
     summary="MNIST's digits in ten classes, rotated by 0, 15, … 75° by domain.",
     read=read_rotated_mnist,
+    options=MNISTOptions,
+    draws=True,
 )

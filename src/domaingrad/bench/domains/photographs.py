@@ -36,22 +36,36 @@ Adjustment = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Photographs(Preparation):
-    """RGB images of one size, stored as uint8 [n, 3, size, size].
+    """RGB images of one size, stored as uint8 [n, 3, kept, kept].
 
     Args:
-        size: height and width.
+        size: height and width that a model sees.
+        stored: those that are kept, for training to crop from; ``size`` unless given. DomainBed
+            crops from the original, so its crops are sharper than those of a square of ``size``;
+            twice that comes near (a square it remains).
 
     Raises:
-        DataError: a size below 1.
+        DataError: a size below 1, or stored smaller than seen.
     """
 
     kind: ClassVar[str] = "photographs"
 
     size: int
+    stored: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise DataError(f"the size of images must be 1 or more. Found {self.size}.")
+        if self.kept < self.size:
+            raise DataError(
+                f"images cannot be stored smaller than they are seen, {self.size}. Found "
+                f"{self.stored}."
+            )
+
+    @property
+    def kept(self) -> int:
+        """Height and width of stored images."""
+        return self.size if self.stored is None else self.stored
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,8 +73,13 @@ class Photographs(Preparation):
         return (3, self.size, self.size)
 
     def __call__(self, stored: Tensor) -> Tensor:
-        """Scaled to [0, 1], then by ImageNet's mean and standard deviation."""
-        return _normalised(stored.float().div_(255))
+        """Of the size seen, scaled to [0, 1], then by ImageNet's mean and standard deviation."""
+        images = stored.float().div_(255)
+        if stored.shape[-1] != self.size:
+            height, width = stored.shape[2:]
+            whole = torch.tensor([0.0, 0.0, width, height]).expand(len(stored), 4)
+            images = resampled(images, whole, torch.zeros(len(stored)).bool(), self.size)
+        return _normalised(images)
 
     def augmented(
         self,
@@ -73,8 +92,9 @@ class Photographs(Preparation):
 
         Every image has its own draws, the order of the colours' changes included. They are made on
         the CPU, so the same state of the generator gives the same batch on any device. Two things
-        differ from DomainBed: the crop is taken from the stored square, not from the file, and the
-        colours are not rounded to bytes in between.
+        differ from DomainBed: the crop is taken from the stored square, not from the file (from a
+        larger one than is seen with antialiasing, as there), and the colours are not rounded to
+        bytes in between.
         """
         n = len(stored) if total is None else total
         draws = torch.rand(n, 2 * ATTEMPTS + 12, generator=generator)[part]
@@ -83,9 +103,11 @@ class Photographs(Preparation):
         crop, flip, factors, order, grayscale = torch.split(
             draws, [2 * ATTEMPTS + 2, 1, 4, 4, 1], 1
         )
-        images = _cropped(
-            stored.float().div_(255), _crops(crop, *stored.shape[2:]), flip[:, 0] < FLIP
-        )
+        images, crops = stored.float().div_(255), _crops(crop, *stored.shape[2:])
+        if stored.shape[-1] == self.size:
+            images = _cropped(images, crops, flip[:, 0] < FLIP)
+        else:
+            images = resampled(images, crops, flip[:, 0] < FLIP, self.size)
         _jitter(images, factors, order.argsort(dim=1))
         rows = _rows(grayscale[:, 0] < GRAYSCALE, images)
         images[rows] = luminance(images[rows]).expand(-1, 3, -1, -1)
@@ -101,7 +123,7 @@ class Photographs(Preparation):
         files = [file for path in paths for file in _files(path)]
         if not files:
             raise DataError("no image files to read; give at least one file or folder.")
-        outcomes = list(decode_each(files, self.size))
+        outcomes = list(decode_each(files, self.kept))
         errors = [outcome for outcome in outcomes if isinstance(outcome, DataError)]
         if errors:
             raise DataError(
@@ -212,6 +234,36 @@ def _cropped(images: Tensor, crops: Tensor, flipped: Tensor) -> Tensor:
         dim=3,
     )
     return F.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
+
+
+def resampled(images: Tensor, crops: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """Crops of images brought to a size with antialiased bilinear weights, as Pillow's.
+
+    An output pixel is Σ_j w_j x_j along each axis, w_j ∝ max(0, 1 − |j + ½ − c| / s) within the
+    crop, with c its place in it and s = max(1, length / size).
+
+    Args:
+        images: shape [n, c, h, w].
+        crops: left, top, width and height of each, shape [n, 4].
+        flipped: which are mirrored, shape [n].
+        size: height and width of what is returned.
+    """
+    height, width = images.shape[2:]
+    across = _triangles(crops[:, 0], crops[:, 2], width, size)
+    across = torch.where(flipped[:, None, None], across.flip(1), across).to(images)
+    down = _triangles(crops[:, 1], crops[:, 3], height, size).to(images)
+    return down[:, None] @ images @ across[:, None].mT
+
+
+def _triangles(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """Weights of each pixel along an axis for each that is put out, shape [n, size, pixels]."""
+    scale = (length / size).double()
+    centres = start[:, None] + (torch.arange(size) + 0.5) * scale[:, None]
+    places = torch.arange(pixels) + 0.5
+    distance = (places - centres[:, :, None]).abs() / scale.clamp_min(1)[:, None, None]
+    first, end = start[:, None, None], (start + length)[:, None, None]
+    weights = (1 - distance).clamp_min(0) * ((places > first) & (places < end))
+    return weights / weights.sum(2, keepdim=True)
 
 
 def _positions(start: Tensor, length: Tensor, pixels: int) -> Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from domaingrad.bench.names import look_up
+from domaingrad.bench.protocol import PowerOfTwo
 
 from .data import DataError, DomainData, News, Reader
 from .files import listed
-from .folder import LAYOUT, FolderImages, find_images
-from .labelled import ImageOptions, read_labelled
+from .folder import LAYOUT, FolderImages, FolderOptions, find_images, grouped
+from .labelled import read_labelled
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Preset:
     licence: str
     source: str
     """Paper, and where to get the data."""
+    batch: PowerOfTwo | None = None
+    """From what DomainBed's search draws it, if not as for other photographs."""
 
     def obtained(self) -> str:
         """What someone needs to know who has not got it, in a sentence."""
@@ -97,6 +100,7 @@ DOMAIN_NET = Preset(
     download="19 GB",
     licence="non-commercial research and education only",
     source=f"Peng et al., arXiv 1812.01754; ai.bu.edu/M3SDA, its duplicates removed by {DOMAINBED}",
+    batch=PowerOfTwo(3, 5),
 )
 SVIRO = Preset(
     name="sviro",
@@ -116,7 +120,7 @@ PUBLISHED: dict[str, Preset] = {
 """Every published data set by name."""
 
 
-def read_preset(name: str) -> Callable[[Path, ImageOptions, News], DomainData]:
+def read_preset(name: str) -> Callable[[Path, FolderOptions, News], DomainData]:
     """A function that reads the published data set from its folder.
 
     It reads as :func:`~.folder.read_folder` does, and raises a ``DataError`` also if the folder
@@ -128,16 +132,20 @@ def read_preset(name: str) -> Callable[[Path, ImageOptions, News], DomainData]:
     """
     preset = look_up("published data set", name, PUBLISHED)
 
-    def read(path: Path, options: ImageOptions, news: News) -> DomainData:
+    def read(path: Path, options: FolderOptions, news: News) -> DomainData:
         if not path.exists():
             raise DataError(
                 f"there is no folder {path}; expected {preset.title} as {LAYOUT}. It is not part "
                 f"of this package: {preset.obtained()}."
             )
-        found = find_images(path)
+        found = grouped(find_images(path), path, options.group)
         _check(preset, found, path)
         notes = (*found.notes, *_counted(preset, found))
-        return read_labelled(preset.name, found.images, options, news, notes)
+        data = read_labelled(preset.name, found.images, options, news, notes)
+        if preset.batch is None:
+            return data
+        search = {**data.recipe.distributions, "batch": preset.batch}
+        return replace(data, recipe=replace(data.recipe, search=search))
 
     return read
 
@@ -184,7 +192,7 @@ PRESETS: dict[str, Reader] = {
         summary=f"{preset.title}: {len(preset.domains)} domains, {preset.classes} classes, "
         f"in {LAYOUT}.",
         read=read_preset(preset.name),
-        options=ImageOptions,
+        options=FolderOptions,
     )
     for preset in PUBLISHED.values()
 }

@@ -9,9 +9,18 @@ from typing import Literal
 
 from domaingrad.bench.models import Architecture, default_backbone
 from domaingrad.bench.protocol import Choice, Distribution, PowerOfTen, PowerOfTwo, space
+from domaingrad.bench.schema import SettingError
 
-Schedule = Literal["constant", "one-cycle", "exponential"]
-"""The learning rate: as it is, one cycle up to it and down (Smith & Topin), or ×.9995 a step."""
+OptimizerName = Literal["adam", "adamw", "sgd"]
+"""With coupled weight decay, but for adamw."""
+Schedule = Literal["constant", "one-cycle", "exponential", "cosine"]
+"""The learning rate: as it is, one cycle up to it and down (Smith & Topin), ×.9995 a step, or half
+a cosine down to 0 (Loshchilov & Hutter, arXiv 1608.03983, without restarts)."""
+
+
+Balance = Literal["none", "class", "group"]
+"""Of what the batch of each domain holds equally many samples: of nothing, of each class, or of
+each group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +30,53 @@ class Training:
     steps: int
     batch: int
     """Samples per domain and step."""
+    balance: Balance = "none"
     learning_rate: float
     weight_decay: float
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: OptimizerName = "adam"
+    momentum: float = 0.0
+    """Of sgd alone."""
     schedule: Schedule = "one-cycle"
+    warm_up: int = 0
+    """Steps over which the learning rate rises from 0, in proportion to the schedule's."""
+    clip_norm: float | None = None
+    """The norm that a step's gradient, of all parameters of an optimizer, does not exceed."""
     checkpoints: int = 10
     """How often, evenly through training, a model is evaluated and may be selected."""
 
+    def __post_init__(self) -> None:
+        """See that the settings go together.
+
+        Raises:
+            SettingError: they do not.
+        """
+        if self.momentum and self.optimizer != "sgd":
+            raise SettingError(
+                f"momentum is a setting of the optimizer sgd; found {self.momentum} with "
+                f"{self.optimizer}, which has its own. Leave it out, or take sgd."
+            )
+        if self.schedule == "one-cycle" and (self.momentum or self.warm_up):
+            raise SettingError(
+                f"the schedule one-cycle moves momentum and warms up by itself; found momentum "
+                f"{self.momentum} and {self.warm_up} steps of warm-up. Leave both out, or take "
+                f"another schedule."
+            )
+        if self.warm_up >= self.steps:
+            raise SettingError(
+                f"warm_up has to end before training does; found {self.warm_up} of {self.steps} "
+                f"steps. Take fewer."
+            )
+
     def described(self, model: str) -> str:
         """Everything, in one line."""
+        momentum = f", momentum {self.momentum:g}" if self.momentum else ""
+        balanced = "" if self.balance == "none" else f", as many of each {self.balance}"
+        warm_up = f" after {self.warm_up} steps of warm-up" if self.warm_up else ""
+        clipped = "" if self.clip_norm is None else f", gradient norm up to {self.clip_norm:g}"
         return (
             f"{model}, {self.optimizer} with learning rate {self.learning_rate:g} "
-            f"({self.schedule}) and weight decay {self.weight_decay:g}, "
-            f"{self.batch} samples per domain and step"
+            f"({self.schedule}{warm_up}) and weight decay {self.weight_decay:g}{momentum}"
+            f"{clipped}, {self.batch} samples per domain and step{balanced}"
         )
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from domaingrad.bench.schema import Option, settings
 
 from .csv_file import CsvFile, open_csv
-from .data import DataError, DomainData, News, Reader, ReaderOptions
+from .data import GROUP, DataError, DomainData, Groups, News, Reader, ReaderOptions
 from .files import listed
 from .recipes import TABLES
 from .table_rows import (
@@ -47,6 +47,7 @@ class TableOptions(ReaderOptions):
         str | None,
         Option("Table, manifest: the column of domains; WILDS: a field of its metadata."),
     ] = None
+    group: Annotated[str | None, GROUP] = None
     categorical: Annotated[tuple[str, ...], Option("Table: columns whose numbers are names.")] = ()
     drop: Annotated[tuple[str, ...], Option("Table: columns to leave out.")] = ()
     missing: Annotated[
@@ -69,8 +70,8 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
 
     Args:
         path: the file.
-        options: ``target`` and ``domain`` name columns and are required; ``categorical``,
-            ``drop``, ``missing`` and ``task`` are heeded.
+        options: ``target`` and ``domain`` name columns and are required; ``group``,
+            ``categorical``, ``drop``, ``missing`` and ``task`` are heeded.
         news: hears nothing, as this is quick.
 
     Raises:
@@ -79,20 +80,19 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     """
     file = open_csv(path)
     target, domain = _told(file, options)
-    features = [name for name in file.named if name not in {target, domain, *options.drop}]
+    named = [target, domain, *([options.group] if options.group else [])]
+    features = [name for name in file.named if name not in {*named, *options.drop}]
     if not features:
         raise DataError(
             f"{path} has no column to predict from beside the target, the domain and those "
             f"dropped; it has {listed(file.named)}."
         )
-    values = file.values(
-        [*features, target, domain], {target, domain, *options.categorical}, options.missing
-    )
-    whole = values[target].notna() & values[domain].notna()
+    values = file.values([*features, *named], {*named, *options.categorical}, options.missing)
+    whole = values[named].notna().all(axis=1)
     values = values[whole]
     for name in features:
         if name not in options.categorical and _looks_numeric(values[name]):
-            remedy = "list them as --missing, or name the column as --categorical"
+            remedy = "list them as missing, or name the column as categorical"
             raise DataError(odd_texts(path, values[name], remedy))
 
     numeric = tuple(name for name in features if is_numeric(values[name]))
@@ -105,6 +105,7 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     task = options.task or _guessed_task(path, values[target])
     labels, classes = _labels(path, values[target], task, options.least)
     of_domain = _as_names(values[domain])
+    of_group = _as_names(values[options.group]) if options.group else None
     domains = {
         name: TensorDataset(inputs[rows], labels[rows])
         for name in _in_order(of_domain)
@@ -113,19 +114,23 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     if len(domains) < options.least:
         raise DataError(
             f"{path} should have two domains or more in column {domain!r} and has "
-            f"{listed(list(domains)) or 'none'}; name another column as --domain."
+            f"{listed(list(domains)) or 'none'}; name another column as domain."
         )
     chosen = f"{len(classes)} classes" if classes else "numbers"
-    told = (target, domain, options.categorical, options.drop, options.missing, task)
+    told: tuple[object, ...] = (
+        target, domain, options.categorical, options.drop, options.missing, task
+    )  # fmt: skip
+    told += () if options.group is None else (options.group,)
     _refuse_alike(path, list(domains), classes)
     notes = [
         *_notes_on_columns(file, values, categorical),
         *_notes_on_names(domains, classes),
     ]
     if not whole.all():
-        notes.append(f"{(~whole).sum():,} rows without a target or domain are left out")
+        what = "target, domain or group" if options.group else "target or domain"
+        notes.append(f"{(~whole).sum():,} rows without a {what} are left out")
     if options.task is None:
-        notes.append(f"target {target!r} is taken as {chosen}; --task tells otherwise")
+        notes.append(f"target {target!r} is taken as {chosen}; task tells otherwise")
     return DomainData(
         name=path.name.removesuffix(".gz").removesuffix(".csv"),
         domains=domains,
@@ -135,6 +140,9 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
         classes=classes,
         notes=tuple(notes),
         fingerprint=sha256(repr((file.digest, told)).encode()).hexdigest(),
+        groups={}
+        if of_group is None
+        else {name: Groups.of(of_group[of_domain == name].tolist()) for name in domains},
     )
 
 
@@ -142,27 +150,29 @@ def _told(file: CsvFile, options: TableOptions) -> tuple[str, str]:
     """The columns of the target and the domain, when all columns that are named are there."""
     if options.target is None or options.domain is None:
         raise DataError(
-            f"{file.path}: expected to be told which column is predicted (--target) and which "
-            f"names the domain (--domain); the columns are {listed(file.named, most=100)}."
+            f"{file.path}: expected to be told which column is predicted (target) and which "
+            f"names the domain (domain); the columns are {listed(file.named, most=100)}."
         )
+    named = [options.target, options.domain, *([options.group] if options.group else [])]
     file.check_columns(
-        [options.target, options.domain, *options.categorical, *options.drop],
+        [*named, *options.categorical, *options.drop],
     )
-    if options.target == options.domain:
+    if twice := [name for name, times in Counter(named).items() if times > 1]:
         raise DataError(
-            f"{file.path}: column {options.target!r} cannot be both the target and the domain."
+            f"{file.path}: column {twice[0]!r} cannot be two of the target, the domain and the "
+            f"group."
         )
-    if dropped := {options.target, options.domain} & {*options.drop}:
+    if dropped := {*named} & {*options.drop}:
         raise DataError(
-            f"{file.path}: column {listed(sorted(dropped))} is the target or the domain, which "
-            f"cannot be dropped."
+            f"{file.path}: column {listed(sorted(dropped))} is the target, the domain or the "
+            f"group, which cannot be dropped."
         )
     return options.target, options.domain
 
 
 def _guessed_task(path: Path, target: pd.Series) -> Literal["classification", "regression"]:
     if _looks_numeric(target):
-        remedy = "list them as --missing, or say --task classification"
+        remedy = "list them as missing, or say that the task is classification"
         raise DataError(odd_texts(path, target, remedy))
     numbers = pd.to_numeric(target, errors="coerce")
     if numbers.isna().any():
@@ -178,7 +188,7 @@ def _labels(
     if task == "regression":
         numbers = pd.to_numeric(target, errors="coerce")
         if numbers.isna().any():
-            raise DataError(odd_texts(path, target, "list them as --missing"))
+            raise DataError(odd_texts(path, target, "list them as missing"))
         check_float32(path, target.name, numbers)
         if numbers.nunique() < least:
             raise DataError(f"{path}: target {target.name!r} has less than two different numbers.")
@@ -188,7 +198,7 @@ def _labels(
     if len(classes) < least:
         raise DataError(
             f"{path}: target {target.name!r} should have two classes or more and has "
-            f"{listed(classes) or 'none'}; name another column as --target."
+            f"{listed(classes) or 'none'}; name another column as target."
         )
     return torch.from_numpy(places_in(classes, names)).long(), classes
 
@@ -243,7 +253,7 @@ def _notes_on_columns(
         if len(words) > max(MOST_CLASSES, len(values) / 2):
             yield (
                 f"column {name!r} has {len(words):,} different texts in {len(values):,} rows; "
-                f"--drop it if it names the row"
+                f"drop it if it names the row"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from domaingrad.bench.names import UnknownNameError, look_up
 from domaingrad.bench.schema import Option, settings
 
-from .data import DataError, DomainData, News, Reader
+from .data import GROUP, DataError, DomainData, News, Reader
 from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
 
@@ -77,6 +77,7 @@ class WildsOptions(ImageOptions):
     """What a reader of WILDS may be told."""
 
     domain: Annotated[str | None, Option("WILDS: the field of the metadata for domains.")] = None
+    group: Annotated[str | None, GROUP] = None
 
 
 def read_wilds(path: Path, options: WildsOptions, news: News) -> DomainData:
@@ -87,7 +88,8 @@ def read_wilds(path: Path, options: WildsOptions, news: News) -> DomainData:
 
     Args:
         path: the name of the set, ``camelyon17`` say.
-        options: besides those of images, ``domain`` may name another field of the metadata.
+        options: besides those of images, ``domain`` may name another field of the metadata, and
+            ``group`` one of samples that belong together.
         news: hears of the decoding.
 
     Raises:
@@ -103,6 +105,11 @@ def read_wilds(path: Path, options: WildsOptions, news: News) -> DomainData:
         raise DataError(str(error)) from error
     data = _data_set(name, known)
     column = data.metadata_array[:, data.metadata_fields.index(field)].tolist()
+    groups = [""] * len(column)
+    if options.group is not None:
+        look_up(f"field of {name}", options.group, dict.fromkeys(data.metadata_fields))
+        places = data.metadata_array[:, data.metadata_fields.index(options.group)].tolist()
+        groups = [str(place) for place in places]
     named = (data.metadata_map or {}).get(field)
     classes = known.classes or tuple(getattr(data, "category_to_idx", ()))
     images = [
@@ -110,8 +117,11 @@ def read_wilds(path: Path, options: WildsOptions, news: News) -> DomainData:
             path=known.file(data, row),
             domain=_domain(field, value, named),
             label=classes[label] if classes else str(label),
+            group=group,
         )
-        for row, (value, label) in enumerate(zip(column, data.y_array.tolist(), strict=True))
+        for row, (value, label, group) in enumerate(
+            zip(column, data.y_array.tolist(), groups, strict=True)
+        )
     ]
     check_labelled(images, where=f"{name} of WILDS", least=options.least)
     return read_labelled(name, images, options, news)

@@ -50,16 +50,27 @@ class MakesOptimizers(Protocol):
 
 @dataclass(frozen=True)
 class Amp:
-    """Loss scaling for fp16; in other precisions it changes nothing."""
+    """Steps with the loss scaling of fp16, which changes nothing in other precisions, and clipping.
+
+    Args:
+        scaler: of losses.
+        clip_norm: the norm that the gradient of an optimizer's parameters does not exceed in a
+            step.
+    """
 
     scaler: GradScaler
+    clip_norm: float | None = None
 
     def scale(self, loss: Tensor) -> Tensor:
         """A loss before its backward pass."""
         return self.scaler.scale(loss)
 
     def step(self, optimizer: Optimizer) -> None:
-        """A step, unless a gradient has overflown."""
+        """A step with the clipped gradient, unless one has overflown."""
+        if self.clip_norm is not None:
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(_parameters(optimizer), self.clip_norm)
         self.scaler.step(optimizer)
 
     def unscaled(self, gradients: list[Tensor]) -> list[Tensor]:

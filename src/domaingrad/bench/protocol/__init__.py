@@ -1,10 +1,10 @@
 """Protocol: which samples train, validate and test, which seeds, which draws, what is selected."""
 
-from .sampling import draw
+from .sampling import draw, drawn_rows
 from .search import Choice, Distribution, Floor, PowerOfTen, PowerOfTwo, Uniform, drawn, space
 from .seeds import generator_of, seed_of
 from .selection import SELECTIONS, Candidate, Selection, training_domain_validation
-from .splits import Split, split_domain
+from .splits import Split, of_trained, split_domain, strata_of, trained_groups
 
 __all__ = [
     "SELECTIONS",
@@ -19,9 +19,13 @@ __all__ = [
     "Uniform",
     "draw",
     "drawn",
+    "drawn_rows",
     "generator_of",
+    "of_trained",
     "seed_of",
     "space",
     "split_domain",
+    "strata_of",
+    "trained_groups",
     "training_domain_validation",
 ]

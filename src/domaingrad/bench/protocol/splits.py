@@ -23,7 +23,7 @@ class Split:
     train: Tensor
     val: Tensor
     strata: tuple[Tensor, ...] = ()
-    """``train`` by class, where batches are to hold as many samples of each."""
+    """Parts of ``train``, where batches are to hold as many samples of each."""
 
 
 def split_domain(data: TensorDataset, generator: Generator, groups: Tensor | None = None) -> Split:
@@ -32,25 +32,54 @@ def split_domain(data: TensorDataset, generator: Generator, groups: Tensor | Non
     Args:
         data: inputs and labels.
         generator: of what is drawn.
-        groups: numbers of what must not be torn apart, as frames of one video, shape [n]. Groups
-            are split class by class (ours), and there is a stratum for each class.
+        groups: numbers of what must not be torn apart, as frames of one video, shape [n].
     """
     if groups is None:
         order = torch.randperm(len(data), generator=generator)
         train, val = order.tensor_split([int(TRAIN_SHARE * len(data))])
         return Split(data, train, val)
-    labels = data.tensors[1]
-    trained = torch.zeros(len(data), dtype=torch.bool)
-    for label in torch.unique(labels):
-        own = torch.unique(groups[labels == label])
+    trained = torch.isin(groups, trained_groups(data.tensors[1], groups, generator))
+    return of_trained(data, trained)
+
+
+def of_trained(data: TensorDataset, trained: Tensor) -> Split:
+    """The split whose ``train`` a mask tells, in the order of the data."""
+    return Split(data, trained.nonzero().flatten(), (~trained).nonzero().flatten())
+
+
+def trained_groups(labels: Tensor, groups: Tensor, generator: Generator) -> Tensor:
+    """Groups to train on, at random: 80 % of those of each class, as far as there are any (ours).
+
+    A group is of the class that most of its samples have; numbers have no classes.
+
+    Args:
+        labels: of the samples, shape [n].
+        groups: their numbers, shape [n].
+        generator: of what is drawn.
+    """
+    if labels.is_floating_point():
+        labels = torch.zeros_like(groups)
+    counts = torch.zeros(int(groups.max()) + 1, int(labels.max()) + 1, dtype=torch.long)
+    counts.index_put_((groups, labels), torch.ones_like(groups), accumulate=True)
+    of_class = counts.argmax(1).masked_fill(counts.sum(1) == 0, -1)
+    trained = []
+    for label in range(counts.shape[1]):
+        own = (of_class == label).nonzero().flatten()
         order = own[torch.randperm(len(own), generator=generator)]
         # One at least to validate with, if there are two.
-        count = min(int(TRAIN_SHARE * len(own)) or 1, max(1, len(own) - 1))
-        trained |= torch.isin(groups, order[:count]) & (labels == label)
-    strata = [(trained & (labels == label)).nonzero().flatten() for label in torch.unique(labels)]
-    return Split(
-        data,
-        trained.nonzero().flatten(),
-        (~trained).nonzero().flatten(),
-        tuple(rows for rows in strata if len(rows)),
-    )
+        trained.append(order[: min(int(TRAIN_SHARE * len(own)) or 1, max(1, len(own) - 1))])
+    return torch.cat(trained)
+
+
+def strata_of(rows: Tensor, kinds: Tensor) -> tuple[Tensor, ...]:
+    """Rows by what they are of.
+
+    Args:
+        rows: of a domain.
+        kinds: of all its samples, as their classes or groups.
+
+    >>> strata_of(torch.tensor([0, 2, 3]), torch.tensor([1, 0, 0, 1]))
+    (tensor([2]), tensor([0, 3]))
+    """
+    own = kinds[rows]
+    return tuple(rows[own == kind] for kind in torch.unique(own))

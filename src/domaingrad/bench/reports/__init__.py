@@ -1,11 +1,13 @@
 """Reports: the only place where held-out scores are opened, as tables, files and a page."""
 
-from .html import write_html
+from .evaluation_plot import plot_confusion
+from .files import write_report
 from .latex import latex
 from .markdown import markdown
-from .published import against_published, not_comparable
+from .plot_files import written_to
+from .published import against_published, not_comparable, published_lines
 from .summary import Cell, DataSummary, MethodSummary, Summary, summarise
-from .tables import hyperparameter, missing_lines, print_tables, to_json, write_csv
+from .tables import hyperparameter, json_of, missing_lines, print_tables, to_json
 
 __all__ = [
     "Cell",
@@ -14,13 +16,16 @@ __all__ = [
     "Summary",
     "against_published",
     "hyperparameter",
+    "json_of",
     "latex",
     "markdown",
     "missing_lines",
     "not_comparable",
+    "plot_confusion",
     "print_tables",
+    "published_lines",
     "summarise",
     "to_json",
-    "write_csv",
-    "write_html",
+    "write_report",
+    "written_to",
 ]

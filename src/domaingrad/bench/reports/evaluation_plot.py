@@ -6,7 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .evaluation import Evaluation
+from domaingrad.bench.use import Evaluation
+
 from .plot_files import RESOLUTION, written_to
 
 NUMBERS_UP_TO = 12

@@ -13,16 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from domaingrad.bench.protocol import SELECTIONS
 
-from .plots import (
-    accuracy_plot,
-    draws_plot,
-    numbers_plot,
-    searched,
-    selection_plot,
-    training_plot,
-)
+from .plots import plots_of
 from .published import COLUMNS, SOURCE, against_published, not_comparable
-from .summary import DataSummary, Summary
+from .summary import Summary
 from .tables import (
     CAPTION,
     PAIRED,
@@ -36,7 +29,6 @@ from .tables import (
     row_texts,
     side_by_side,
 )
-from .themes import Plot
 
 
 def write_html(
@@ -60,7 +52,7 @@ def write_html(
     environment.filters |= {"data_uri": _data_uri, "named": named}
     page = environment.get_template("report.html.j2").render(
         summary=summary,
-        plots={data.data.name: _plots(data) for data in summary.data},
+        plots={data.data.name: plots_of(data) for data in summary.data},
         selections=SELECTIONS,
         columns=columns,
         row_texts=row_texts,
@@ -84,20 +76,6 @@ def write_html(
         paired=PAIRED,
     )
     path.write_text(page, encoding="utf-8")
-
-
-def _plots(data: DataSummary) -> list[Plot]:
-    """What there is to draw."""
-    if data.curves.empty:
-        return []
-    return [
-        accuracy_plot(data),
-        *([selection_plot(data)] if len(data.tables) > 1 else []),
-        training_plot(data),
-        *([draws_plot(data)] if searched(data) else []),
-        *([] if data.numbers.empty else [numbers_plot(data)]),
-        *(plot for section in data.sections.values() for plot in section.plots()),
-    ]
 
 
 def _data_uri(svg: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from domaingrad.bench.metrics import scoring
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import Cell, DataSummary
@@ -21,53 +23,50 @@ LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 DRAWS_IN_A_ROW = 3
 
 
-def accuracy_plot(data: DataSummary) -> Plot:
-    """Accuracy per held-out domain with error bars, beside that on the sources."""
-    return themed(
-        "Accuracy per held-out domain",
-        "Filled: the held-out domain, mean ± standard error over trials. Hollow: the same models "
-        "on their sources' validation splits. Dotted: guessing, where labels are classes.",
-        lambda: _draw_accuracy(data),
+def plots_of(data: DataSummary) -> list[Plot]:
+    """What there is to draw of a data set, by what it was asked for and what its methods tell."""
+    if data.curves.empty:
+        return []
+    drawn = (
+        (
+            "Score per held-out domain",
+            "Filled: the held-out domain, mean ± standard error over trials. Hollow: the same "
+            "models on their sources' validation splits. Dotted: guessing, where labels are "
+            "classes.",
+            True,
+            _draw_accuracy,
+        ),
+        (
+            "By selection method",
+            "Mean over held-out domains ± standard error over trials. An oracle selects by the "
+            "held-out domain itself: no estimate for a new domain.",
+            len(data.tables) > 1,
+            _draw_selections,
+        ),
+        (
+            "Through training",
+            "Means over trials by step. Agreement is the share of gradient components on whose "
+            "sign all source domains agree, on fresh batches; for signs at random it would be "
+            "2^(1−K).",
+            True,
+            _draw_training,
+        ),
+        (
+            "Hyper-parameters",
+            "One mark a run of a draw, trial and held-out domain, at its best source validation. "
+            "Hollow: source validation. Filled: the held-out domain.",
+            searched(data),
+            _draw_draws,
+        ),
+        (
+            "Told by the methods themselves",
+            "Means over trials and held-out domains by step; one panel a method.",
+            not data.numbers.empty,
+            _draw_numbers,
+        ),
     )
-
-
-def selection_plot(data: DataSummary) -> Plot:
-    """Average over the held-out domains by selection method."""
-    return themed(
-        "By selection method",
-        "Mean over held-out domains ± standard error over trials. An oracle selects by the "
-        "held-out domain itself: no estimate for a new domain.",
-        lambda: _draw_selections(data),
-    )
-
-
-def draws_plot(data: DataSummary) -> Plot:
-    """Source validation of every draw of hyper-parameters."""
-    return themed(
-        "Hyper-parameters",
-        "One mark a run of a draw, trial and held-out domain, at its best source validation. "
-        "Hollow: source validation. Filled: the held-out domain.",
-        lambda: _draw_draws(data),
-    )
-
-
-def training_plot(data: DataSummary) -> Plot:
-    """Source and held-out accuracy and agreement through training."""
-    return themed(
-        "Through training",
-        "Means over trials by step. Agreement is the share of gradient components on whose sign "
-        "all source domains agree, on fresh batches; for signs at random it would be 2^(1−K).",
-        lambda: _draw_training(data),
-    )
-
-
-def numbers_plot(data: DataSummary) -> Plot:
-    """What methods tell of themselves through training: learned ratios."""
-    return themed(
-        "Told by the methods themselves",
-        "Means over trials and held-out domains by step; one panel a method.",
-        lambda: _draw_numbers(data),
-    )
+    own = [themed(title, said, partial(of, data)) for title, said, there, of in drawn if there]
+    return own + [plot for section in data.sections.values() for plot in section.plots()]
 
 
 def _draw_accuracy(data: DataSummary) -> Figure:
@@ -128,7 +127,8 @@ def _scale(data: DataSummary) -> float:
 
 
 def _unit(data: DataSummary) -> str:
-    return "R²" if data.data.task == "regression" else "accuracy, %"
+    metric = scoring(data.data.task, data.data.metric)
+    return f"{metric.title}, %" if metric.percent else metric.title
 
 
 def _limit(axes: Any, data: DataSummary) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from domaingrad.bench.domains.labelled import DEFAULT_SIZE
 from domaingrad.bench.domains.presets import PUBLISHED as PUBLISHED_SETS
+from domaingrad.bench.domains.recipes import for_digits, for_photographs
 from domaingrad.bench.protocol import SELECTIONS
+from domaingrad.bench.runs import TrainConfig
 
 from .summary import DataSummary, Summary
 from .tables import how, score
@@ -29,6 +31,11 @@ class Published:
     """All of them, each held out in turn."""
     averages: dict[str, dict[str, str]]
     """By method and selection method, as printed."""
+
+    @property
+    def checkpoints(self) -> int:
+        """How many of a run there are, the first after one step."""
+        return 51 if self.size is None else 18
 
 
 SOURCE = (
@@ -89,7 +96,16 @@ PUBLISHED: dict[str, Published] = {
 }  # fmt: skip
 """By name of the data."""
 
+PHOTOGRAPHS, DIGITS = for_photographs((3, 224, 224)), for_digits((2, 28, 28))
+"""DomainBed's defaults, of its commit 7df6f06, from which the published numbers are."""
+SELECTED_ON_CLEAN = "selected on images as they are, there on varied ones"
+TIES = "of equals the first draw and latest checkpoint count, there the last and earliest"
+
 COLUMNS = ("data", "selection", "method", "here", "published", "runs here", "other than there")
+RECIPE = ("learning_rate", "batch", "weight_decay", "balance", "optimizer", "momentum", "schedule",
+          "warm_up", "clip_norm")  # fmt: skip
+BESIDE = ("dropout", "average", "precision")
+"""Settings that are as there if they are at their defaults."""
 DRAWS, TRIALS, STEPS = 20, 3, (5000, 5001)
 """Of the published runs; a first step more or less is none."""
 
@@ -98,7 +114,7 @@ def against_published(summary: Summary) -> Iterator[tuple[str, ...]]:
     """Rows of :data:`COLUMNS`: our averages beside those published."""
     for data in summary.data:
         known = PUBLISHED.get(data.data.name)
-        if known is None or _unlike(summary, data, known) is not None:
+        if known is None or _unlike(data, known) is not None:
             continue
         for selection, rows in data.tables.items():
             for row in rows:
@@ -122,30 +138,34 @@ def not_comparable(summary: Summary) -> list[str]:
         known = PUBLISHED.get(data.data.name)
         if known is None:
             found.append(f"{data.data.name}: no published numbers are known here.")
-        elif (reason := _unlike(summary, data, known)) is not None:
+        elif (reason := _unlike(data, known)) is not None:
             found.append(f"{data.data.name}: {reason}")
     return found
+
+
+def published_lines(summary: Summary) -> Iterator[str]:
+    """All of that in words, a line each."""
+    for row in against_published(summary):
+        words = dict(zip(COLUMNS, row, strict=True))
+        yield (
+            "{data}, {selection}, {method}: {here} here ({runs here}), {published} published. "
+            "Other than there: {other than there}.".format(**words)
+        )
+    yield from not_comparable(summary)
+    yield f"({SOURCE})"
 
 
 def _model(data: DataSummary) -> str:
     return data.data.recipe.partition(", ")[0]
 
 
-def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None:
+def _unlike(data: DataSummary, known: Published) -> str | None:
     """In what the runs differ from the published ones, if that makes them another thing."""
     if data.data.backbone not in known.backbones:
         return (
             f"the published numbers are of {known.backbone}, these of {_model(data)}: not "
             f"comparable."
         )
-    size = summary.plan.request.data_options.get("size") or DEFAULT_SIZE
-    if known.size not in (None, size):
-        return f"the published numbers are of images at {known.size}², these at {size}²."
-    settings = summary.plan.request.settings
-    if known.size is not None and "weights" not in settings:
-        return "the published numbers start from ImageNet weights, these do not."
-    if known.size is not None and not settings.get("frozen_norms"):
-        return "the published numbers have frozen BatchNorm statistics, these have not."
     if {_bare(name) for name in data.data.held_out} != {_bare(name) for name in known.domains}:
         return (
             f"the published averages are over {', '.join(sorted(known.domains))}, this one is over "
@@ -155,25 +175,63 @@ def _unlike(summary: Summary, data: DataSummary, known: Published) -> str | None
 
 
 def _differences(summary: Summary, data: DataSummary, known: Published) -> Iterator[str]:
-    """Every way in which runs that may stand beside published ones still differ from these."""
+    """Every way in which runs that stand beside published ones differ from these."""
     request = summary.plan.request
+    config = next(run.config for run in summary.plan.runs if run.data == data.data.name)
+    there = DIGITS if known.size is None else PHOTOGRAPHS
     if request.draws != DRAWS:
         yield f"{request.draws} draws of hyper-parameters, not {DRAWS}"
     if request.trials != TRIALS:
         yield f"{request.trials} trials, not {TRIALS}"
     if data.data.steps not in STEPS:
         yield f"{data.data.steps} steps, not {STEPS[-1]}"
-    own = [name for name in request.settings if name not in ("weights", "frozen_norms", "steps")]
-    if own:
-        yield f"given, not as there: {', '.join(name.replace('_', ' ') for name in own)}"
-    if known.size is None:
-        yield "one draw of the data for all trials, there one for each run"
-        if data.data.name == "rotated-mnist":
-            yield "rotated bilinearly, there bicubically"
+    checkpoints = known.checkpoints
+    if config.checkpoints != checkpoints:
+        yield f"{config.checkpoints} checkpoints, not {checkpoints}"
+    expected = {
+        **{name: getattr(there, name) for name in RECIPE},
+        **{name: TrainConfig.__dataclass_fields__[name].default for name in BESIDE},
+    }
+    for name, value in expected.items():
+        own = getattr(config, name)
+        if own != value:
+            yield f"{name.replace('_', ' ')} {_told(own)}, not {_told(value)}"
+    search = there.distributions
+    if request.draws > 1 and (given := [name for name in search if name in request.settings]):
+        yield f"given, there drawn: {', '.join(name.replace('_', ' ') for name in given)}"
+    yield from _of_images(summary, known, config) if known.size else _of_digits(data, config)
+    yield TIES
+
+
+def _of_images(summary: Summary, known: Published, config: TrainConfig) -> Iterator[str]:
+    options = summary.plan.request.data_options
+    size = options.get("size") or DEFAULT_SIZE
+    if size != known.size:
+        yield f"images of {size}², not {known.size}²"
+    if not config.augment:
+        yield "images not varied in training"
+    if not config.frozen_norms:
+        yield "statistics of BatchNorm not frozen"
+    if config.weights is None:
+        yield "fresh weights, not ImageNet's"
     else:
-        yield "selected on images as they are, there on varied ones"
-        yield "crops of the stored square, there of the original"
-        yield "whether the weights are those of ImageNet is not known here"
+        yield "whether the weights are ImageNet's is not known here"
+    yield SELECTED_ON_CLEAN
+    stored = options.get("stored_size") or size
+    yield f"crops of a stored square of {stored}², there of the original"
+
+
+def _of_digits(data: DataSummary, config: TrainConfig) -> Iterator[str]:
+    if config.data_options.get("drawn") == "once":
+        yield "one draw of the data for all trials, there one for each run"
+    else:
+        yield "a draw of the data for each trial, there one for each run"
+    if data.data.name == "rotated-mnist":
+        yield "rotated bilinearly, there bicubically"
+
+
+def _told(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _bare(name: str) -> str:

@@ -22,9 +22,9 @@ from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
 
 CAPTION = (
-    "Accuracy in % (R² where labels are numbers), mean±standard error over trials (ddof 0), of the "
-    "draw and checkpoint that the selection method picks. Sources: on their validation splits; "
-    "then on each domain while it is held out."
+    "Accuracy in % (R² where labels are numbers; or the metric that the recipe names), "
+    "mean±standard error over trials (ddof 0), of the draw and checkpoint that the selection "
+    "method picks. Sources: on their validation splits; then on each domain while it is held out."
 )
 
 PARTIAL = "* Runs are missing, as listed: from fewer trials, or selected from fewer draws."

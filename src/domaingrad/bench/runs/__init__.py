@@ -4,11 +4,17 @@ from .directory import RunDirectory
 from .events import Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
 from .files import FullDiskError, RunDirectoryError
-from .plan import Plan, PlannedData, PlannedRun, Request, make_plan
+from .launching import processes_of
+from .plan import Plan, PlannedData, PlannedRun, SweepConfig, make_plan
 from .processes import Crew, uninterrupted
+from .ranks import FailedElsewhereError, LostProcessError
 from .ray_cluster import RayCrew
+from .resumable import Listener, Status
+from .settings import TrainConfig
 from .sweep_directory import SweepDirectory
+from .trained import TrainedModel
 from .trainer import Checkpoint, HeldOutScores
+from .training import Result
 
 __all__ = [
     "AnyCrew",
@@ -16,20 +22,28 @@ __all__ = [
     "Crew",
     "Event",
     "Failed",
+    "FailedElsewhereError",
     "Finished",
     "FullDiskError",
     "HeldOutScores",
+    "Listener",
     "Lost",
+    "LostProcessError",
     "Plan",
     "PlannedData",
     "PlannedRun",
     "Progress",
     "RayCrew",
-    "Request",
+    "Result",
     "RunDirectory",
     "RunDirectoryError",
+    "Status",
+    "SweepConfig",
     "SweepDirectory",
+    "TrainConfig",
+    "TrainedModel",
     "execute",
     "make_plan",
+    "processes_of",
     "uninterrupted",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from domaingrad.bench.domains import DomainData, News
 
+from .averaging import COPIES
 from .isolation import isolated
 from .plan import PlannedRun
 from .resumable import begin
@@ -107,6 +108,7 @@ def measure(
         raise failed[0]
     models = sum(speed.sizes.get(run.data, 0) for run in runs) if keep_models else 0
     # The model, its two moments in Adam, the selected one, and that again as a file of its own.
-    meanwhile = 5 * max(speed.sizes.values(), default=0)
+    copies = 5 + max((COPIES[run.config.average] for run in runs), default=0)
+    meanwhile = copies * max(speed.sizes.values(), default=0)
     seconds = sum(speed.seconds(run) for run in runs)
     return Cost(seconds, RECORDS_BYTES * len(runs) + models, meanwhile)

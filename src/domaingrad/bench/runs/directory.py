@@ -103,7 +103,7 @@ class RunDirectory:
             if left := sorted(self.others()):
                 raise RunDirectoryError(
                     f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
-                    f"another --out."
+                    f"another directory."
                 )
             text = "# domaingrad train --config THIS_FILE runs it again\n"
             text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
@@ -119,8 +119,8 @@ class RunDirectory:
         ]
         if differing:
             raise RunDirectoryError(
-                f"{self.path} holds another run: {'; '.join(differing)}. Choose another --out, or "
-                f"go on with that one by the command that began it."
+                f"{self.path} holds another run: {'; '.join(differing)}. Choose another directory, "
+                f"or go on with that one by the command that began it."
             )
 
     def config(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ class RunDirectory:
                 raise
             raise RunDirectoryError(
                 f"{self.path / name} is no record of this version ({error}); restore it, or choose "
-                f"another --out."
+                f"another directory."
             ) from error
 
 

@@ -30,14 +30,14 @@ def make(path: Path, *below: str) -> None:
         RunDirectoryError: it cannot be made or written to.
     """
     if path.is_file():
-        raise RunDirectoryError(f"--out {path} is a file; name a directory.")
+        raise RunDirectoryError(f"{path} is a file; name a directory.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name in below:
             (path / name).mkdir(exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(
-            f"cannot write to --out {path}: {error.strerror}. Choose a directory of your own."
+            f"cannot write to {path}: {error.strerror}. Choose a directory of your own."
         ) from error
 
 
@@ -58,7 +58,7 @@ def alone_in(path: Path, other: str, patience: float = 0.0) -> Iterator[None]:
         lock.acquire(timeout=patience)
     except Timeout:
         raise RunDirectoryError(
-            f"{other} in {path}. Wait for it, or choose another --out."
+            f"{other} in {path}. Wait for it, or choose another directory."
         ) from None
     try:
         yield

@@ -44,11 +44,11 @@ def processes_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
     found = (devices or started[0], nodes or started[1])
     for name, given in (("devices", devices), ("nodes", nodes)):
         if given is not None and given < 1:
-            raise DataError(f"--{name} must be at least 1; found {given}.")
+            raise DataError(f"{name} must be at least 1; found {given}.")
     if by_torchrun and found != started:
         raise DataError(
-            f"torchrun has started {started[0]} processes on {started[1]} nodes; found --devices "
-            f"{found[0]} --nodes {found[1]}. Leave both out: torchrun says it."
+            f"torchrun has started {started[0]} processes on {started[1]} nodes; found devices "
+            f"{found[0]} and nodes {found[1]}. Leave both out: torchrun says it."
         )
     return found
 
@@ -86,7 +86,7 @@ def fabric_of(config: TrainConfig, devices: int = 1, nodes: int = 1) -> Any:
     lacking = [name for name in BY_HAND if name not in os.environ]
     if nodes > 1 and lacking and _environment(fabric) == "LightningEnvironment":
         raise DataError(
-            f"--nodes {nodes} needs {', '.join(lacking)} in the environment of each node's command "
+            f"{nodes} nodes need {', '.join(lacking)} in the environment of each node's command "
             f"(the first node's address, a free port of it, and the node's number from 0); or "
             f"start it by torchrun, which sets them."
         )
@@ -102,7 +102,7 @@ def require_among_processes(method: Method) -> None:
     if method.requires.sharding is None:
         raise DataError(
             f"{method.info.title} works in one process only, for it looks at all samples of a "
-            f"step; leave out --devices and --nodes (and torchrun), or use another --method."
+            f"step; use one device and node (and no torchrun), or use another method."
         )
 
 
@@ -160,4 +160,4 @@ def _fabric(config: TrainConfig, **options: Any) -> Any:
     try:
         return Fabric(accelerator=config.accelerator, **({"devices": 1} | options))
     except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise DataError(f"--accelerator {config.accelerator} cannot be used: {error}") from error
+        raise DataError(f"the accelerator {config.accelerator} cannot be used: {error}") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, load
+from domaingrad.bench.domains import DataError, DomainData, News, is_drawn, load
 from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of
 
@@ -76,8 +76,8 @@ def attempt(
 
 
 def _data_of(config: TrainConfig) -> DomainData:
-    """The data of a run; those on disk are read once, since no trial draws them anew."""
-    names = drawing_names(config) if config.data in DATA_SETS else ()
+    """The data of a run; read once, where no trial draws them anew."""
+    names = drawing_names(config) if is_drawn(config.data) else ()
     return _data(config.data, json.dumps(dict(config.data_options), sort_keys=True), names)
 
 

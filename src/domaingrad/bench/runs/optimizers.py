@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR
 
 from domaingrad.bench.domains import Training
@@ -46,7 +47,7 @@ class Optimizers:
         given: dict[str, Any] = {
             "weight_decay": training.weight_decay if weight_decay is None else weight_decay
         }
-        if betas is not None and training.optimizer == "adam":
+        if betas is not None and training.optimizer != "sgd":
             given["betas"] = betas
         optimizer = self._made(parameters, given)
         share = 1.0 if learning_rate is None else learning_rate / training.learning_rate
@@ -73,15 +74,18 @@ class Optimizers:
 
     def _made(self, parameters: Iterable[Tensor], given: dict[str, Any]) -> Optimizer:
         rate = self._training.learning_rate
-        if self._training.optimizer == "adam":
-            return Adam(parameters, rate, fused=True, **given)
-        return SGD(parameters, rate, **given)
+        if self._training.optimizer == "sgd":
+            return SGD(parameters, rate, momentum=self._training.momentum, **given)
+        kind = AdamW if self._training.optimizer == "adamw" else Adam
+        return kind(parameters, rate, fused=True, **given)
 
     def _follow(self, optimizer: Optimizer) -> None:
         """Take over the leader's learning rate, and what else the schedule moves."""
         (leader,) = self._leader.param_groups
+        done, warm_up = self._schedule.last_epoch, self._training.warm_up
+        rate = leader["lr"] * (done + 1) / warm_up if done < warm_up else leader["lr"]
         for group in optimizer.param_groups:
-            group["lr"] = leader["lr"] * group["share"]
+            group["lr"] = rate * group["share"]
             for name in CYCLED:
                 if name in group and not group["own_betas"]:
                     group[name] = leader[name]
@@ -93,5 +97,11 @@ def _schedule(optimizer: Optimizer, training: Training) -> LRScheduler:
             return OneCycleLR(optimizer, training.learning_rate, total_steps=training.steps + 1)
         case "exponential":
             return ExponentialLR(optimizer, DECAY)
+        case "cosine":
+            begin, most = training.warm_up, training.steps
+            return LambdaLR(
+                optimizer,
+                lambda done: (1 + math.cos(math.pi * max(0, done - begin) / (most - begin))) / 2,
+            )
         case "constant":
             return LambdaLR(optimizer, lambda _: 1.0)

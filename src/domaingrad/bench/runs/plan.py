@@ -34,7 +34,7 @@ FORMAT = 2
 
 
 @settings
-class Request:
+class SweepConfig:
     """What is asked of a sweep."""
 
     data: tuple[str, ...]
@@ -67,7 +67,8 @@ class PlannedRun:
     """Name of the data."""
     task: Task
     draw: int
-    config: TrainConfig
+    config: TrainConfig = field(compare=False)
+    """Of which the key says what decides; a later release may write down more of it."""
 
     @property
     def title(self) -> str:
@@ -99,13 +100,15 @@ class PlannedData:
     """How models are trained, in words."""
     chosen: str = field(compare=False)
     """How that came about."""
+    metric: str | None = field(default=None, compare=False)
+    """Name of what models are scored by, if not the usual."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is asked for, and the runs that it takes."""
 
-    request: Request
+    request: SweepConfig
     data: tuple[PlannedData, ...]
     runs: tuple[PlannedRun, ...]
     decided_by: Mapping[str, Any]
@@ -136,7 +139,7 @@ class Plan:
         return plan
 
 
-def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[str, DomainData]]:
+def make_plan(request: SweepConfig, news: News | None = None) -> tuple[Plan, dict[str, DomainData]]:
     """All runs that the request takes, trial by trial, so that an interrupted sweep is even.
 
     Every method on all data with every domain held out in turn, ``trials`` times ``draws``; where
@@ -164,8 +167,8 @@ def make_plan(request: Request, news: News | None = None) -> tuple[Plan, dict[st
         data = load(given, request.data_options, news, drawing(first))
         if data.name in read:
             raise DataError(
-                f"two of --data are called {data.name}; give one of them another name, or compare "
-                f"them in two sweeps."
+                f"two of the data are called {data.name}; give one of them another name, or "
+                f"compare them in two sweeps."
             )
         for note in data.notes:
             news.say(f"Note: {data.name}: {note}")
@@ -205,7 +208,7 @@ def key_of(settings: Mapping[str, Any], draw: int) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _checked(request: Request) -> Request:
+def _checked(request: SweepConfig) -> SweepConfig:
     """Without names given twice.
 
     Raises:
@@ -227,7 +230,7 @@ def _checked(request: Request) -> Request:
     )
 
 
-def _held_out(kind: PlannedData, request: Request) -> Iterator[tuple[str, ...]]:
+def _held_out(kind: PlannedData, request: SweepConfig) -> Iterator[tuple[str, ...]]:
     """Domains to hold out together: each alone, and pairs where a selection method takes them."""
     yield from ((name,) for name in kind.held_out)
     if any(SELECTIONS[name].needs_pairs for name in request.selections):
@@ -237,7 +240,7 @@ def _held_out(kind: PlannedData, request: Request) -> Iterator[tuple[str, ...]]:
 
 
 def _config(
-    request: Request,
+    request: SweepConfig,
     given: str,
     data: DomainData,
     held_out: tuple[str, ...],
@@ -267,7 +270,7 @@ def _config(
     return resolved(replace(config, **settings), data)
 
 
-def _described(data: DomainData, request: Request, given: str) -> PlannedData:
+def _described(data: DomainData, request: SweepConfig, given: str) -> PlannedData:
     """Name what is held out, and what the reader of a report wants to know.
 
     Raises:
@@ -320,6 +323,7 @@ def _described(data: DomainData, request: Request, given: str) -> PlannedData:
         steps=config.steps,
         recipe=recipe,
         chosen=chosen,
+        metric=config.metric,
     )
 
 
@@ -328,7 +332,7 @@ def _holdable(data: DomainData) -> tuple[str, ...]:
     return DATA_SETS[data.name].held_out if data.built_in else tuple(held_out_in_turn(data))
 
 
-def differences(one: Request, other: Request) -> Iterator[tuple[str, Any, Any]]:
+def differences(one: SweepConfig, other: SweepConfig) -> Iterator[tuple[str, Any, Any]]:
     """What is asked differently: name, there, here."""
     flat = [
         {name: value for name, value in vars(request).items() if name not in NESTED}

@@ -63,8 +63,8 @@ class RayCrew:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except OSError as error:
                 raise DataError(
-                    f"there is no Ray cluster at {address} ({error}); give the --address that "
-                    f"`ray start --head` printed."
+                    f"there is no Ray cluster at {address} ({error}); give the address that "
+                    f"`ray start` printed on the head node."
                 ) from error
         share = 1 / per_gpu if per_gpu is not None and ray.cluster_resources().get("GPU") else 0.0
         room = _room(share)
@@ -116,7 +116,7 @@ def _imported() -> Any:
         import ray.util.scheduling_strategies  # noqa: PLC0415
     except ImportError as error:
         raise DataError(
-            "--launcher ray needs Ray; install domaingrad with the extra ray."
+            "the launcher ray needs Ray; install domaingrad with the extra ray."
         ) from error
     return ray
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
+from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
@@ -25,7 +26,7 @@ from .loggers import end, log_again, logged, logger_in
 from .ranks import Ranks
 from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, training_of
 from .trained import TrainedModel
-from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer
+from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer, require_fit
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Status:
     data_time: float
     """Part of it that was spent on getting batches ready."""
     checkpoint: Checkpoint | None
+    score: str
+    """Its source validation, in words."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +66,68 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A training before its first step."""
+class Built:
+    """What a training is made of, before there is a device."""
 
-    trainer: Trainer
     splits: Splits
     architecture: Architecture
+    network: Network
     notes: list[str]
     """What there is to tell of it."""
     drawn: Tensor
     """State of the global generator, from which initialisation has drawn."""
 
 
-def begin(config: TrainConfig, data: DomainData, ranks: Ranks | None = None) -> Begun:
-    """Build all that a training needs, once.
+@dataclass(frozen=True)
+class Begun:
+    """A training before its first step."""
+
+    trainer: Trainer
+    built: Built
+    drawn: Tensor
+    """State of the global generator, from which initialisation has drawn."""
+
+
+def build(config: TrainConfig, data: DomainData) -> Built:
+    """Split the data and make the network.
+
+    Raises:
+        DataError, ValueError: the training cannot begin.
+    """
+    with isolated(seed_of(*_names(config, data), "initialisation")):
+        balance = training_of(config, data).balance
+        splits = Splits.of(data, config.held_out, _trial(config, data), balance)
+        architecture = architecture_of(config, data)
+        network, notes = _network(config, data, splits, architecture)
+        require_fit(method_of(config), list(splits.sources), network)
+        notes += _shared_groups(data, splits)
+        return Built(splits, architecture, network, notes, torch.get_rng_state())
+
+
+def begin(
+    config: TrainConfig, data: DomainData, ranks: Ranks | None = None, built: Built | None = None
+) -> Begun:
+    """Make all that a training needs, once.
+
+    Args:
+        config: resolved settings.
+        data: the data.
+        ranks: among which processes; one unless given.
+        built: by these settings, if it has been already.
 
     Raises:
         DataError, ValueError: the training cannot begin.
     """
     ranks = ranks or Ranks(partial(alone_on, config))
+    built = built or build(config, data)
     names = _names(config, data)
-    with isolated(seed_of(*names, "initialisation")):
-        splits = Splits.of(data, config.held_out, _trial(config, data))
-        architecture = architecture_of(config, data)
-        network, notes = _network(config, data, splits, architecture)
-        network.to(ranks.device)
+    with isolated(0):
+        torch.set_rng_state(built.drawn)
+        network = built.network.to(ranks.device)
         scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
         context = DeviceContext(ranks, scaler)
-        training, method = training_of(config, data), method_of(config)
-        trainer = Trainer(data, splits, network, method, training, names, context, config.augment)
-        return Begun(trainer, splits, architecture, notes, torch.get_rng_state())
+        trainer = Trainer(config, data, built.splits, network, names, context)
+        return Begun(trainer, built, torch.get_rng_state())
 
 
 def carry_on(
@@ -100,7 +135,7 @@ def carry_on(
     data: DomainData,
     directory: RunDirectory,
     carried: Carried,
-    begun: Begun | None = None,
+    begun: Begun | Built | None = None,
 ) -> None:
     """Train to the end, from where the directory was left; a collective call.
 
@@ -109,15 +144,16 @@ def carry_on(
         data: the data.
         directory: has begun with these settings.
         carried: among which processes, and who hears of it.
-        begun: the training, if it has been built already.
+        begun: the training, if it has begun already; or what it is made of.
     """
     ranks, listener = carried.ranks, carried.listener
     loggers: list[Any] = []
     ranks.first(lambda: loggers.extend(logger_in(name, directory) for name in carried.loggers))
     with isolated(0), noted_warnings() as warned:
-        begun = begun or begin(config, data, ranks)
+        if not isinstance(begun, Begun):
+            begun = _begun_together(config, data, ranks, begun)
         torch.set_rng_state(begun.drawn)
-        trainer, notes = begun.trainer, begun.notes
+        trainer, notes = begun.trainer, begun.built.notes
         if config.compile:
             trainer.network.compile()
         for note in notes:
@@ -143,20 +179,36 @@ def carry_on(
                 found = trainer.checkpoint()
                 last = found[0]
                 if chosen is None or last.val_score >= chosen.val_score:
-                    chosen = _Chosen.now(trainer.learner.predictor(), last)
+                    with trainer.predicting() as predictor:
+                        chosen = _Chosen.now(predictor, last)
                 seconds = before + time.perf_counter() - began
                 kept = {"trainer": trainer.state_dict(), "chosen": vars(chosen), "seconds": seconds}
                 content = partial(chosen.content, plain, config)
                 better = content if chosen.step == last.step else None
                 ranks.first(partial(_keep, directory, *found, better, kept, loggers))
             done, now = trainer.steps_done, time.perf_counter() - began
-            listener.step(Status(done, steps, done - first, now, trainer.data_time, last))
+            told = (last and in_words(last.val_score, data.task, config.metric)) or ""
+            listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
         seconds = before + time.perf_counter() - began
     for logger in loggers:
         end(logger)
     ranks.first(
         lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
     )
+
+
+def _begun_together(
+    config: TrainConfig, data: DomainData, ranks: Ranks, built: Built | None
+) -> Begun:
+    """Begin on all processes, or on none; what is wrong is told once."""
+    begun, failed = None, None
+    try:
+        begun = begin(config, data, ranks, built)
+    except ValueError as error:
+        failed = error
+    ranks.require_none_failed(failed)
+    assert begun is not None
+    return begun
 
 
 def _names(config: TrainConfig, data: DomainData) -> tuple[object, ...]:
@@ -202,11 +254,28 @@ def _network(
     if config.frozen_norms and not (count := freeze_norms(model)):
         raise DataError(
             f"there are no norms to freeze in {config.backbone}: it has no BatchNorm with running "
-            f"statistics. Leave --frozen-norms out."
+            f"statistics. Leave frozen_norms out."
         )
     if config.frozen_norms:
         notes.append(f"{count} norms with frozen statistics")
     return Network(model, shape, config.dropout, PRECISIONS[config.precision]), notes
+
+
+def _shared_groups(data: DomainData, splits: Splits) -> Iterator[str]:
+    """That a domain held out has groups in common with the sources, which no split can mend."""
+    trained = {
+        each
+        for name in splits.sources
+        if name in data.groups and data.groups[name].everywhere
+        for each in data.groups[name].names
+    }
+    for name in splits.held_out:
+        own = data.groups.get(name)
+        if own is not None and own.everywhere and (both := trained.intersection(own.names)):
+            yield (
+                f"{len(both)} of {len(own.names)} groups of {name}, held out, are in the sources, "
+                f"too: its score is of a new domain, but not of new groups"
+            )
 
 
 @dataclass(frozen=True)
@@ -228,23 +297,24 @@ class _Chosen:
         facts = {
             "method": config.method,
             "hyperparameters": dict(config.hyperparameters),
+            "average": config.average,
             "step": self.step,
             "source_validation": self.val_score,
             "version": domaingrad.__version__,
         }
-        return replace(plain, facts=facts).content(self.weights)
+        return plain.content(self.weights, facts)
 
 
 def _trained(config: TrainConfig, data: DomainData, begun: Begun) -> TrainedModel:
     return TrainedModel(
-        predictor=begun.trainer.learner.predictor(),
-        architecture=begun.architecture,
+        begun.trainer.learner.predictor(),
+        begun.built.architecture,
         data=data.name,
-        preparation=begun.splits.preparation,
+        transform=begun.built.splits.preparation,
         task=data.task,
         classes=data.classes,
-        target=begun.splits.target,
-        sources=tuple(begun.splits.sources),
+        target=begun.built.splits.target,
+        sources=tuple(begun.built.splits.sources),
         held_out=config.hold_out,
         facts={},
     )

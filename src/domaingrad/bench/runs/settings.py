@@ -17,13 +17,16 @@ import domaingrad
 from domaingrad.bench.domains import (
     DATA_SETS,
     IN_MEMORY,
+    Balance,
     DataError,
     DomainData,
+    OptimizerName,
     Schedule,
     Training,
     options_of,
 )
 from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.metrics import METRICS
 from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.schema import (
@@ -36,6 +39,7 @@ from domaingrad.bench.schema import (
     without_none,
 )
 
+from .averaging import CONVERGE, Average
 from .identity import NUMERICS, code_fingerprint, code_of
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -56,8 +60,14 @@ DECIDED_BY = "decided_by"
 MADE_BY = "made_by"
 """Where it says what made the run, for the record."""
 
-OPTIMISATION = ("steps", "batch", "learning_rate", "weight_decay", "schedule", "checkpoints")
+OPTIMISATION = tuple(entry.name for entry in fields(Training))
 """Settings that :class:`Training` has, too."""
+UNSAID = {
+    entry.name: entry.default
+    for entry in fields(Training)
+    if entry.name in ("optimizer", "momentum", "warm_up", "clip_norm", "balance")
+}
+"""Of these, what runs had before it was a setting, and so does not decide."""
 
 
 @settings
@@ -96,17 +106,53 @@ class TrainConfig:
     ] = True
     steps: Annotated[Count | None, Option("Training steps.")] = None
     batch: Annotated[Count | None, Option("Samples per domain and step.")] = None
-    learning_rate: Annotated[Number | None, Field(gt=0), Option("Of Adam.")] = None
-    weight_decay: Annotated[Number | None, Field(ge=0), Option("Of Adam, coupled.")] = None
+    balance: Annotated[
+        Balance | None, Option("Of what a domain's batch has as many samples each.")
+    ] = None
+    optimizer: Annotated[OptimizerName | None, Option("Adam unless the data say otherwise.")] = None
+    learning_rate: Annotated[Number | None, Field(gt=0), Option("Of the optimizer.")] = None
+    weight_decay: Annotated[
+        Number | None, Field(ge=0), Option("Of the optimizer; coupled, but for adamw.")
+    ] = None
+    momentum: Annotated[Number | None, Field(ge=0, lt=1), Option("Of sgd.")] = None
     schedule: Annotated[Schedule | None, Option("Of the learning rate.")] = None
+    warm_up: Annotated[
+        Whole | None, Field(ge=0), Option("Steps over which the learning rate rises to it.")
+    ] = None
+    clip_norm: Annotated[
+        Number | None, Field(gt=0), Option("Largest norm of a step's gradient; none unless told.")
+    ] = None
+    metric: Annotated[
+        str | None,
+        Option("By what models are scored and selected; accuracy, or R² of numbers, unless told."),
+    ] = None
     checkpoints: Annotated[
         Count | None,
         Option(
             "How often, evenly through training, the model is evaluated, kept and may be selected."
         ),
     ] = None
+    average: Annotated[
+        Average, Option("Which average over training is evaluated, selected and saved.")
+    ] = "none"
+    average_from: Annotated[
+        Whole, Field(ge=0), Option("Average uniform, ema: steps before it begins.")
+    ] = 100
+    average_decay: Annotated[
+        Number, Field(ge=0, lt=1), Option("Average ema: weight of what was before.")
+    ] = 0.999
+    average_ratio: Annotated[
+        Number,
+        Field(ge=0),
+        Option("Average swad: how far the validation loss may rise, as a share."),
+    ] = 0.3
     precision: Annotated[Precision, Option("In which the network computes.")] = "32"
     compile: Annotated[bool, Option("Use torch.compile.", "--compile/--no-compile")] = False
+    workers: Annotated[
+        Whole,
+        Field(ge=0),
+        Option("Processes that fetch inputs ahead, of data that are not kept in memory."),
+    ] = field(default=0, compare=False)
     accelerator: Annotated[str, Option("auto, cpu, cuda, mps.")] = "auto"
     plugins: Annotated[
         tuple[str, ...],
@@ -135,7 +181,10 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
         chosen += f"; given, not chosen so: {', '.join(name.replace('_', ' ') for name in given)}"
     if config.weights is not None:
         model += f" with weights of {Path(config.weights).name}"
-    return training.described(model), chosen
+    if config.average != "none":
+        model += f" averaged over training ({config.average})"
+    scored = f", scored by {METRICS[config.metric].title}" if config.metric else ""
+    return f"{training.described(model)}{scored}", chosen
 
 
 def checked(config: TrainConfig) -> TrainConfig:
@@ -168,6 +217,20 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
             f"beside {config.hold_out}."
         )
     training, usual = training_of(config, data), data.recipe.backbone
+    _require_average(config, training)
+    if config.metric is not None:
+        metric = look_up("metric", config.metric, METRICS)
+        shares = data.task != "regression"
+        fitting = [
+            name
+            for name, m in METRICS.items()
+            if m.task == data.task and m.higher and m.percent == shares
+        ]
+        if config.metric not in fitting:
+            raise SettingError(
+                f"expected a metric of {data.task} of which more is better, one of "
+                f"{', '.join(fitting)}; found {metric.title}."
+            )
     return replace(
         config,
         data=_from_anywhere(config.data),
@@ -209,6 +272,24 @@ def method_of(config: TrainConfig) -> Method:
     return replace(method, **found)
 
 
+def _require_average(config: TrainConfig, training: Training) -> None:
+    """See that an average that is asked for comes about.
+
+    Raises:
+        SettingError: it does not.
+    """
+    if config.average in ("uniform", "ema") and config.average_from >= training.steps:
+        raise SettingError(
+            f"average_from has to be before training ends; found {config.average_from} of "
+            f"{training.steps} steps. Begin earlier."
+        )
+    if config.average == "swad" and min(training.checkpoints, training.steps) < CONVERGE:
+        raise SettingError(
+            f"average swad takes {CONVERGE} checkpoints or more, since each ends a segment; found "
+            f"{training.checkpoints}. Take more checkpoints."
+        )
+
+
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
     """The backbone of resolved settings, or that which the data bring along."""
     assert config.backbone is not None
@@ -225,6 +306,7 @@ def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[s
     method, built_in = method_of(config), DATA_SETS.get(data.name) if data.built_in else None
     parts: list[object] = [type(method), method.code, type(data.preparation)]
     parts += [built_in.make] if built_in else []
+    parts += [METRICS[config.metric].of] if config.metric else []
     parts += [BACKBONES[name] for name in [architecture_of(config, data).name] if name in BACKBONES]
     decided_by = {
         "data": data.fingerprint,
@@ -247,8 +329,9 @@ def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[s
 def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
     """Of settings as they are written down, what decides the numbers.
 
-    Settings at their default are left out, so that one that a later release adds makes no other
-    run of an old one. Who changes a default raises ``NUMERICS``.
+    Settings at their default, or at what runs had before they were settings, are left out, so that
+    one that a later release adds makes no other run of an old one. Who changes a default raises
+    ``NUMERICS``.
     """
     defaults = json.loads(json.dumps(asdict(TrainConfig("", None))))
     found = {}
@@ -257,7 +340,10 @@ def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
         own = value
         if isinstance(value, dict) and isinstance(default, dict):
             own, default = {k: v for k, v in value.items() if v != default.get(k)}, {}
-        if name not in (MADE_BY, "plugins") and own != default:
+        if name not in (MADE_BY, "plugins", "workers") and own not in (
+            default,
+            UNSAID.get(name, default),
+        ):
             found[name] = own
     return found
 

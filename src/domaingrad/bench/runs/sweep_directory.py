@@ -46,8 +46,7 @@ class SweepDirectory:
         """
         if not (path / PLAN).is_file():
             raise RunDirectoryError(
-                f"{path} is no sweep: it has no {PLAN}. Name the --out of domaingrad sweep or "
-                f"compare."
+                f"{path} is no sweep: it has no {PLAN}. Name the directory of a sweep or compare."
             )
         return cls(path)
 
@@ -94,7 +93,7 @@ class SweepDirectory:
         if (self.path / PLAN).exists() and not self.plan().request.any_plan:
             raise RunDirectoryError(
                 f"{self.path} holds a sweep, which compare would put another plan upon; choose "
-                f"another --out."
+                f"another directory."
             )
         replace(self.path / PLAN, plan.to_json().encode())
 
@@ -111,11 +110,11 @@ class SweepDirectory:
         ]
         told = "; ".join(found) or "other runs"
         if extends(plan, there):
-            return f"{self.path} holds a smaller sweep: {told}. Add --extend to go on with it."
+            return f"{self.path} holds a smaller sweep: {told}. To go on with it, extend it."
         return (
-            f"{self.path} holds another sweep: {told}. Choose another --out, or give the command "
-            f"that began it; with --extend it takes more data, methods, trials, draws or selection "
-            f"methods, and nothing else may differ."
+            f"{self.path} holds another sweep: {told}. Choose another directory, or give the "
+            f"command that began it; extended, it takes more data, methods, trials, draws or "
+            f"selection methods, and nothing else may differ."
         )
 
     def plan(self) -> Plan:
@@ -129,7 +128,8 @@ class SweepDirectory:
             return Plan.from_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
-                f"{path} is no plan of this version ({error}); restore it, or choose another --out."
+                f"{path} is no plan of this version ({error}); restore it, or choose another "
+                f"directory."
             ) from error
 
     def place(self, key: str) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,70 @@ FORMAT = 2
 """Number of the layout of the metadata; another number is refused."""
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model in use."""
+class TrainedModel(nn.Module):
+    """A model in use: what predicts, and all that has to be known of its inputs and outputs.
 
-    predictor: Network | Predictor
-    architecture: Architecture
-    data: str
-    """Name of the data it was trained on."""
-    preparation: Preparation
-    task: Task
-    classes: tuple[str, ...]
-    target: TargetScaler
-    sources: tuple[str, ...]
-    held_out: str | None
-    facts: Mapping[str, Any]
-    """How it came about: method, hyper-parameters, the step it was selected at."""
+    Args:
+        predictor: of prepared inputs [n, *shape].
+        architecture: of its network.
+        data: name of the data it was trained on.
+        transform: makes of stored inputs what it sees.
+        task: classes or numbers.
+        classes: their names.
+        target: scale of the labels.
+        sources: the domains it was trained on.
+        held_out: the domain it never saw.
+        facts: how it came about: method, hyper-parameters, the step it was selected at.
+    """
+
+    def __init__(
+        self,
+        predictor: Network | Predictor,
+        architecture: Architecture,
+        *,
+        data: str,
+        transform: Preparation,
+        task: Task,
+        classes: tuple[str, ...],
+        target: TargetScaler,
+        sources: tuple[str, ...],
+        held_out: str | None,
+        facts: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.predictor, self.architecture, self.data = predictor, architecture, data
+        self.transform, self.task, self.classes, self.target = transform, task, classes, target
+        self.sources, self.held_out, self.facts = sources, held_out, facts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, or a scaled number, [n, outputs] of prepared inputs [n, *shape]."""
+        outputs: Tensor = self.predictor(x)
+        return outputs
+
+    def predict(self, inputs: Tensor | str | Path | Sequence[str | Path]) -> Tensor:
+        """What the model says of inputs before their preparation, as the data have them.
+
+        Args:
+            inputs: a batch, as uint8 pictures [n, 3, size, size] or rows of a table; or files and
+                folders, in the order of :meth:`files`.
+
+        Returns:
+            Probabilities [n, classes], on the CPU; for regression numbers [n].
+
+        Raises:
+            DataError: files that cannot be read.
+        """
+        if not isinstance(inputs, Tensor):
+            _, inputs = self.files([inputs] if isinstance(inputs, str | Path) else inputs)
+        return self.outputs(inputs)
+
+    def files(self, paths: Sequence[str | Path]) -> tuple[list[str], Tensor]:
+        """Names and stored inputs of the samples in files and folders.
+
+        Raises:
+            DataError: files of another kind, or unreadable ones.
+        """
+        return self.transform.read([Path(path) for path in paths])
 
     @staticmethod
     def weights_of(predictor: nn.Module) -> dict[str, Tensor]:
@@ -65,13 +113,13 @@ class TrainedModel:
 
         Probabilities [n, classes] for classes; else numbers in the unit of the labels, shape [n].
         """
-        self.predictor.eval()
+        self.eval()
         found = outputs_on(
-            self.predictor,
-            self.preparation,
+            self,
+            self.transform,
             stored,
             torch.arange(len(stored)) if rows is None else rows,
-            next(self.predictor.parameters()).device,
+            next(self.parameters()).device,
         )
         if not found.isfinite().all():
             odd = int((~found.isfinite().all(1)).sum())
@@ -89,21 +137,21 @@ class TrainedModel:
         found = self.predictor
         return found.network if isinstance(found, Predictor) else found
 
-    def content(self, weights: Mapping[str, Tensor]) -> bytes:
-        """A safetensors file with these weights and all the rest; :meth:`load` reads it."""
+    def content(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+        """A safetensors file with these weights and facts and the rest; :meth:`load` reads it."""
         wrapped = self.predictor if isinstance(self.predictor, Predictor) else None
         described = {
             "format": FORMAT,
             "predictor": wrapped and {"name": wrapped.name, "arguments": wrapped.arguments},
             "architecture": asdict(self.architecture),
             "data": self.data,
-            "preparation": self.preparation.described(),
+            "preparation": self.transform.described(),
             "task": self.task,
             "classes": list(self.classes),
             "target": asdict(self.target),
             "sources": list(self.sources),
             "held_out": self.held_out,
-            "facts": dict(self.facts),
+            "facts": dict(facts),
         }
         return save(dict(weights), {METADATA: json.dumps(described)})
 
@@ -121,8 +169,8 @@ class TrainedModel:
         except (OSError, SafetensorError) as error:
             raise RunDirectoryError(
                 f"cannot read a model from {path} ({error}); name the directory of a run that has "
-                f"come to its first checkpoint and still has its model (domaingrad sweep keeps "
-                f"models with --keep-models)."
+                f"come to its first checkpoint and still has its model (a sweep keeps those "
+                f"that it is told to keep)."
             ) from error
         described = json.loads(metadata) if metadata else {}
         if described.get("format") != FORMAT:
@@ -143,11 +191,11 @@ class TrainedModel:
             kind = look_up("predictor", wrapped["name"], PREDICTORS)
             predictor = kind(network, **wrapped["arguments"])
             predictor.load_state_dict(weights)
-        return cls(
-            predictor=predictor.eval(),
-            architecture=architecture,
+        made = cls(
+            predictor,
+            architecture,
             data=described["data"],
-            preparation=preparation,
+            transform=preparation,
             task=task,
             classes=classes,
             target=TargetScaler(**described["target"]),
@@ -155,3 +203,4 @@ class TrainedModel:
             held_out=described["held_out"],
             facts=described["facts"],
         )
+        return made.eval()

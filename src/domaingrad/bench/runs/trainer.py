@@ -5,33 +5,47 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from domaingrad.bench.domains import (
+    Balance,
     DataError,
     DomainData,
     Preparation,
     Task,
-    Training,
     losses,
     score,
 )
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
-from domaingrad.bench.models import Network
-from domaingrad.bench.protocol import Split, draw, generator_of, seed_of, split_domain
+from domaingrad.bench.metrics import METRICS, Metric
+from domaingrad.bench.models import Network, Predictor
+from domaingrad.bench.protocol import (
+    Split,
+    generator_of,
+    of_trained,
+    seed_of,
+    split_domain,
+    strata_of,
+    trained_groups,
+)
 from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
+from .averaging import averaging_of
+from .feeding import Feed
 from .optimizers import Optimizers
 from .ranks import Ranks
+from .settings import TrainConfig, method_of, training_of
 
 EVALUATED_AT_ONCE = 2**22
 """Numbers in the inputs that pass through a model together when it is evaluated."""
@@ -128,25 +142,25 @@ class Splits:
     target: TargetScaler
 
     @classmethod
-    def of(cls, data: DomainData, held_out: Sequence[str], trial: tuple[object, ...]) -> Splits:
+    def of(
+        cls,
+        data: DomainData,
+        held_out: Sequence[str],
+        trial: tuple[object, ...],
+        balance: Balance = "none",
+    ) -> Splits:
         """Split every domain, and fit what is fitted.
 
         Args:
             data: the data.
             held_out: the domains that training never sees, if any.
             trial: names from which the seeds of the splits derive.
+            balance: of what batches are to hold as many samples each.
 
         Raises:
-            DataError: no source domain is left.
+            DataError: no source domain is left, or nothing to balance over.
         """
-        splits = {
-            name: split_domain(
-                domain,
-                generator_of(*trial, "split", name),
-                data.groups[name].of_sample if name in data.groups else None,
-            )
-            for name, domain in data.domains.items()
-        }
+        splits = _split(data, trial)
         sources = {
             name: split
             for name, split in splits.items()
@@ -157,17 +171,25 @@ class Splits:
                 f"{data.name}: no domain is left to train on with {' and '.join(held_out)} held "
                 f"out."
             )
+        if balance != "none":
+            sources = {
+                name: replace(split, strata=_strata(data, name, split, balance))
+                for name, split in sources.items()
+            }
         small = [
             name for name, split in splits.items() if not len(split.train) or not len(split.val)
         ]
         if small:
             raise DataError(
-                f"{data.name}: each domain needs at least two samples, one to train on and one to "
-                f"validate; found fewer in {', '.join(small)}."
+                f"{data.name}: each domain needs at least two samples (of two groups, where there "
+                f"are groups), one to train on and one to validate; found fewer in "
+                f"{', '.join(small)}."
             )
-        preparation = data.preparation.fitted(
-            [split.data.tensors[0][split.train] for split in sources.values()]
-        )
+        preparation = data.preparation
+        if type(preparation).fitted is not Preparation.fitted:
+            preparation = preparation.fitted(
+                [split.data.tensors[0][split.train] for split in sources.values()]
+            )
         return cls(
             sources,
             {name: splits[name] for name in held_out},
@@ -176,54 +198,98 @@ class Splits:
         )
 
 
+def _split(data: DomainData, trial: tuple[object, ...]) -> dict[str, Split]:
+    """Each domain by itself; those that share groups together, so that these are on one side."""
+    splits = {
+        name: split_domain(
+            domain,
+            generator_of(*trial, "split", name),
+            data.groups[name].of_sample if name in data.groups else None,
+        )
+        for name, domain in data.domains.items()
+    }
+    everywhere = {name: groups for name, groups in data.groups.items() if groups.everywhere}
+    times = Counter(each for groups in everywhere.values() for each in groups.names)
+    joint = [n for n, groups in everywhere.items() if any(times[each] > 1 for each in groups.names)]
+    if joint:
+        number = {each: place for place, each in enumerate(times)}
+        numbers = {
+            name: torch.tensor([number[each] for each in everywhere[name].names])[
+                everywhere[name].of_sample
+            ]
+            for name in joint
+        }
+        labels = torch.cat([data.domains[name].tensors[1] for name in joint])
+        generator = generator_of(*trial, "split", "groups")
+        trained = trained_groups(labels, torch.cat(list(numbers.values())), generator)
+        splits |= {
+            name: of_trained(data.domains[name], torch.isin(own, trained))
+            for name, own in numbers.items()
+        }
+    return splits
+
+
+def _strata(data: DomainData, name: str, split: Split, balance: Balance) -> tuple[Tensor, ...]:
+    """Rows of a source's training split by class or group.
+
+    Raises:
+        DataError: there are none.
+    """
+    if balance == "class" and data.task != "regression":
+        return strata_of(split.train, split.data.tensors[1])
+    if balance == "group" and name in data.groups:
+        return strata_of(split.train, data.groups[name].of_sample)
+    raise DataError(
+        f"{data.name}: batches cannot balance over each {balance}, since there is none in {name}; "
+        f"set balance to none, or name what the groups are."
+    )
+
+
 class Trainer:
     """One network in training: everything that changes from step to step.
 
     Args:
+        config: resolved settings; :func:`require_fit` has seen that they can be.
         data: the data.
         splits: which samples do what.
         network: where it is to compute.
-        method: how it is trained.
-        training: steps, optimizer, schedule, batch.
         names: from which, and from nothing else, all seeds derive.
         context: device, processes and precision.
-        augment: whether training inputs are varied at random, where the data have a way for it.
 
     Raises:
-        DataError: the method requires more domains, or features.
+        DataError: the method has an average of its own.
     """
 
     def __init__(
         self,
+        config: TrainConfig,
         data: DomainData,
         splits: Splits,
         network: Network,
-        method: Method,
-        training: Training,
         names: tuple[object, ...],
         context: DeviceContext,
-        augment: bool = True,
     ) -> None:
-        require_sources(method, list(splits.sources))
-        if method.requires.features and not network.divided:
-            raise DataError(
-                f"{method.info.title} needs the features that enter a classifier, which cannot be "
-                f"told apart in this backbone; use another --backbone or the method erm."
-            )
+        method, training = method_of(config), training_of(config, data)
         self.steps_done = 0
         self.network = network
         self.data_time = 0.0
         """Seconds spent on getting batches ready."""
-        self._data, self._splits, self._training, self._augment = data, splits, training, augment
-        self._context = context
+        self._data, self._splits, self._training = data, splits, training
+        self._context, self._augment = context, config.augment
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
         self._optimizers = Optimizers(training)
         self._loss = partial(_losses, data.task)
+        self._metric = METRICS[config.metric] if config.metric else None
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
-        sizes = [training.batch] * len(splits.sources)
+        sources, size = splits.sources, training.batch
+        sizes = [size] * len(sources)
         sharding = method.requires.sharding or "sample by sample"  # for one process it is the same
         shares = context.ranks.shares(sharding, sizes)
-        self._shares = dict(zip(splits.sources, shares, strict=True))
+        self._shares = dict(zip(sources, shares, strict=True))
+        generators = self._generators
+        self._feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
+        whole = dict.fromkeys(sources, slice(None))
+        self._looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
         self.learner = method.learner(
             Setup(
@@ -232,7 +298,7 @@ class Trainer:
                 steps=training.steps,
                 loss=self._loss,
                 optimizer=self._optimizers,
-                amp=Amp(context.scaler),
+                amp=Amp(context.scaler, training.clip_norm),
                 generator=self._generators["method"],
                 processes=context.ranks,
                 outputs=data.outputs,
@@ -241,17 +307,41 @@ class Trainer:
         if context.ranks.world > 1:  # What the network draws is this process's own.
             torch.manual_seed(seed_of(*names, "model", f"rank {context.ranks.rank}"))
         self._last_loss = torch.tensor(math.nan)
+        self._averaging = averaging_of(
+            config.average,
+            self.learner.predictor(),
+            context.ranks.average_statistics if context.ranks.world > 1 else None,
+            begin=config.average_from,
+            decay=config.average_decay,
+            ratio=config.average_ratio,
+        )
+        if self._averaging is not None:
+            _require_trained(method, self._averaging.model, self.learner.optimizers())
+
+    @contextmanager
+    def predicting(self) -> Iterator[Network | Predictor]:
+        """What is evaluated, selected and saved, inside with averaged weights if there are any."""
+        predictor = self.learner.predictor()
+        if self._averaging is not None and predictor is not self._averaging.model:
+            raise TypeError(
+                f"{type(self.learner).__name__}.predictor() has to return the same module each "
+                f"time, for its weights to be averaged; it returned another one."
+            )
+        with self._averaging.applied() if self._averaging else nullcontext():
+            yield predictor
 
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._batches("batches", self._shares, augment=self._augment)
+        batches = self._prepared(self._feed, augment=self._augment)
         self.data_time += time.perf_counter() - began
         self._last_loss = self.learner.update(batches)
         self._context.scaler.update()
         self._optimizers.advance(self.learner.optimizers())
         self.learner.step += 1
         self.steps_done += 1
+        if self._averaging is not None:
+            self._averaging.step()
         return self.steps_done in self._marks
 
     def checkpoint(self) -> tuple[Checkpoint, Sealed, Recorded]:
@@ -267,15 +357,19 @@ class Trainer:
         rest = {name: [each.train, each.val] for name, each in held_out.items()}
         with _evaluating(self.network):
             outputs = self._outputs_of(self.network, val)
-            self.learner.validated(
-                {
-                    name: self._validation(splits[name], *val[name], *found)
-                    for name, found in outputs.items()
-                }
+            validation = {
+                name: self._validation(splits[name], *val[name], *found)
+                for name, found in outputs.items()
+            }
+        self.learner.validated(validation)
+        if self._averaging is not None:
+            self._averaging.validated(
+                sum(each.loss for each in validation.values()) / len(validation)
             )
-        predictor = self.learner.predictor()
-        with _evaluating(predictor), _evaluating(self.network):
-            if predictor is not self.network:
+        with _evaluating(self.network):
+            agreement = self._agreement()
+        with self.predicting() as predictor, _evaluating(predictor), _evaluating(self.network):
+            if predictor is not self.network or self._averaging is not None:
                 outputs = self._outputs_of(predictor, val)
             outputs |= self._outputs_of(predictor, rest)
             rows = val | rest
@@ -290,7 +384,7 @@ class Trainer:
                 step=self.steps_done,
                 loss=loss if math.isfinite(loss) else None,
                 val_score=sum(scores[name][0] for name in sources) / len(sources),
-                agreement=self._agreement(),
+                agreement=agreement,
                 metrics=self.learner.metrics(),
             )
         sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
@@ -305,9 +399,10 @@ class Trainer:
         return {
             "learner": self.learner.state_dict(),
             "optimizers": self._optimizers.state_dict(),
+            "averaging": self._averaging and self._averaging.state_dict(),
             "scaler": self._context.scaler.state_dict(),
             "generators": {
-                name: generator.get_state() for name, generator in self._generators.items()
+                name: generator.get_state() for name, generator in self._drawing().items()
             },
             "drawn by models": self._context.ranks.gathered(self._drawn()),
         }
@@ -317,13 +412,19 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.steps_done = self.learner.step
         self._optimizers.load_state_dict(state["optimizers"])
+        if self._averaging is not None:
+            self._averaging.load_state_dict(state["averaging"])
         self._context.scaler.load_state_dict(state["scaler"])
-        for name, generator in self._generators.items():
+        for name, generator in self._drawing().items():
             generator.set_state(state["generators"][name])
         drawn = state["drawn by models"][self._context.ranks.rank]
         torch.set_rng_state(drawn["cpu"])
         if "cuda" in drawn and self._context.device.type == "cuda":
             torch.cuda.set_rng_state(drawn["cuda"], self._context.device)
+
+    def _drawing(self) -> dict[str, Generator | Feed]:
+        """All that a run draws from; what is drawn ahead counts as not drawn."""
+        return {**self._generators, "batches": self._feed}
 
     def _drawn(self) -> dict[str, Tensor]:
         """State of the generators from which models draw."""
@@ -332,18 +433,15 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self._context.device)
         return states
 
-    def _batches(self, stream: str, shares: Mapping[str, slice], augment: bool) -> Batches:
-        """A batch of each source, or a share of it, prepared, where the model computes."""
-        generator = self._generators[stream]
+    def _prepared(self, feed: Feed, augment: bool) -> Batches:
+        """The next batch of each source, or this process's share, where the model computes."""
         device, size = self._context.device, self._training.batch
+        prepare, generator = self._splits.preparation, self._generators["augmentation"]
         ready = {}
-        for name, split in self._splits.sources.items():
-            share = shares.get(name, slice(None))
-            stored, labels = draw(split, size, generator, share)
-            stored, labels = stored.to(device), labels.to(device)
-            prepare = self._splits.preparation
+        for name, (taken, truth) in feed.take().items():
+            stored, labels = taken.to(device), truth.to(device)
             inputs = (
-                prepare.augmented(stored, self._generators["augmentation"], size, share)
+                prepare.augmented(stored, generator, size, self._shares[name])
                 if augment
                 else prepare(stored)
             )
@@ -353,7 +451,7 @@ class Trainer:
     def _agreement(self) -> float | None:
         if len(self._splits.sources) < 2:
             return None
-        batches = self._batches("agreement", {}, augment=False)
+        batches = self._prepared(self._looked_at, augment=False)
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
         probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.network, probe)
@@ -373,11 +471,31 @@ class Trainer:
     def _validation(self, split: Split, rows: Tensor, outputs: Tensor) -> Validation:
         labels = self._splits.target.scaled(split.data.tensors[1][rows])
         loss = self._loss(outputs, labels).mean().item()
-        return Validation(score(self._data.task, outputs, labels), loss)
+        return Validation(self._score(split, rows, outputs), loss)
 
     def _score(self, split: Split, rows: Tensor, outputs: Tensor) -> float:
         labels = split.data.tensors[1][rows]
+        if self._metric is not None:
+            return self._measured(self._metric, labels, outputs)
         return score(self._data.task, outputs, self._splits.target.scaled(labels))
+
+    def _measured(self, metric: Metric, labels: Tensor, outputs: Tensor) -> float:
+        """By a metric that was asked for; the least there is once training has diverged.
+
+        Raises:
+            DataError: the samples do not define it.
+        """
+        if not outputs.isfinite().all():
+            return -math.inf if self._data.task == "regression" else 0.0
+        classes = self._data.task == "classification"
+        told = outputs.softmax(1) if classes else self._splits.target.unscaled(outputs.squeeze(1))
+        value = metric.of(told, labels)
+        if value is None:
+            raise DataError(
+                f"{metric.title} is not defined on a split of {len(labels)} samples of "
+                f"{self._data.name}; choose another metric."
+            )
+        return float(value)
 
     def _recorded(self, domain: str, rows: Tensor, outputs: Tensor) -> Mapping[str, Any] | None:
         """Of a domain with groups; ``None`` for other data, and once training has diverged."""
@@ -399,6 +517,34 @@ def require_sources(method: Method, sources: Sequence[str]) -> None:
             f"{method.info.title} compares source domains and needs "
             f"{method.requires.min_domains} of them; found {len(sources)} "
             f"({', '.join(sources)}). Use the method erm, or data of more domains."
+        )
+
+
+def require_fit(method: Method, sources: Sequence[str], network: Network) -> None:
+    """See that a method has domains and a network that it can do with.
+
+    Raises:
+        DataError: it has not.
+    """
+    require_sources(method, sources)
+    if method.requires.features and not network.divided:
+        raise DataError(
+            f"{method.info.title} needs the features that enter a classifier, which cannot be "
+            f"told apart in this backbone; use another backbone or the method erm."
+        )
+
+
+def _require_trained(method: Method, predictor: nn.Module, optimizers: list[Optimizer]) -> None:
+    """See that what a method predicts by is what it trains.
+
+    Raises:
+        DataError: it is not.
+    """
+    trained = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, predictor.parameters())):
+        raise DataError(
+            f"{method.info.title} predicts by an average of its own, so no other is taken: set "
+            f"average to none, or use another method."
         )
 
 

@@ -22,7 +22,7 @@ from .files import RunDirectoryError
 from .launching import alone_on, fabric_of, is_first, joined, require_among_processes
 from .loggers import logger_class
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
-from .resumable import Begun, Carried, Listener, begin, carry_on
+from .resumable import Begun, Built, Carried, Listener, begin, build, carry_on
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
 from .trained import TrainedModel
 from .trainer import DIVERGED, Checkpoint, HeldOutScores, require_sources
@@ -145,17 +145,16 @@ def train_together(
     fabric = fabric_of(config, *processes)
     heard = (listener if is_first(fabric) else None) or Listener()
 
-    def prepare() -> tuple[TrainConfig, DomainData]:
+    def prepare() -> tuple[TrainConfig, DomainData, Built]:
         ready, data = _read(config, None, heard)
         _require_work(ready, data, prod(processes))
-        # Built to see that it can be: several processes build it again, once they have met.
-        _tried_out(ready, data, Ranks(lambda: fabric))
-        return ready, data
+        _require_turns(ready, data)
+        return ready, data, build(ready, data)
 
     try:
-        ranks, (ready, data) = joined(fabric, prepare)
+        ranks, (ready, data, built) = joined(fabric, prepare)
         ranks.require_same(flat(written(ready, data, ranks.world)))
-        return _train(ready, out, data, Carried(ranks, heard, loggers), 0.0)
+        return _train(ready, out, data, Carried(ranks, heard, loggers), 0.0, built)
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
@@ -183,16 +182,22 @@ def _read(
 
 
 def _train(
-    config: TrainConfig, out: Path, data: DomainData, carried: Carried, patience: float
+    config: TrainConfig,
+    out: Path,
+    data: DomainData,
+    carried: Carried,
+    patience: float,
+    begun: Begun | Built | None = None,
 ) -> Result:
-    """Train as resolved settings say; a collective call."""
+    """Train as resolved settings say, with what has been made for it; a collective call."""
     ranks = carried.ranks
     directory = ranks.first(lambda: RunDirectory(out))
     with ExitStack() as held:
         ranks.first(lambda: held.enter_context(directory.alone(patience)))
-        # Several processes have tried it out before they met.
-        alone = ranks.world == 1 and not directory.begun
-        begun = _tried_out(config, data, ranks) if alone else None
+        if begun is None and ranks.world == 1 and not directory.begun:
+            # Before anything is written.
+            _require_turns(config, data)
+            begun = begin(config, data, ranks)
         ranks.first(lambda: directory.begin(written(config, data, ranks.world)))
         estimate = None
         if config.hold_out is None:
@@ -234,13 +239,13 @@ def held_out_in_turn(data: DomainData) -> list[str]:
 
 
 def drawing(config: TrainConfig) -> Generator:
-    """What a built-in data set is drawn from."""
+    """From which data are drawn that each trial draws anew."""
     return generator_of(*drawing_names(config))
 
 
 def drawing_names(config: TrainConfig) -> tuple[object, ...]:
-    """What that derives from."""
-    return config.seed, config.data, f"trial {config.trial}", "data"
+    """What that derives from; nothing of where the data lie."""
+    return config.seed, config.data.partition(":")[0], f"trial {config.trial}", "data"
 
 
 def _sources(config: TrainConfig, data: DomainData) -> list[list[str]]:
@@ -263,16 +268,19 @@ def _require_work(config: TrainConfig, data: DomainData, processes: int) -> None
     if fewest < processes:
         raise DataError(
             f"a step has {fewest} samples, {batch} of each source domain, and some of {processes} "
-            f"processes would have none. Use fewer --devices or --nodes, or a greater --batch."
+            f"processes would have none. Use fewer devices or nodes, or a greater batch."
         )
 
 
-def _tried_out(config: TrainConfig, data: DomainData, ranks: Ranks) -> Begun:
-    """The training before its first step, so that it can begin before anything is written."""
+def _require_turns(config: TrainConfig, data: DomainData) -> None:
+    """See that there are sources enough where each domain is held out in turn.
+
+    Raises:
+        DataError: there are not.
+    """
     if config.hold_out is None:
         for sources in _sources(config, data):
             require_sources(method_of(config), sources)
-    return begin(config, data, ranks)
 
 
 def _result(
@@ -284,7 +292,7 @@ def _result(
     if not known:
         raise RunDirectoryError(
             f"{directory.path} has ended but its {RECORDS} is lost; restore it, or choose another "
-            f"--out."
+            f"directory."
         )
     selected = known[training_domain_validation([each.val_score for each in known])]
     warned = list(ended["warnings"])

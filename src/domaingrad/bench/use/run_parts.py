@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from domaingrad.bench.domains import DataError, DomainData, News, load
-from domaingrad.bench.protocol import generator_of
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.settings import DECIDED_BY, config_from
+from domaingrad.bench.runs.settings import DECIDED_BY, config_from, training_of
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.trainer import Splits
+from domaingrad.bench.runs.training import drawing
 
 
-def model_of_run(directory: RunDirectory) -> TrainedModel:
+def directory_of(run: str | Path | RunDirectory) -> RunDirectory:
+    """The directory of a run that is there.
+
+    Raises:
+        RunDirectoryError: there is no run.
+    """
+    return run if isinstance(run, RunDirectory) else RunDirectory.existing(Path(run))
+
+
+def model_of_run(run: str | Path | RunDirectory) -> TrainedModel:
     """The model that a run selected, once the run's plug-ins are imported.
 
     Raises:
         RunDirectoryError: there is no model yet.
         PluginError: a plug-in cannot be imported.
     """
+    directory = directory_of(run)
     config_from(directory.config())
     return TrainedModel.load(directory.model)
 
@@ -31,12 +43,15 @@ def parts_of_run(
     """
     settings = directory.config()
     config = config_from(settings)
-    drawing = generator_of(config.seed, config.data, f"trial {config.trial}", "data")
-    own = load(config.data, config.data_options, news, drawing)
+    own = load(config.data, config.data_options, news, drawing(config))
     trained_on = (trained.data, (settings.get(DECIDED_BY) or {}).get("data"))
     if (own.name, own.fingerprint) != trained_on:
         raise DataError(
             f"{config.data} has changed since {directory.path} was trained on it, so its splits "
-            f"cannot be told; name it as --data of evaluate, to evaluate on all of it."
+            f"cannot be told; name it as other data of evaluate, to evaluate on all of it."
         )
-    return own, Splits.of(own, config.held_out, (config.seed, own.name, f"trial {config.trial}"))
+    trial, balance = (
+        (config.seed, own.name, f"trial {config.trial}"),
+        training_of(config, own).balance,
+    )
+    return own, Splits.of(own, config.held_out, trial, balance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.engine import signal_to_noise
 from domaingrad.inspect import Conflict, Similarity, conflict, similarity
 
-from .run_parts import model_of_run, parts_of_run
+from .run_parts import directory_of, model_of_run, parts_of_run
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Inspection:
     """What GSNR is on average for pure noise, 1/(n − 3) of n samples."""
 
 
-def inspect_run(
-    directory: RunDirectory, samples: int = 64, seed: int = 0, news: News | None = None
+def inspect(
+    run: str | Path | RunDirectory, samples: int = 64, seed: int = 0, news: News | None = None
 ) -> Inspection:
     """Look at the gradients of the source domains, at the selected model in evaluation mode.
 
     Args:
-        directory: of a run that has come to its first checkpoint.
+        run: its directory; it has come to its first checkpoint.
         samples: of each source, drawn with replacement from its training split.
         seed: from which the samples and the intervals are drawn.
         news: who hears of decoding.
@@ -50,7 +51,8 @@ def inspect_run(
         DataError: one source only, data that have changed, too few samples.
     """
     if samples < 4:
-        raise DataError(f"--samples must be at least 4; found {samples}.")
+        raise DataError(f"samples must be at least 4; found {samples}.")
+    directory = directory_of(run)
     trained = model_of_run(directory)
     _, parts = parts_of_run(directory, trained, news or News())
     names = tuple(parts.sources)

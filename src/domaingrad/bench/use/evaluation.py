@@ -1,0 +1,213 @@
+"""How well a trained model does, domain by domain and class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from domaingrad.bench.domains import DataError, DomainData, News, correct, load
+from domaingrad.bench.metrics import told
+from domaingrad.bench.runs.directory import RunDirectory
+from domaingrad.bench.runs.settings import TrainConfig, config_from
+from domaingrad.bench.runs.trained import TrainedModel
+from domaingrad.bench.runs.trainer import Splits
+from domaingrad.bench.runs.training import drawing
+from domaingrad.bench.schema import without_none
+from domaingrad.bench.sections import SECTIONS, EvaluationSection
+
+from .run_parts import directory_of, model_of_run, parts_of_run
+
+Role = Literal["source, validation", "held out", "new data"]
+"""What the samples of a domain were to the model."""
+
+
+@dataclass(frozen=True)
+class GroupEvaluation:
+    """Samples that belong together."""
+
+    group: str
+    samples: int
+    score: float
+    """Share that is told right; of numbers minus the mean absolute error."""
+
+
+@dataclass(frozen=True)
+class DomainEvaluation:
+    """One domain."""
+
+    domain: str
+    role: Role
+    samples: int
+    metrics: Mapping[str, float]
+    """By name; one that these samples do not define is left out."""
+    confusion: Tensor | None
+    """Counts [true class, predicted class]; ``None`` where labels are numbers."""
+    recorded: Mapping[str, Any] | None = None
+    """What the data's recorder keeps of groups."""
+    groups: tuple[GroupEvaluation, ...] = ()
+    """The worst first, where they are asked for."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on several domains."""
+
+    trained: TrainedModel
+    domains: tuple[DomainEvaluation, ...]
+    sections: Mapping[str, EvaluationSection] = field(default_factory=dict)
+    """What only such data have, by name."""
+
+
+def evaluate(
+    run: str | Path | RunDirectory,
+    data: str | None = None,
+    news: News | None = None,
+    by_group: bool = False,
+) -> Evaluation:
+    """Evaluate the model that a run selected.
+
+    On the sources the validation splits count, on the held-out domain all samples, of other data
+    all samples of every domain.
+
+    Args:
+        run: its directory; it has come to its first checkpoint.
+        data: other data than the run's own, in the same words as for training.
+        news: who hears of decoding.
+        by_group: whether each group is told, too.
+
+    Raises:
+        RunDirectoryError: there is no run, or no model yet.
+        DataError: the data are not those of the run, or other data do not fit the model, or there
+            are no groups.
+    """
+    directory = directory_of(run)
+    trained = model_of_run(directory)
+    news = news or News()
+    if data is not None:
+        config = config_from(directory.config())
+        new = _on_new_data(trained, config, data, news, by_group)
+        if not any(found.recorded for found in new):
+            return Evaluation(trained, tuple(new))
+        own, parts = parts_of_run(directory, trained, news)
+        return Evaluation(
+            trained, tuple(new), _sections(new, _on_sources(trained, own, parts, by_group))
+        )
+    own, parts = parts_of_run(directory, trained, news)
+    sources = _on_sources(trained, own, parts, by_group)
+    found = [*sources]
+    for name, split in parts.held_out.items():
+        samples = split.data.tensors
+        every = torch.arange(len(samples[1]))
+        found.append(_on(trained, name, "held out", samples, every, own, by_group))
+    return Evaluation(trained, tuple(found), _sections(found[len(sources) :], sources))
+
+
+def _on_sources(
+    trained: TrainedModel, own: DomainData, parts: Splits, by_group: bool
+) -> list[DomainEvaluation]:
+    return [
+        _on(trained, name, "source, validation", split.data.tensors, split.val, own, by_group)
+        for name, split in parts.sources.items()
+    ]
+
+
+def _sections(
+    targets: Sequence[DomainEvaluation], sources: Sequence[DomainEvaluation]
+) -> dict[str, EvaluationSection]:
+    """Of domains that are no source, with what the sources' validation tells."""
+    both = [without_none({e.domain: e.recorded for e in each}) for each in (targets, sources)]
+    found = {name: section.of_evaluation(*both) for name, section in SECTIONS.items()}
+    return without_none(found)
+
+
+def _on_new_data(
+    trained: TrainedModel, config: TrainConfig, data: str, news: News, by_group: bool
+) -> list[DomainEvaluation]:
+    if trained.task == "signed-regression":
+        raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
+    options = {**config.data_options, "least": 1}
+    if not by_group:  # other data need not have them
+        options.pop("group", None)
+    if "target" in options and trained.task == "regression":
+        options["task"] = trained.task
+    new = load(data, options, news, drawing(replace(config, data=data)))
+    if new.task != trained.task:
+        raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")
+    if unknown := [name for name in new.classes if name not in trained.classes]:
+        raise DataError(
+            f"the model knows the classes {', '.join(trained.classes)}; {data} has others: "
+            f"{', '.join(unknown)}."
+        )
+    places = torch.tensor([trained.classes.index(name) for name in new.classes])
+    found = []
+    for name, domain in new.domains.items():
+        stored, labels = domain.tensors
+        stored = trained.transform.adopted(new.preparation, stored)
+        known = (stored, places[labels] if len(places) else labels)
+        every = torch.arange(len(labels))
+        found.append(_on(trained, name, "new data", known, every, new, by_group))
+    return found
+
+
+def _on(
+    trained: TrainedModel,
+    domain: str,
+    role: Role,
+    samples: tuple[Tensor, ...],
+    rows: Tensor,
+    data: DomainData,
+    by_group: bool,
+) -> DomainEvaluation:
+    stored, labels = samples
+    outputs, truth = trained.outputs(stored, rows), labels[rows]
+    metrics = told(trained.task, outputs, truth)
+    confusion = _confusion(outputs, truth) if trained.task == "classification" else None
+    recorded = None
+    if data.recorder is not None and domain in data.groups:
+        recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
+    groups = _by_group(trained, domain, rows, outputs, truth, data) if by_group else ()
+    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded, groups)
+
+
+def _by_group(
+    trained: TrainedModel,
+    domain: str,
+    rows: Tensor,
+    outputs: Tensor,
+    truth: Tensor,
+    data: DomainData,
+) -> tuple[GroupEvaluation, ...]:
+    if domain not in data.groups:
+        raise DataError(
+            f"{data.name} says of no groups in {domain}; train with the setting group that names "
+            f"them."
+        )
+    groups = data.groups[domain]
+    if trained.task == "regression":
+        each = -(outputs - truth).abs()
+    else:
+        each = correct(trained.task, _columns(outputs), truth).double()
+    number = groups.of_sample[rows]
+    samples = torch.bincount(number, minlength=len(groups.names)).tolist()
+    totals = torch.bincount(number, each.double(), minlength=len(groups.names)).tolist()
+    found = [
+        GroupEvaluation(name, count, total / count)
+        for name, count, total in zip(groups.names, samples, totals, strict=True)
+        if count
+    ]
+    return tuple(sorted(found, key=lambda each: each.score))
+
+
+def _columns(outputs: Tensor) -> Tensor:
+    return outputs if outputs.dim() == 2 else outputs.unsqueeze(1)
+
+
+def _confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
+    classes = probabilities.shape[1]
+    pairs = classes * labels + probabilities.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)

@@ -1,0 +1,75 @@
+"""A trained model in use, and what it says of new samples."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from domaingrad.bench.domains import DataError
+from domaingrad.bench.runs.trained import TrainedModel
+
+from .run_parts import model_of_run
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of samples in files."""
+
+    model: TrainedModel
+    names: tuple[str, ...]
+    """Of the samples: a file, or a file and a row."""
+    outputs: Tensor
+    """Probabilities [n, classes], or numbers [n]."""
+
+    @property
+    def labels(self) -> list[str] | list[float]:
+        """The likeliest class of each sample, or its number."""
+        if self.model.task == "classification":
+            return [self.model.classes[place] for place in self.outputs.argmax(1).tolist()]
+        numbers: list[float] = self.outputs.tolist()
+        return numbers
+
+
+def load_model(path: str | Path) -> TrainedModel:
+    """The model of a run, or in a file, ready to predict.
+
+    Args:
+        path: the directory of a run, or a ``model.safetensors`` that one left.
+
+    Raises:
+        RunDirectoryError: there is no model.
+        PluginError: a plug-in of the run cannot be imported.
+    """
+    place = Path(path)
+    return TrainedModel.load(place) if place.is_file() else model_of_run(place)
+
+
+def predict(run: str | Path, files: Sequence[str | Path]) -> Predictions:
+    """What the model of a run says of new files.
+
+    Args:
+        run: as for :func:`load_model`.
+        files: images, folders of them or patterns; or CSV tables.
+
+    Raises:
+        RunDirectoryError: there is no model.
+        DataError: files that are not there or cannot be read.
+    """
+    model = load_model(run)
+    names, stored = model.files(_paths(files))
+    return Predictions(model, tuple(names), model.outputs(stored))
+
+
+def _paths(files: Sequence[str | Path]) -> list[Path]:
+    """Files and folders; patterns that no shell has filled in are filled in here."""
+    paths: list[Path] = []
+    for name in map(str, files):
+        found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
+        if not found:
+            raise DataError(f"there is no file or folder {name}, and nothing of that pattern.")
+        paths += map(Path, found)
+    return paths
