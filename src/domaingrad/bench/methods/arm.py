@@ -136,7 +136,7 @@ def _widen(body: nn.Module, pixels: int) -> None:
             break  # another kind of first layer
     raise DataError(
         "ARM widens a network's first layer, a plain convolution or a linear one; found none. Use "
-        "another --backbone or the method erm."
+        "another backbone or the method erm."
     )
 
 

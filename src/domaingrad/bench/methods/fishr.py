@@ -41,7 +41,7 @@ class FishrLearner(AnnealedLearner["Fishr"]):
         if not isinstance(head, nn.Linear):
             raise DataError(
                 f"Fishr has the closed form of a linear classifier's gradients; found a "
-                f"{type(head).__name__}. Use another --backbone or the method erm."
+                f"{type(head).__name__}. Use another backbone or the method erm."
             )
         self._bias = head.bias is not None
         columns = head.in_features + self._bias
