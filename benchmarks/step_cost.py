@@ -1,6 +1,6 @@
 """What a step of agreement costs, over a plain ERM step on the same samples.
 
-    python benchmarks/step_cost.py [--rounds 12] [--threads 2] [--case NAME]
+    python benchmarks/step_cost.py [--rounds 12] [--threads 2] [--case NAME] [--way NAME …]
 
 ERM is one forward and backward on the mixed batch; ``steps.py`` has the other ways. None of them
 runs an optimiser. TorchJD is an optional peer:
@@ -47,6 +47,8 @@ def cases() -> dict[str, Batch]:
         "ViT, 64², 3 × 16": batch(ViT(7), (3, 64, 64), 3, 48, 7),
         "MLP 3×1024, 3 × 256": batch(mlp((784,), 10, (1024,) * 3), (784,), 3, 768, 10),
         "MNIST CNN, 28², 3 × 64": batch(mnist_cnn(2), (2, 28, 28), 3, 192, 2),
+        "Linear 512→7, 3 × 32": batch(mlp((512,), 7, ()), (512,), 3, 96, 7),
+        "MLP 14-64-64-2, 3 × 32": batch(mlp((14,), 2, (64, 64)), (14,), 3, 96, 2),
         "MLP 3×128, 16 × 128": batch(mlp((18,), 2, (128,) * 3), (18,), 16, 2048, 2),
         "ResNet-18, 64², 20 × 3": batch(resnet18(7), (3, 64, 64), 20, 60, 7),
     }
@@ -75,8 +77,11 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds to take the median over.")] = 12,
     threads: Annotated[int, typer.Option(help="Threads for PyTorch.")] = 2,
     case: Annotated[str, typer.Option(help="Only cases whose title holds this.")] = "",
+    way: Annotated[
+        list[str] | None, typer.Option(help="Beside ERM, only ways of these titles.")
+    ] = None,
 ) -> None:
-    """Measure, print the table, and write it to benchmarks/results (unless for one case)."""
+    """Measure, print the table, and write it to benchmarks/results (unless for some only)."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     rules: dict[str, Rule] = {
@@ -87,10 +92,13 @@ def main(
     }
     table = header("ERM")
     command = f"python benchmarks/step_cost.py --rounds {rounds} --threads {threads}"
-    name = None if case else "step_cost"
+    name = None if case or way else "step_cost"
     for title, b in cases().items():
         if case in title:
-            table += rows(title, measure(ways(b, rules), rounds, title, before=b.clear))
+            chosen = ways(b, rules)
+            if way:
+                chosen = {each: chosen[each] for each in ("ERM", *way)}
+            table += rows(title, measure(chosen, rounds, title, before=b.clear))
             # After each case, so that an interrupted run keeps what it has measured.
             write(name, "Cost of a step", command, [f"{NOTE} {ALTERNATION}", "\n".join(table)])
 

@@ -147,8 +147,9 @@ def test_a_list_goes_to_the_model_as_a_list() -> None:
 @pytest.mark.parametrize("rule", [dg.ANDMask, dg.SANDMask, dg.AgrSum, dg.AgrRand, dg.PCGrad])
 def test_a_single_domain_in_the_batch(rule: type[dg.rules.Rule]) -> None:
     agree = dg.GradientAgreement(First(), rule())
+    outputs = agree(X, torch.full((6,), 42))
     with pytest.raises(ValueError, match=rf"{rule.__name__}.*at least 2.*found 1.*42.*Mean\(\)"):
-        agree(X, torch.full((6,), 42))
+        agree.backward(outputs.sum(1))
     with torch.no_grad():  # to evaluate on one domain is no mistake
         assert len(agree(X, torch.full((6,), 42))) == 6
     assert agree.model.layer.weight.grad is None

@@ -195,7 +195,7 @@ def sweep(
     >>> with tempfile.TemporaryDirectory() as out:
     ...     summary = sweep(config, out, jobs=1)
     >>> summary.missing
-    ()
+    {}
     """
     planned = plan_sweep(config, out, **where)
     with planned.begun():

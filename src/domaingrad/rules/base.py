@@ -211,8 +211,8 @@ class GramianRule(Rule):
     def weights(self, gramian: Tensor) -> Tensor:
         """The K weights, from the Gramian ``G Gᵀ``: [K, K] in float64 on the CPU; so are they."""
 
-    def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> tuple[Tensor, Tensor]:
-        """The K weights, and whose gradients are finite: both [K], on the CPU.
+    def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> Weights:
+        """The K weights.
 
         Args:
             rows: the gradients, [K, n] each, in parts.
@@ -220,32 +220,39 @@ class GramianRule(Rule):
         """
         # In a user's autocast block, the products would be taken in half precision.
         with torch.autocast(rows[0].device.type, enabled=False):
-            gramian, scales = reduce(_products(rows), "sum"), None
+            gramian = reduce(_products(rows), "sum")
             squares = gramian.diagonal()
             if ((squares > SMALLEST_SQUARE) & (squares < LARGEST_SQUARE)).all():
-                return self.weights(gramian), torch.ones(len(squares), dtype=torch.bool)
+                return Weights(self.weights(gramian))
             largest = reduce(_largest(rows), "max")
             scales = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
             scaled = [row / scales.to(row).unsqueeze(1) for row in rows]
             gramian = reduce(_products(scaled), "sum") * torch.outer(scales, scales)
-            return self.weights(gramian), largest.isfinite()
+            return Weights(self.weights(gramian), scales, largest.isfinite())
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         g = gradients.to(accumulation_dtype(gradients.dtype))
         rows = g.reshape(len(g), -1)
-        weights, _ = self.weigh([rows])
-        return weighted_sum(weights, rows).reshape(g.shape[1:])
+        return self.weigh([rows]).sum_of(rows).reshape(g.shape[1:])
 
 
-def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
-    """Σ_e w_e g_e, [n], in full precision whatever the user's autocast block says.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights of K domains' gradients, on the CPU."""
 
-    Args:
-        weights: [K], on the CPU.
-        rows: the gradients, [K, n].
-    """
-    with torch.autocast(rows.device.type, enabled=False):
-        return to_device(weights.to(rows.dtype), rows.device) @ rows
+    values: Tensor
+    scales: Tensor | None = None
+    """What the gradients are divided by first, and the weights times, lest they leave the range."""
+    finite: Tensor | None = None
+    """Whose gradients are finite, [K]; ``None`` if all are."""
+
+    def sum_of(self, rows: Tensor) -> Tensor:
+        """Σ_e w_e g_e, [n], from gradients [K, n], in full precision whatever autocast says."""
+        weights = self.values
+        if self.scales is not None:
+            weights, rows = weights * self.scales, rows / self.scales.to(rows).unsqueeze(1)
+        with torch.autocast(rows.device.type, enabled=False):
+            return to_device(weights.to(rows.dtype), rows.device) @ rows
 
 
 SMALLEST_SQUARE, LARGEST_SQUARE = 1e-30, 1e30

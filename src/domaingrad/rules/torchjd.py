@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import GramianRule, Reduce, Rule, StackRule, alone
+from .base import GramianRule, Reduce, Rule, StackRule, Weights, alone
 
 if TYPE_CHECKING:
     from torchjd.aggregation import Aggregator, Weighting
@@ -147,7 +147,7 @@ class TorchJDRule(_FromTorchJD, GramianRule):
         _require_on_cpu(generator)
         self.source, self.weighting, self.generator = source, weighting, generator
 
-    def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> tuple[Tensor, Tensor]:
+    def weigh(self, rows: Sequence[Tensor], reduce: Reduce = alone) -> Weights:
         """The weights, in the precision of the gradients."""
         self._precision = max({row.dtype for row in rows}, key=lambda d: torch.finfo(d).eps)
         return super().weigh(rows, reduce)

@@ -17,7 +17,7 @@ from domaingrad.rules import (
     StackRule,
     Statistics,
 )
-from domaingrad.rules.base import alone, weighted_sum
+from domaingrad.rules.base import alone
 
 from .block import Block
 from .kernels import Kernel, Kernels, Reduced, joined, proposed, weighted
@@ -193,12 +193,12 @@ class Runner:
         assert isinstance(self.rule, GramianRule)
         kept, self._kept = self._kept, []
         rows = [block.rows for block in kept if block.rows is not None]
-        weights, finite = self.rule.weigh(rows, self._reduce or alone)
-        if not finite.all():
-            self._largest.append(torch.where(finite, 0.0, float("nan")))
+        weights = self.rule.weigh(rows, self._reduce or alone)
+        if weights.finite is not None and not weights.finite.all():
+            self._largest.append(torch.where(weights.finite, 0.0, float("nan")))
         for block in kept:
             assert block.rows is not None
-            block.update = self._scaled(weighted_sum(weights, block.rows))
+            block.update = self._scaled(weights.sum_of(block.rows))
             block.rows = None
 
     def _scaled(self, update: Tensor) -> Tensor:
