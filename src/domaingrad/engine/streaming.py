@@ -103,7 +103,7 @@ class Step:
             flat = self._flat(group, gradients)
             if flat is not None:
                 if flat.numel() > 0:
-                    largest.append(torch.linalg.vector_norm(flat, math.inf))
+                    largest.append(_largest(flat))
                 if weight != 1.0:
                     flat.mul_(weight)
                 if self._scale is not None:
@@ -205,6 +205,14 @@ class Step:
         if self._shards is not None:
             return self._shards.restored(index, update)
         return update.view(self.parameters[index].shape)
+
+
+def _largest(flat: Tensor) -> Tensor:
+    """The largest size of a component; not finite if any is not."""
+    if flat.device.type == "cpu":  # where a norm is twelve times slower
+        low, high = torch.aminmax(flat)
+        return torch.maximum(-low, high)
+    return torch.linalg.vector_norm(flat, math.inf)  # type: ignore[no-any-return]
 
 
 def _own(gradient: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from domaingrad.rules import (
 from domaingrad.rules.base import alone
 
 from .block import Block
-from .kernels import Kernel, Kernels, Reduced, joined, proposed, weighted
+from .kernels import Kernel, Kernels, Reduced, joined, largest_of, proposed, weighted
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Runner:
     def _combined(self, rows: Tensor) -> Tensor:
         assert isinstance(self.rule, StackRule)
         g = weighted(rows, self.factors)
-        largest = torch.linalg.vector_norm(g, float("inf"), 1)
+        largest = largest_of(g)
         if g.device.type != "cpu" or not largest.isfinite().all():
             self._largest.append(largest)
         return self.rule.combine(g)
