@@ -158,7 +158,6 @@ class GradientAgreement:
         self._kernels = kernels
         self._audit = audit
         self._compiler = inductor_options(model, compile)
-        self._first = next(p for p in model.parameters() if p.requires_grad)
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
         self._known: tuple[Tensor, Batch] | None = None
@@ -195,7 +194,7 @@ class GradientAgreement:
             TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        if torch.is_grad_enabled() and is_spread(self._first.data):
+        if torch.is_grad_enabled() and is_spread(next(self.model.parameters()).data):
             raise AgreementError(
                 "the parameters are spread over processes by fully_shard, and agree(x, domain) "
                 "looks at whole ones. Use `with agree.domain(name)`: every process goes through "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,14 +71,17 @@ class UnitGradients(ABC):
         Args:
             scratch: memory for the tiles.
         """
-        parts = []
-        for rows in self.tiles():
-            size = self.size_of(rows)
-            stack = scratch.take((self.count, *size), self.dtype, self.device)
-            self.fill(rows, stack)
-            parts.append(moments_of(stack.view(self.count, math.prod(size))))
+        parts = [moments_of(tile) for tile in self.filled(scratch)]
         mean, square = (joined(part).view(self.shape) for part in zip(*parts, strict=True))
         return mean, square
+
+    def filled(self, scratch: Scratch) -> Iterator[Tensor]:
+        """All gradients, some rows of them at a time, [K, n]: in memory that the next ones take."""
+        for rows in self.tiles():
+            size = self.size_of(rows)
+            tile = scratch.take((self.count, *size), self.dtype, self.device)
+            self.fill(rows, tile)
+            yield tile.view(self.count, math.prod(size))
 
     def size_of(self, rows: slice) -> tuple[int, ...]:
         """Shape of some rows of one gradient."""

@@ -67,11 +67,7 @@ class Block:
             yield part.index, update
 
     def sums(self, terms: Sequence[Tensor]) -> Tensor:
-        """[T + 1, parts]: of each part, the sums of T terms [n], and its components."""
-        if len(self.parts) == 1:
-            sums = [term.sum().view(1) for term in terms]
-            size = self.parts[0].size
-            return torch.stack([*sums, torch.full_like(sums[0], size)])
+        """[T + 1, parts]: of each of several parts, sums of T terms [n], and its components."""
         _, lengths = self._segments(terms[0].device)
         sums = [
             torch.segment_reduce(term, "sum", lengths=lengths, unsafe=True, axis=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -86,15 +85,7 @@ class Agreement:
             block.rows = gradients.tensor().reshape(gradients.count, size)
         elif isinstance(self.runner.rule, GramianRule):
             block.rows = gradients.stack().view(gradients.count, size)
-        self.runner.take(block, self._tiles(gradients))
-
-    def _tiles(self, gradients: UnitGradients) -> Iterator[Tensor]:
-        """Some rows of all gradients at a time, which stay in the processor's cache."""
-        for rows in gradients.tiles():
-            shape = gradients.size_of(rows)
-            tile = self._scratch.take((gradients.count, *shape), gradients.dtype, gradients.device)
-            gradients.fill(rows, tile)
-            yield tile.view(gradients.count, math.prod(shape))
+        self.runner.take(block, gradients.filled(self._scratch))
 
     def _take_together(self, waiting: _Open) -> None:
         stacks = list(waiting.stacks.values())

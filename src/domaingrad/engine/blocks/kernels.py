@@ -88,10 +88,18 @@ def proposed(rule: ElementwiseRule, statistics: Statistics, summed: bool) -> tup
     """
     mean = statistics.mean
     finite = mean.device.type == "cpu" and math.isfinite(mean.sum().item())
-    found = rule.propose(statistics)
+    return Reduced(*_visible(rule, statistics, summed, finite)), finite
+
+
+Visible = tuple[Tensor, tuple[Tensor, ...], Tensor | None]
+
+
+def _visible(rule: ElementwiseRule, statistics: Statistics, summed: bool, finite: bool) -> Visible:
+    """Update, terms and mask; what may not be finite is seen in the update."""
+    mean, found = statistics.mean, rule.propose(statistics)
     update = found.update if finite else found.update + (mean - mean)
     terms = tuple(term.sum().view(1) for term in found.terms) if summed else found.terms
-    return Reduced(update, terms, found.mask), finite
+    return update, terms, found.mask
 
 
 def joined(parts: list[Reduced], summed: bool) -> Reduced:
@@ -131,18 +139,15 @@ def largest_of(rows: Tensor) -> Tensor:
 
 _loops: WeakKeyDictionary[ElementwiseRule, Loop] = WeakKeyDictionary()
 
-Summed = tuple[Tensor, tuple[Tensor, ...], Tensor | None]
-
 
 def _summed(
     rule: ElementwiseRule,
-) -> Callable[[Tensor, Tensor | None], tuple[Summed, Tensor]]:
-    def reduce(rows: Tensor, factors: Tensor | None) -> tuple[Summed, Tensor]:
+) -> Callable[[Tensor, Tensor | None], tuple[Visible, Tensor]]:
+    def reduce(rows: Tensor, factors: Tensor | None) -> tuple[Visible, Tensor]:
         g = weighted(rows, factors)
         # In a compiled loop, small integers cost more than they save, and sums more than maxima.
         statistics = statistics_of(g, rule.statistics | {"mean"}, counting=g.dtype)
-        mean, found = statistics.mean, rule.propose(statistics)
-        terms = tuple(term.sum().view(1) for term in found.terms)
-        return (found.update + (mean - mean), terms, found.mask), mean.abs().amax()
+        found = _visible(rule, statistics, summed=True, finite=False)
+        return found, statistics.mean.abs().amax()
 
     return reduce

@@ -46,7 +46,7 @@ def stacked(value: Any) -> Any:
     """A tensor [K, *shape] of gradients that are computed when they are asked for."""
     if not isinstance(value, UnitGradients):
         return value
-    return value.tensor() if torch.compiler.is_compiling() else value.stack()
+    return value.tensor()
 
 
 def _parts(value: Any, place: Placements, units: Units) -> Sequence[Any]:
