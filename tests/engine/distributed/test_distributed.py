@@ -327,9 +327,12 @@ def refusals(rank, world) -> dict[str, str]:
     )
     found["weights"] = message_of(lambda: step_of(weighted, x[own], y[own], domain[own]))
     mesh = init_device_mesh("cpu", (world,))
-    sharded_model = fully_shard(build("mlp"), mesh=mesh)
+    whole = build("mlp")
+    before = dg.GradientAgreement(whole, dg.Mean(), local=True)
+    sharded_model = fully_shard(whole, mesh=mesh)
     spread = dg.GradientAgreement(sharded_model, dg.Mean())
     found["sharded"] = message_of(lambda: spread(x, domain))
+    found["sharded afterwards"] = message_of(lambda: before(x, domain))
     order = (0, 1) if rank == 0 else (1, 0)
     found["other order"] = message_of(lambda: with_domains(spread, order))
     unlike = dg.GradientAgreement(sharded_model, dg.ANDMask(tau=1 - 0.5 * rank))
@@ -527,6 +530,7 @@ def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
         ("hook and mixed", "agree in its communication already, by DDPAgreement"),
         ("hook and domains", "agree in its communication already, by DDPAgreement"),
         ("sharded", "Use `with agree.domain(name)`: every process goes through the same domains"),
+        ("sharded afterwards", "are spread over processes by fully_shard"),
     ],
 )
 def test_silent_mistakes_are_refused_on_every_process(results, case, message):
