@@ -25,7 +25,8 @@ from torch import Tensor
 
 import domaingrad as dg
 from domaingrad.engine.blocks import Block, Kernels, Part, Runner
-from domaingrad.rules import ElementwiseRule, from_torchjd
+from domaingrad.rules import from_torchjd
+from domaingrad.rules.authoring import ElementwiseRule
 
 LARGEST = 512 * 512 * 9
 """Components of the largest layer of ResNet-18."""

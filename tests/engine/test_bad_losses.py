@@ -205,14 +205,14 @@ def test_an_exception_in_the_backward_pass() -> None:
 
 
 def test_an_exception_of_the_rule() -> None:
-    class Broken(dg.rules.ElementwiseRule):
+    class Broken(dg.rules.authoring.ElementwiseRule):
         statistics = frozenset({"mean"})
         broken = True
 
-        def propose(self, statistics: dg.rules.Statistics) -> dg.rules.Proposal:
+        def propose(self, statistics: dg.rules.authoring.Statistics) -> dg.rules.authoring.Proposal:
             if self.broken:
                 raise ArithmeticError("injected")
-            return dg.rules.Proposal(statistics.mean)
+            return dg.rules.authoring.Proposal(statistics.mean)
 
     rule = Broken()
     agree = dg.GradientAgreement(build().model, rule)

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 import domaingrad as dg
 from domaingrad.engine.graph import inductor
-from domaingrad.rules import ElementwiseRule, Proposal, Statistics
+from domaingrad.rules.authoring import ElementwiseRule, Proposal, Statistics
 
 from . import equations
 from .problems import PROBLEMS, Problem

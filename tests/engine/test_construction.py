@@ -78,13 +78,13 @@ def test_something_that_is_no_rule(model: nn.Module, rule: Any, found: str) -> N
 
 
 def test_a_rule_of_ones_own(model: nn.Module) -> None:
-    class Median(dg.rules.ElementwiseRule):
+    class Median(dg.rules.authoring.ElementwiseRule):
         """Sign of the majority, for want of a median."""
 
         statistics = frozenset({"sign_sum"})
 
-        def propose(self, statistics: dg.rules.Statistics) -> dg.rules.Proposal:
-            return dg.rules.Proposal(statistics.sign_sum.sign().to(statistics.mean.dtype))
+        def propose(self, statistics: dg.rules.authoring.Statistics) -> dg.rules.authoring.Proposal:
+            return dg.rules.authoring.Proposal(statistics.sign_sum.sign().to(statistics.mean.dtype))
 
     agree = dg.GradientAgreement(model, Median())
     for name, size in enumerate((1.0, -5.0, 2.0)):

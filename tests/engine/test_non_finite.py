@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import domaingrad as dg
-from domaingrad.rules import ElementwiseRule, GramianRule, Proposal, Statistics
+from domaingrad.rules.authoring import ElementwiseRule, GramianRule, Proposal, Statistics
 
 from .separate_passes import WAYS, Way
 

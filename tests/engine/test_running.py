@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from domaingrad.engine import RunningStatistics
-from domaingrad.rules import AgrSum, ANDMask, Mean, SANDMask, Statistic, Statistics, statistics_of
+from domaingrad.rules import AgrSum, ANDMask, Mean, SANDMask
+from domaingrad.rules.authoring import Statistic, Statistics, statistics_of
 from tests.reference import rules as reference
 from tests.reference.closeness import assert_close, roundoff
 from tests.reference.matrices import DTYPES, KINDS, matrix, rows

@@ -437,7 +437,7 @@ def test_clipping_and_channels_last() -> None:
     assert total.item() == pytest.approx(0.1, rel=1e-4)
 
 
-class Median(dg.rules.StackRule):
+class Median(dg.rules.authoring.StackRule):
     """The coordinate-wise median."""
 
     def combine(self, gradients: Tensor) -> Tensor:
@@ -449,7 +449,9 @@ class Median(dg.rules.StackRule):
 @pytest.mark.parametrize(
     "rule", [dg.Mean(), dg.ANDMask(), dg.SANDMask(), dg.AgrSum(), dg.AgrRand()]
 )
-def test_compiled_kernels_give_what_eager_ones_give(rule: dg.rules.ElementwiseRule) -> None:
+def test_compiled_kernels_give_what_eager_ones_give(
+    rule: dg.rules.authoring.ElementwiseRule,
+) -> None:
     """With a compiler, the same components and the same scale."""
     if not compiler_found(torch.device("cpu")):
         pytest.skip("no C++ compiler")
@@ -518,12 +520,12 @@ def test_tensors_of_one_block_get_what_they_get_alone(rule: dg.rules.Rule) -> No
 
 
 def test_a_rule_that_cannot_be_compiled_goes_on_without() -> None:
-    class Branching(dg.rules.ElementwiseRule):
+    class Branching(dg.rules.authoring.ElementwiseRule):
         statistics = frozenset({"mean"})
 
-        def propose(self, statistics: dg.rules.Statistics) -> dg.rules.Proposal:
+        def propose(self, statistics: dg.rules.authoring.Statistics) -> dg.rules.authoring.Proposal:
             half = 0.5 if statistics.mean.sum().item() > 0 else 1.0
-            return dg.rules.Proposal(statistics.mean * half)
+            return dg.rules.authoring.Proposal(statistics.mean * half)
 
     with pytest.warns(RuntimeWarning, match="kernels='eager'"):
         (update,) = updated(Branching(), torch.ones(2, 200_000), [200_000], "auto")

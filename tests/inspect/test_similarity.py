@@ -102,3 +102,12 @@ def test_bad_input_is_told():
         similarity(model, x, lambda out: out[:, 0], DOMAIN, LABEL, batches=11)
     with pytest.raises(ValueError, match="no class is in two domains"):
         similarity(model, x, lambda out: out[:, 0], DOMAIN, DOMAIN)
+
+
+def test_nothing_is_drawn_from_the_global_generator():
+    x, model = drawn(1.0), nn.Linear(8, 1, bias=False).double()
+    before = torch.get_rng_state()
+    first = similarity(model, x, lambda out: out[:, 0], DOMAIN, LABEL)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert similarity(model, x, lambda out: out[:, 0], DOMAIN, LABEL) == first

@@ -14,7 +14,8 @@ from torchjd import aggregation as tjd
 from torchjd.linalg import Matrix, PSDMatrix
 
 import domaingrad as dg
-from domaingrad.rules import GramianRule, Mean, PCGrad, from_torchjd
+from domaingrad.rules import Mean, PCGrad, from_torchjd
+from domaingrad.rules.authoring import GramianRule
 from tests.reference.matrices import KINDS, matrix
 
 from .variants import seeded

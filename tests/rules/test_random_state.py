@@ -72,3 +72,8 @@ def test_state_before_the_first_draw(make: Callable[..., Rule]) -> None:
 
 def test_a_rule_that_does_not_draw_has_no_state() -> None:
     assert Mean().state_dict() == {}
+
+
+def test_a_rule_without_state_refuses_one() -> None:
+    with pytest.raises(ValueError, match=r"Mean\(\) keeps no state; found one with \['device',"):
+        Mean().load_state_dict(AgrRand(seeded(3)).state_dict())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from domaingrad.rules import Statistic, Statistics
+from domaingrad.rules.authoring import Statistic, Statistics
 from domaingrad.rules.statistics import LOG_FLOOR, accumulation_dtype, counting_dtype
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from domaingrad.rules import ElementwiseRule, Rule
+from domaingrad.rules import Rule
+from domaingrad.rules.authoring import ElementwiseRule
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .blocks import Block, Part, Runner, capacity

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from domaingrad.engine.blocks import Block, Part, Runner
-from domaingrad.rules import ElementwiseRule, Rule, Statistics
+from domaingrad.rules import Rule
+from domaingrad.rules.authoring import ElementwiseRule, Statistics
 from domaingrad.rules.statistics import LOG_FLOOR, Statistic, accumulation_dtype
 
 NAMES: tuple[Statistic, ...] = ("mean", "m2", "sign_sum", "active", "log_sum")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._sign import at_least
-from .base import ElementwiseRule, Proposal
+from .base import ElementwiseRule, Proposal, RandomRule
 from .statistics import Statistic, Statistics
 
 
@@ -42,7 +42,7 @@ class AgrSum(ElementwiseRule):
         return Proposal(_agreeing_sum(statistics, _agrees(statistics)))
 
 
-class AgrRand(ElementwiseRule):
+class AgrRand(RandomRule, ElementwiseRule):
     """Sum where all domains agree in sign, Gaussian noise elsewhere.
 
     Mansilla et al., arXiv 2108.01621, as in the authors' code:

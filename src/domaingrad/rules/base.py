@@ -32,9 +32,6 @@ class Rule(ABC):
     minimum_domains: ClassVar[int] = 2
     """Fewest domains for which the rule is defined."""
 
-    generator: torch.Generator | None = None
-    """Source of randomness of the rules that draw; part of :meth:`state_dict`."""
-
     def __call__(self, gradients: Tensor) -> Tensor:
         """The update for stacked gradients of shape [K, *shape]."""
         if not isinstance(gradients, Tensor):
@@ -61,6 +58,36 @@ class Rule(ABC):
                 f"step; found {count}{which}. Draw batches that hold several domains, or use "
                 f"Mean() where only one is left."
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on with the same numbers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the state is that of another rule.
+        """
+        if state:
+            raise ValueError(
+                f"{self} keeps no state; found one with {sorted(state)}. Load it into a rule of "
+                f"the kind that it was saved from."
+            )
+
+    def __repr__(self) -> str:
+        options = (name for name in signature(type(self)).parameters if name != "generator")
+        arguments = ", ".join(
+            f"{name}={getattr(self, name)!r}" for name in options if hasattr(self, name)
+        )
+        return f"{type(self).__name__}({arguments})"
+
+
+class RandomRule(Rule):
+    """A rule that draws random numbers, from a generator of its own on any device."""
+
+    generator: torch.Generator | None = None
+    """Their source, part of :meth:`state_dict`; never PyTorch's global one."""
 
     def _generator_on(self, device: torch.device) -> torch.Generator:
         """The rule's generator; without one, a generator with seed 0 is made on ``device``."""
@@ -92,13 +119,6 @@ class Rule(ABC):
                     f"machine does not have; its random numbers cannot go on here."
                 ) from error
         self.generator.set_state(state["generator"].cpu())
-
-    def __repr__(self) -> str:
-        options = (name for name in signature(type(self)).parameters if name != "generator")
-        arguments = ", ".join(
-            f"{name}={getattr(self, name)!r}" for name in options if hasattr(self, name)
-        )
-        return f"{type(self).__name__}({arguments})"
 
 
 @dataclass(frozen=True, slots=True)

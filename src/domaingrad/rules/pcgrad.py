@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import GramianRule
+from .base import GramianRule, RandomRule
 
 
-class PCGrad(GramianRule):
+class PCGrad(RandomRule, GramianRule):
     """Project each domain's gradient off those it conflicts with, and sum.
 
     Yu et al., arXiv 2001.06782, Algorithm 1:

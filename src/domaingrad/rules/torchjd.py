@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import GramianRule, Reduce, Rule, StackRule, Weights, alone
+from .base import GramianRule, RandomRule, Reduce, StackRule, Weights, alone
 
 if TYPE_CHECKING:
     from torchjd.aggregation import Aggregator, Weighting
@@ -101,7 +101,7 @@ def _statistic(weighting: object, generic: type) -> str | None:
     return None
 
 
-class _FromTorchJD(Rule):
+class _FromTorchJD(RandomRule):
     """A rule that says where it comes from."""
 
     source: nn.Module

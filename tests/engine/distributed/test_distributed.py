@@ -517,7 +517,7 @@ def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
     ("case", "message"),
     [
         ("rule", "rule: ANDMask(tau=1.0, rescale=True, average='arithmetic') on rank 0, ANDMask("),
-        ("seed", "state of the rule's generator: "),
+        ("seed", "random state of the rule: "),
         ("hook", "the processes differ, so they cannot agree: rule: ANDMask(tau=1.0"),
         ("plain", "2 processes run, and this model is in none of DistributedDataParallel"),
         ("not wrapped", "expected a model in DistributedDataParallel; found a Sequential"),

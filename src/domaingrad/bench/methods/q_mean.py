@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, Proposal, Statistics
+from domaingrad.rules.authoring import ElementwiseRule, Proposal, Statistics
 
 from .base import MethodInfo
 from .rules import method_of_rule

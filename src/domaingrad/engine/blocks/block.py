@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from domaingrad.rules import Whole
+from domaingrad.rules.authoring import Whole
 
 SMALL = 2**13
 """On a CPU, components up to which tensors are best taken together: a call of PyTorch takes longer

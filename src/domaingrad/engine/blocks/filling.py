@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, GramianRule
+from domaingrad.rules.authoring import ElementwiseRule, GramianRule
 
 from ..gradients import UnitGradients
 from ..scratch import Scratch

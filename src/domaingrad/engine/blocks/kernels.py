@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, Statistics
+from domaingrad.rules.authoring import ElementwiseRule, Statistics
 from domaingrad.rules.statistics import accumulation_dtype, statistics_of
 
 from ..loops import MOST_UNROLLED, Loop

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from domaingrad.rules import (
+from domaingrad.rules import Rule
+from domaingrad.rules.authoring import (
     ElementwiseRule,
     GramianRule,
     Proposal,
     Reduce,
-    Rule,
     StackRule,
     Statistics,
 )

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from domaingrad.rules import ElementwiseRule, Rule, Whole
+from domaingrad.rules import Rule
+from domaingrad.rules.authoring import ElementwiseRule, Whole
 from domaingrad.rules.statistics import accumulation_dtype
 
 from ..blocks import Block, Kernels, Part, Runner

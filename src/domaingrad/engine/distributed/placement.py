@@ -11,6 +11,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from domaingrad import rules
 
@@ -164,11 +165,12 @@ class Likeness:
         if self._seen:
             return
         shapes = repr([(tuple(p.shape), str(p.dtype)) for p in parameters])
-        random = b"" if rule.generator is None else rule.generator.get_state().numpy().tobytes()
+        state = [leaf for leaf in tree_leaves(rule.state_dict()) if isinstance(leaf, Tensor)]
+        random = b"".join(leaf.cpu().contiguous().numpy().tobytes() for leaf in state)
         own = {name: repr(value) for name, value in (options or {}).items()} | {
             # Where functions lie in memory is each process's own.
             "rule": re.sub(r" at 0x[0-9a-f]+", "", repr(rule)),
-            "state of the rule's generator": hashlib.sha256(random).hexdigest()[:12],
+            "random state of the rule": hashlib.sha256(random).hexdigest()[:12],
             "shapes of the parameters": hashlib.sha256(shapes.encode()).hexdigest()[:12],
             "version of PyTorch": torch.__version__,
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from domaingrad.rules import Whole
+from domaingrad.rules.authoring import Whole
 
 from ..errors import AgreementError
 

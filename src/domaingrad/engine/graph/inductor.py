@@ -25,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.fx.traceback import preserve_node_meta
 
-from domaingrad.rules import ElementwiseRule
+from domaingrad.rules.authoring import ElementwiseRule
 from domaingrad.rules.statistics import accumulation_dtype, statistics_of
 
 from ..errors import FOREIGN_BACKWARD, AgreementError
