@@ -16,7 +16,7 @@ from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.exc import InductorError, InvalidCxxCompiler
+from torch._inductor.exc import InvalidCxxCompiler
 from torch._inductor.virtualized import V
 from torch._subclasses import FakeTensor
 from torch.func import functionalize
@@ -480,7 +480,7 @@ def _sums(g: Tensor) -> Tensor:
 
 def _explained(error: Exception) -> Exception:
     """What to raise for an error of the compiler."""
-    inner = error.inner_exception if isinstance(error, InductorError) else error
+    inner = getattr(error, "inner_exception", error)
     if isinstance(inner, (MemoryError, torch.OutOfMemoryError, AgreementError)):
         return inner
     if isinstance(inner, UnprovableError):
