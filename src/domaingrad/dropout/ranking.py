@@ -40,10 +40,13 @@ def kept(scores: Tensor, count: int, lowest: bool = False) -> Tensor:
         return torch.ones_like(flat, dtype=torch.bool).view(scores.shape)
     threshold = _order_statistic(flat, count, lowest)
     chosen = flat > threshold if lowest else flat < threshold
-    missing = len(flat) - count - int(chosen.sum())
+    missing = len(flat) - count - chosen.sum()
+    ties = flat == threshold
+    if flat.device.type != "cpu":  # where nothing waits for a number
+        return (chosen | (ties & (ties.flip(0).cumsum(0).flip(0) <= missing))).view(scores.shape)
     if missing > 0:
-        ties = (flat == threshold).nonzero()[:, 0]
-        chosen[ties[len(ties) - missing :]] = True
+        places = ties.nonzero()[:, 0]
+        chosen[places[len(places) - int(missing) :]] = True
     return chosen.view(scores.shape)
 
 
@@ -81,6 +84,17 @@ def ranking_of(scores: Tensor, lowest: bool = False) -> Ranking:
     roots = scores.sqrt()
     largest = roots.max()
     bins = roots.mul_(torch.where(largest > 0, (BINS - 1) / largest, 0.0)).to(torch.int32)
-    counts = torch.bincount(bins.flatten(), minlength=BINS).double()
+    counts = sums_of_bins(bins, None)
     last = counts.flip(0).cumsum(0).flip(0) if lowest else counts.cumsum(0)
     return Ranking(bins, (last - (counts - 1.0).clamp(min=0.0) / 2) / scores.numel())
+
+
+def sums_of_bins(bins: Tensor, values: Tensor | None) -> Tensor:
+    """The sum of the values in each bin, or without values their number; [BINS] in float64."""
+    if bins.device.type == "cpu":
+        flat = None if values is None else values.flatten()
+        return torch.bincount(bins.flatten(), flat, minlength=BINS).double()
+    # There, bincount waits for the largest bin.
+    added = torch.ones_like(bins, dtype=torch.float64) if values is None else values.double()
+    sums = torch.zeros(BINS, dtype=torch.float64, device=bins.device)
+    return sums.index_add_(0, bins.flatten(), added.flatten())

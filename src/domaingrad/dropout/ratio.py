@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_map_only
 
 from domaingrad.engine.batch import Batch, select
 from domaingrad.engine.visiting import check_losses
+from domaingrad.rules.transfer import to_device
 
 from .masking import Masking
-from .ranking import Ranking
+from .ranking import Ranking, sums_of_bins
 
 TEST_SHARE = 1 / 3
 """Share of the source domains that the virtual step is tested on: one of two to four."""
@@ -127,12 +128,12 @@ class SubsetLoss:
             if tensor.ndim == 0 or len(tensor) != len(rows):
                 return tensor
             whole = tensor.detach()[:1].expand(self.batch.size, *tensor.shape[1:])
-            return whole.index_copy(0, rows.to(tensor.device), tensor)
+            return whole.index_copy(0, to_device(rows, tensor.device), tensor)
 
         outputs = tree_map_only(Tensor, spread, forward(select(self.inputs, rows)))
         losses = self.loss_fn(outputs)
         check_losses(losses, self.batch.size)
-        means = [losses[self.batch.rows[index].to(losses.device)].mean() for index in domains]
+        means = [select(losses, self.batch.rows[index]).mean() for index in domains]
         return torch.stack(means).mean()
 
 
@@ -283,8 +284,7 @@ def slope_of_ratio(
     """
     soft = ((1.0 - ratio - ranking.ranks) / temperature).sigmoid()
     by_ratio = soft * (soft - 1.0) / temperature
-    sums = torch.bincount(ranking.bins.flatten(), slopes.flatten(), minlength=len(by_ratio))
-    total = (sums * by_ratio).sum()
+    total = (sums_of_bins(ranking.bins, slopes) * by_ratio).sum()
     if rescale:
         total = total / (1.0 - ratio) + (slopes * kept).sum() / (1.0 - ratio) ** 2
     return total

@@ -71,7 +71,9 @@ class Scoring:
         units = self._units(size, domains)
         found = statistics_of_units(self.model, inputs, loss_fn, options, units, weights)
         names = {id(p): name for name, p in self.model.named_parameters()}
-        return [self._score(t, found.get(names[id(t.parameter)])) for t in self.targets]
+        moments = [found.get(names[id(target.parameter)]) for target in self.targets]
+        self._require_finite(moments)
+        return [self._score(t, each) for t, each in zip(self.targets, moments, strict=True)]
 
     def _drawn(self, parameter: nn.Parameter) -> Tensor:
         device = self.generator.device
@@ -82,13 +84,26 @@ class Scoring:
         if moments is None:
             dtype = accumulation_dtype(target.parameter.dtype)
             return torch.zeros_like(target.parameter, dtype=dtype)
-        if not math.isfinite(moments.mean_square.sum().item()):
-            raise ValueError(
-                f"the gradients of {target.name!r} over the {self.over} are not finite, or their "
-                f"squares are not, so nothing can be ranked by them. Look for losses that are "
-                f"infinite or NaN, lower the learning rate, or use bfloat16 in place of float16."
-            )
         return score(self.select, moments)
+
+    def _require_finite(self, moments: Sequence[SignalToNoise | None]) -> None:
+        """Look at all weights' moments at once: the device is waited for one time."""
+        seen = [
+            (t, m.mean_square.sum())
+            for t, m in zip(self.targets, moments, strict=True)
+            if m is not None
+        ]
+        if not seen:
+            return
+        sums = torch.stack([total.to(seen[0][1]) for _, total in seen])
+        for (target, _), total in zip(seen, sums.tolist(), strict=True):
+            if not math.isfinite(total):
+                raise ValueError(
+                    f"the gradients of {target.name!r} over the {self.over} are not finite, or "
+                    f"their squares are not, so nothing can be ranked by them. Look for losses "
+                    f"that are infinite or NaN, lower the learning rate, or use bfloat16 in place "
+                    f"of float16."
+                )
 
     def _units(self, size: int, domains: Batch | None) -> Tensor:
         """The unit of each sample."""

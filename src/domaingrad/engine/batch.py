@@ -153,7 +153,7 @@ def select(inputs: Any, rows: Tensor) -> Any:
 
 
 def _select(rows: Tensor, tensor: Tensor) -> Tensor:
-    return tensor[rows.to(tensor.device)]
+    return tensor[to_device(rows, tensor.device)]
 
 
 def _refuse_graph(tensor: Tensor) -> Tensor:

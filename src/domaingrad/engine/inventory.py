@@ -89,10 +89,12 @@ def preserved(inventory: Inventory) -> Iterator[None]:
     finally:
         for waiting, before in hooks:
             waiting.update(before)
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        for module, name, buffer, _ in buffers:
+            module._buffers[name] = buffer
+        if buffers:
+            # By ``data``: a graph that was made before and reads a buffer still finds it unwritten.
+            torch._foreach_copy_(
+                [buffer.data for _, _, buffer, _ in buffers], [value for *_, value in buffers]
+            )
         for parameter, gradient in zip(inventory.trained, gradients, strict=True):
             parameter.grad = gradient

@@ -54,7 +54,7 @@ class SeparatePasses:
         """
         rows, label = self.batch.rows[index], self.batch.labels[index]
         last = index == len(self.batch.labels) - 1
-        loss = losses[rows.to(losses.device)].mean()
+        loss = select(losses, rows).mean()
         self._walking = True
         try:
             torch.autograd.backward(loss, retain_graph=not last)

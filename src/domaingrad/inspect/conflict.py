@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +109,9 @@ def conflict(
     }
     count = len(labels)
     layers: dict[str, Relation] = {}
-    for index, parameter in enumerate(inventory.trained):
-        found = pairs.relation(index, parameter, count)
+    for parameter, found in zip(
+        inventory.trained, pairs.relations(inventory.trained, count), strict=True
+    ):
         owner = owners[id(parameter)]
         layers[owner] = _joined([layers[owner], found]) if owner in layers else found
     whole = _joined(list(layers.values()))
@@ -177,12 +178,12 @@ class _Pairs:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._relations: dict[int, Relation] = {}
+        self._products: dict[int, tuple[Tensor, Tensor]] = {}
         self._rows: dict[int, dict[int, Tensor]] = {}
 
     def receive(self, index: int, gradients: UnitGradients) -> None:
         """All domains' gradients of one parameter."""
-        self._relations[index] = _relation(gradients.tensor().flatten(1))
+        self._products[index] = _products(gradients.tensor().flatten(1))
 
     def add(self, index: int, unit: int, gradient: Tensor) -> None:
         """One domain's gradient."""
@@ -192,24 +193,29 @@ class _Pairs:
         """Nothing waits."""
         return {}
 
-    def relation(self, index: int, parameter: nn.Parameter, count: int) -> Relation:
-        """Of one parameter; a domain that does not use it has a zero gradient there."""
-        if index in self._relations:
-            return self._relations[index]
-        rows = self._rows.get(index)
-        if rows is None:
-            return Relation(torch.zeros(count, count, dtype=torch.float64), 0, parameter.numel())
-        zero = torch.zeros_like(next(iter(rows.values())))
-        return _relation(torch.stack([rows.get(unit, zero) for unit in range(count)]))
+    def relations(self, parameters: Sequence[nn.Parameter], count: int) -> list[Relation]:
+        """Of each parameter; a domain that does not use it has a zero gradient there."""
+        for index, rows in self._rows.items():
+            zero = torch.zeros_like(next(iter(rows.values())))
+            stacked = torch.stack([rows.get(unit, zero) for unit in range(count)])
+            self._products[index] = _products(stacked)
+        unused = torch.zeros(count, count, dtype=torch.float64), torch.zeros((), dtype=torch.long)
+        found = [self._products.get(index, unused) for index in range(len(parameters))]
+        # All in one copy each, since every copy to the host waits for the device.
+        device = next(iter(self._products.values()), unused)[0].device
+        grams = torch.stack([gram.to(device) for gram, _ in found]).cpu()
+        agreeing = torch.stack([number.to(device) for _, number in found]).tolist()
+        return [
+            Relation(gram, number, parameter.numel())
+            for gram, number, parameter in zip(grams, agreeing, parameters, strict=True)
+        ]
 
 
-def _relation(rows: Tensor) -> Relation:
+def _products(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The products of the gradients, [K, K], and the number of components that agree in sign."""
     rows = rows.to(accumulation_dtype(rows.dtype))
-    return Relation(
-        gram=(rows @ rows.T).double().cpu(),
-        agreeing=int((rows.sign().sum(0).abs() == len(rows)).sum()),
-        components=rows.shape[1],
-    )
+    agreeing = (rows.sign().sum(0).abs() == len(rows)).sum()
+    return (rows @ rows.T).double(), agreeing
 
 
 def _joined(relations: list[Relation]) -> Relation:
