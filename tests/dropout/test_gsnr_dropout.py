@@ -482,3 +482,119 @@ def test_it_trains_with_a_learned_ratio():
     assert (model.eval()(x).argmax(1) == y).float().mean() > 0.75
     assert all(p != start[name] and 0 < p < 0.9 for name, p in dropout.ratios.items())
     assert "learned" in repr(dropout)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_masked_gradients(rescale):
+    """The forward pass sees whole weights; the step is SGD's on what is kept of the gradient."""
+    model, (x, y) = perceptron().double(), data()
+    x = x.double()
+    dropout = held(model, ratio=0.4, mask="gradients", rescale=rescale)
+    whole, before = model(x), {n: p.detach().clone() for n, p in model.named_parameters()}
+    dropout.update(x, losses_of(y))
+    assert torch.equal(model(x), whole)
+    assert type(model[0]) is nn.Linear
+    F.cross_entropy(model(x), y).backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+    (optimizer,) = dropout._holding._optimizers
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        kept = dropout.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        scale = 1 / 0.6 if rescale and name in dropout.masks else 1.0
+        expected = before[name] - 0.1 * scale * gradients[name] * kept
+        torch.testing.assert_close(parameter.detach(), expected)
+        assert name not in dropout.masks or 0 < kept.double().mean() < 1
+
+
+def test_masked_gradients_leave_momentum_as_a_gradient_of_zero_does():
+    model, (x, y) = perceptron(), data()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    dropout = held(model, optimizer, ratio=0.4, mask="gradients")
+    dropout.update(x, losses_of(y))
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    for name, mask in dropout.masks.items():
+        buffer = optimizer.state[dict(model.named_parameters())[name]]["momentum_buffer"]
+        assert not buffer[~mask].any()
+        assert buffer[mask].any()
+
+
+@pytest.mark.parametrize("ratio", [0.3, "learned"])
+def test_a_loss_scale_changes_nothing(ratio):
+    found = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        model, (x, y) = perceptron().double(), data()
+        dropout = held(model, ratio=ratio, scaler=scaler, generator=torch.Generator())
+        for _ in range(3):
+            dropout.update(x.double(), losses_of(y), DOMAIN)
+        found.append((dropout.masks, dropout.ratios))
+    (masks, ratios), (scaled, scaled_ratios) = found
+    assert all(torch.equal(mask, scaled[name]) for name, mask in masks.items())
+    assert scaled_ratios == pytest.approx(ratios, rel=1e-9)
+
+
+def test_float16_underflows_without_the_loss_scale():
+    """Gradients of 1e-8 are zero in float16: all rank alike, unless the losses are scaled."""
+    chosen, (x, y) = [], data()
+
+    def tiny(outputs):
+        return 1e-8 * F.cross_entropy(outputs, y, reduction="none")
+
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**20)):
+        model = perceptron()
+        dropout = held(model, ratio=0.3, scaler=scaler)
+        with torch.autocast("cpu", torch.float16):
+            dropout.update(x, tiny)
+        chosen.append(dropout.masks["0.weight"].flatten())
+    exact = perceptron()
+    dropout = held(exact, ratio=0.3)
+    dropout.update(x, losses_of(y))
+    expected = dropout.masks["0.weight"].flatten()
+    agreeing = [(own == expected).double().mean().item() for own in chosen]
+    assert agreeing[0] < 0.9 < agreeing[1]
+
+
+def test_where_scaled_gradients_leave_the_range_the_choice_stays():
+    model, (x, y) = perceptron(), data()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    dropout = held(model, ratio=0.3, scaler=scaler)
+    dropout.update(x, losses_of(y))
+    before = dropout.masks
+    bad = x.clone()
+    bad[0] = float("inf")
+    dropout.update(bad, losses_of(y))
+    assert all(torch.equal(mask, before[name]) for name, mask in dropout.masks.items())
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.3, "rescale": True}, {}])
+def test_a_compiled_model_sees_every_new_mask(options):
+    """Captured whole, and not captured anew for each mask."""
+    captured = []
+
+    def backend(graph, _):
+        captured.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model, (x, y) = perceptron(), data()
+    plain = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    ours, theirs = (
+        dg.GSNRDropout(each, generator=torch.Generator(), **options) for each in (compiled, plain)
+    )
+    steps = []
+    for dropout, called, network in ((ours, compiled, model), (theirs, plain, plain)):
+        optimizer = dropout.hold(torch.optim.SGD(network.parameters(), 0.1))
+        outputs = []
+        for _ in range(5):
+            dropout.update(x, losses_of(y), DOMAIN)
+            optimizer.zero_grad()
+            outputs.append(called(x))
+            F.cross_entropy(outputs[-1], y).backward()
+            optimizer.step()
+        steps.append(torch.stack(outputs).detach())
+    torch.testing.assert_close(*steps)
+    assert list(ours.masks) == list(theirs.masks)
+    # Once per look at the batch (the statistics and the virtual step are not compiled), and once
+    # more where a learned ratio makes the scale a number that changes.
+    assert len(captured) <= 2

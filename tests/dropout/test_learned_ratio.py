@@ -13,13 +13,8 @@ import domaingrad as dg
 from domaingrad.dropout.layers import targets_of
 from domaingrad.dropout.masking import Masking
 from domaingrad.dropout.ranking import Ranking
-from domaingrad.dropout.ratio import (
-    Ratios,
-    SubsetLoss,
-    slope_of_ratio,
-    slopes_of_masks,
-    split_domains,
-)
+from domaingrad.dropout.ratio import Ratios, slope_of_ratio
+from domaingrad.dropout.slopes import SubsetLoss, VirtualStep, split_domains
 from domaingrad.engine.batch import Batch
 
 N, K, ALPHA, T = 15, 3, 0.3, 0.07
@@ -33,8 +28,8 @@ def setting():
     return model, torch.randn(N, 4).double(), torch.randint(3, (N,))
 
 
-def by_hand(model, x, y, factors, domains=(TRAIN, TEST)):
-    """L_test(θ − α ∇L_train(θ ⊙ M)), the two linear layers written out."""
+def by_hand(model, x, y, factors, domains=(TRAIN, TEST), of_gradients=False):
+    """L_test(θ − α ∇L_train(θ ⊙ M)), the two linear layers written out; or M ⊙ ∇L_train(θ)."""
     w1, b1, w2, b2 = (p.detach().clone().requires_grad_() for p in model.parameters())
 
     def loss(w1, b1, w2, b2, among):
@@ -45,18 +40,20 @@ def by_hand(model, x, y, factors, domains=(TRAIN, TEST)):
             total = total + F.cross_entropy(hidden @ w2.T + b2, y[rows])
         return total / len(among)
 
-    training = loss(w1 * factors[0], b1, w2 * factors[1], b2, domains[0])
-    gradients = torch.autograd.grad(training, (w1, b1, w2, b2))
+    seen = (w1, b1, w2, b2) if of_gradients else (w1 * factors[0], b1, w2 * factors[1], b2)
+    gradients = list(torch.autograd.grad(loss(*seen, domains[0]), (w1, b1, w2, b2)))
+    if of_gradients:
+        gradients[0], gradients[2] = gradients[0] * factors[0], gradients[2] * factors[1]
     moved = [p.detach() - ALPHA * g for p, g in zip((w1, b1, w2, b2), gradients, strict=True)]
     return loss(*moved, domains[1]).item()
 
 
-def slopes(model, x, y, factors, domains=(TRAIN, TEST)):
-    masking = Masking(model, targets_of(model, None))
+def slopes(model, x, y, factors, domains=(TRAIN, TEST), way="through_the_graph", layers=None):
+    targets = targets_of(model, layers)
+    masking = Masking(model, [] if way == "of_gradients" else targets)
     loss = SubsetLoss(x, lambda out: F.cross_entropy(out, y, reduction="none"), Batch(DOMAIN))
-    found = slopes_of_masks(
-        model, lambda call, inputs: call(inputs), masking, factors, loss, domains, ALPHA
-    )
+    step = VirtualStep(model, masking, targets, loss, ALPHA)
+    found = getattr(step, way)(factors, *domains)
     masking.remove()
     return found
 
@@ -84,6 +81,25 @@ def test_the_slope_of_the_ratio_is_that_of_finite_differences_through_the_soft_m
     )
     assert abs(expected) > 1e-4
     assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_masked_gradients_the_slope_is_that_of_finite_differences():
+    model, x, y = setting()
+    generator = torch.Generator().manual_seed(1)
+    factors = [
+        torch.rand(w.shape, generator=generator).double()
+        for w in (model[0].weight, model[2].weight)
+    ]
+    found = slopes(model, x, y, factors, way="of_gradients")
+    for place, j in ((0, (2, 3)), (0, (4, 0)), (1, (1, 2))):
+        step, values = 1e-5, []
+        for sign in (1, -1):
+            moved = [factor.clone() for factor in factors]
+            moved[place][j] += sign * step
+            values.append(by_hand(model, x, y, moved, of_gradients=True))
+        assert found[place][j].item() == pytest.approx(
+            (values[0] - values[1]) / (2 * step), rel=1e-5
+        )
 
 
 def test_with_rescale_the_kept_share_enters_too():
@@ -246,15 +262,9 @@ def test_checkpoints_see_the_virtual_parameters_and_the_factors(layers):
     for reentrant in (None, False):
         model = Checkpointed(reentrant).double()
         targets = targets_of(model, layers)
-        masking = Masking(model, targets)
         generator = torch.Generator().manual_seed(3)
         factors = [torch.rand(t.parameter.shape, generator=generator).double() for t in targets]
-        loss = SubsetLoss(x, lambda out: F.cross_entropy(out, y, reduction="none"), Batch(DOMAIN))
-        found.append(
-            slopes_of_masks(
-                model, lambda call, own: call(own), masking, factors, loss, (TRAIN, TEST), ALPHA
-            )
-        )
+        found.append(slopes(model, x, y, factors, layers=layers))
     for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(plain, checkpointed)
         assert plain.any()
@@ -265,7 +275,7 @@ def test_reentrant_checkpoints_are_refused_with_a_way_out():
     model = Checkpointed(True).double()
     dropout = dg.GSNRDropout(model)
     dropout.hold(torch.optim.SGD(model.parameters(), 0.1))
-    with pytest.raises(RuntimeError, match=r"use_reentrant=False\), or a fixed ratio"):
+    with pytest.raises(RuntimeError, match=r"use_reentrant=False\), mask='gradients'"):
         dropout.update(x, lambda out: F.cross_entropy(out, y, reduction="none"), DOMAIN)
 
 

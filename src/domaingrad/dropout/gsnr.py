@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from domaingrad.engine.batch import Batch, run
+from domaingrad.engine.batch import Batch
+from domaingrad.engine.compiling import original
 from domaingrad.engine.inventory import Inventory, preserved
+from domaingrad.engine.scaling import loss_scale
 from domaingrad.engine.signal_to_noise import size_of
 
 from .holding import Holding
 from .layers import targets_of
-from .masking import Masking
+from .masking import Mask, Masking
+from .processes import Processes
 from .ranking import Select, kept, ranking_of
-from .ratio import LearnedRatio, Ratios, SubsetLoss, slope_of_ratio, slopes_of_masks, split_domains
+from .ratio import LearnedRatio, Ratios, slope_of_ratio
 from .readiness import require_ready
 from .scoring import Losses, Over, Scoring
+from .slopes import SubsetLoss, VirtualStep, split_domains
 
 Scope = Literal["tensor", "model"]
 """Among which components the ratio is taken, and how many ratios there are."""
+
+Masked = Literal["weights", "gradients"]
+"""What the mask lies on."""
 
 
 class GSNRDropout:
@@ -48,7 +57,11 @@ class GSNRDropout:
     Weights are masked where their layer is called, by itself or as part of the model; code that
     reads ``layer.weight`` outside of any call, or calls ``layer.forward``, sees the whole weight. A
     weight that other modules use, too (a tied embedding), is masked in its layers alone; it stays
-    where it is all the same. One process only.
+    where it is all the same.
+
+    In several processes, those of ``DistributedDataParallel`` or else all there are, moments and
+    losses are those over the samples of all, and all drop the same. Micro-batches are each
+    process's own.
 
     Args:
         model: the model.
@@ -66,6 +79,12 @@ class GSNRDropout:
         refresh: choose anew in every n-th :meth:`update`; in between the choice stays.
         micro_batches: their number; sample i belongs to micro-batch i modulo this number.
         generator: source of the random choices; without one, a generator with seed 0.
+        mask: ``"weights"``, or ``"gradients"``: the forward pass sees whole weights, and in the
+            optimiser's step the gradient of what is dropped is zero. Then a learned ratio needs no
+            second derivative.
+        scaler: the ``torch.amp.GradScaler`` in use: losses are scaled by it on the way to the
+            moments, and where they leave the range all the same, the choice stays.
+        local: in a program of several processes, this one trains its model by itself.
 
     Raises:
         ValueError: a ratio outside [0, 1), no layer to mask, names that match nothing, or an
@@ -85,6 +104,7 @@ class GSNRDropout:
         model: nn.Module,
         ratio: float | Literal["learned"] | LearnedRatio = "learned",
         layers: str | Sequence[str] | None = None,
+        *,
         over: Over = "samples",
         scope: Scope = "tensor",
         select: Select = "high-gsnr",
@@ -92,11 +112,15 @@ class GSNRDropout:
         refresh: int = 1,
         micro_batches: int = 8,
         generator: Generator | None = None,
+        mask: Masked = "weights",
+        scaler: torch.amp.GradScaler | None = None,
+        local: bool = False,
     ) -> None:
         for name, value, kinds in (
             ("over", over, Over),
             ("scope", scope, Scope),
             ("select", select, Select),
+            ("mask", mask, Masked),
         ):
             if value not in get_args(kinds):
                 known = ", ".join(map(repr, get_args(kinds)))
@@ -119,10 +143,15 @@ class GSNRDropout:
         self.refresh = refresh
         self.micro_batches = micro_batches
         self.generator = generator or torch.Generator().manual_seed(0)
-        self._targets = targets_of(model, layers)
-        self._masking = Masking(model, self._targets)
-        self._masks = self._masking.masks
-        self._holding = Holding(self._targets, self._masks)
+        self.mask: Masked = mask
+        self._scaler = scaler
+        self._local = local
+        self._alike = False
+        self._inner = inner = unwrapped(model)
+        self._targets = targets_of(inner, layers)
+        self._masking = Masking(inner, self._targets if mask == "weights" else [])
+        self._masks = self._masking.masks or [Mask() for _ in self._targets]
+        self._holding = Holding(self._targets, self._masks, of_gradients=mask == "gradients")
         count = len(self._targets) if scope == "tensor" else 1
         self._fixed: list[float] | None = None
         self._learned: Ratios | None = None
@@ -131,7 +160,7 @@ class GSNRDropout:
         else:
             self._fixed = [settings] * count
         self._scoring = Scoring(
-            model, self._targets, select, over, int(micro_batches), self.generator
+            inner, self._targets, select, over, int(micro_batches), self.generator
         )
         self._updates = 0
         self._removed = False
@@ -194,6 +223,7 @@ class GSNRDropout:
         Raises:
             RuntimeError: no optimiser is held, the model is not in training mode, or it has
                 changed since this object was made.
+            AgreementError: several processes that differ.
             ValueError: too few samples, domains or micro-batches, no ``domain`` where it is
                 needed, or gradients that are not finite.
         """
@@ -218,26 +248,67 @@ class GSNRDropout:
         options: Mapping[str, Any],
     ) -> None:
         size = size_of(inputs)
-        batch = self._domains(domain, size)
+        device = self._targets[0].parameter.device
+        scale = loss_scale(self._scaler, device)
+        processes = Processes.of(self.model, self._local)
+        self._require_alike(processes)
+        batch = self._batch(domain, size)
+        held = {} if batch is None else dict(zip(batch.labels, batch.sizes, strict=True))
+        domains = {} if batch is None else processes.samples(held, device)
+        if batch is not None:
+            self._require_several(domains, held, processes)
         with self._undisturbed(), self._masking.suspended():
-            scores = self._scoring.scores(inputs, loss_fn, size, batch, options)
+            scores = self._scoring.scores(
+                inputs, _scaled(loss_fn, scale), size, batch, options, processes
+            )
+        if scores is None:
+            if scale is None:
+                raise ValueError(self._scoring.not_finite())
+            return  # The scaler lowers its scale when the step's own gradients leave the range.
         if self._learned is not None and batch is not None:
+            shares = {label: count / domains[label] for label, count in held.items()}
+            loss = SubsetLoss(inputs, loss_fn, batch, shares, options)
+            settings = self._learned.settings
+            step = VirtualStep(
+                self._inner, self._masking, self._targets, loss, settings.virtual_rate, scale,
+                processes,
+            )  # fmt: skip
             with self._undisturbed():
-                self._learn(self._learned, scores, SubsetLoss(inputs, loss_fn, batch), options)
+                self._learn(self._learned, scores, step, sorted(domains))
         self._drop(scores)
+
+    def _require_alike(self, processes: Processes) -> None:
+        """Once: the same weights, options and random numbers everywhere."""
+        if self._alike:
+            return
+        state = self.generator.get_state()
+        processes.require_same(
+            {
+                "weights": [(each.name, tuple(each.parameter.shape)) for each in self._targets],
+                "options": repr(self),
+                "state of the generator": sha256(state.numpy().tobytes()).hexdigest()[:12],
+            }
+        )
+        self._alike = True
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """Passes within the block leave no trace in buffers, ``.grad`` and random state."""
         devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices=devices), preserved(Inventory(self.model)):
+        with torch.random.fork_rng(devices=devices), preserved(Inventory(self._inner)):
             yield
 
-    def _domains(self, domain: Tensor | None, size: int) -> Batch | None:
-        learned = self._learned is not None
-        if not learned and self.over != "domains":
+    @property
+    def _asks_for_domains(self) -> str | None:
+        """What needs the domain of each sample, if anything does."""
+        if self._learned is not None:
+            return "a learned ratio"
+        return "statistics over domains" if self.over == "domains" else None
+
+    def _batch(self, domain: Tensor | None, size: int) -> Batch | None:
+        what = self._asks_for_domains
+        if what is None:
             return None
-        what = "a learned ratio" if learned else "statistics over domains"
         if domain is None:
             raise ValueError(
                 f"{what} needs the domain of each sample; pass domain=, an integer tensor of shape "
@@ -248,13 +319,24 @@ class GSNRDropout:
             raise ValueError(
                 f"domain must hold one label a sample, {size}; found {batch.size} of them."
             )
-        if len(batch.labels) < 2:
-            raise ValueError(
-                f"{what} needs at least two source domains in a batch; found only domain "
-                f"{batch.labels[0]}. Draw batches over several domains, or use a fixed ratio over "
-                f"samples, ratio=0.33 say."
-            )
         return batch
+
+    def _require_several(
+        self, domains: Mapping[int, int], held: Mapping[int, int], processes: Processes
+    ) -> None:
+        """See that there are domains to compare, each in one place where that is needed."""
+        if len(domains) < 2:
+            raise ValueError(
+                f"{self._asks_for_domains} needs at least two source domains in a batch; found "
+                f"only domain {next(iter(domains))}. Draw batches over several domains, or use a "
+                f"fixed ratio over samples, ratio=0.33 say."
+            )
+        if self.over == "domains" and any(held[label] < domains[label] for label in held):
+            raise ValueError(
+                "statistics over domains need all samples of a domain on one process; found "
+                "domains on several. Give each process domains of its own, or take "
+                "over='samples'."
+            )
 
     def _drop(self, scores: Sequence[Tensor]) -> None:
         """Set the masks."""
@@ -283,25 +365,20 @@ class GSNRDropout:
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _learn(
-        self, ratios: Ratios, scores: Sequence[Tensor], loss: SubsetLoss, options: Mapping[str, Any]
+        self, ratios: Ratios, scores: Sequence[Tensor], step: VirtualStep, labels: Sequence[int]
     ) -> None:
         """One step of the ratios against the meta-test loss."""
         values, lowest = ratios.values(), self.select == "low-gsnr"
         hard = self._kept(scores)
-        slopes = slopes_of_masks(
-            self.model,
-            lambda model, x: run(model, x, options),
-            self._masking,
-            [
-                mask.to(target.parameter.dtype).div_(1.0 - p if self.rescale else 1.0)
-                for mask, target, p in zip(
-                    hard, self._targets, self._by_target(values), strict=True
-                )
-            ],
-            loss,
-            split_domains(len(loss.batch.labels), self.generator),
-            ratios.settings.virtual_rate,
+        factors = [
+            mask.to(target.parameter.dtype).div_(1.0 - p if self.rescale else 1.0)
+            for mask, target, p in zip(hard, self._targets, self._by_target(values), strict=True)
+        ]
+        train, test = (
+            [labels[index] for index in part] for part in split_domains(len(labels), self.generator)
         )
+        of = step.of_gradients if self.mask == "gradients" else step.through_the_graph
+        slopes = of(factors, train, test)
         groups = [list(slopes), hard, list(scores)]
         if self.scope == "model":
             groups = [[_together(group)] for group in groups]
@@ -311,8 +388,11 @@ class GSNRDropout:
             )
             for slope, mask, s, p in zip(*groups, values, strict=True)
         ]
-        by_ratio = torch.stack(found).cpu()
+        (total,) = step.processes.sums([torch.stack(found)])
+        by_ratio = total.cpu()
         if not by_ratio.isfinite().all():
+            if step.scale is not None:
+                return
             raise ValueError(
                 "the meta-test loss has a slope that is not finite, so the ratio cannot be "
                 "learned. Lower LearnedRatio(virtual_rate=…) or the learning rate."
@@ -401,7 +481,8 @@ class GSNRDropout:
         kind = "fixed" if self._learned is None else "learned"
         return (
             f"GSNRDropout({len(self._targets)} weights, ratio {shown} ({kind}), "
-            f"over={self.over!r}, scope={self.scope!r}, select={self.select!r})"
+            f"over={self.over!r}, scope={self.scope!r}, select={self.select!r}, "
+            f"mask={self.mask!r})"
         )
 
     def _require_in_use(self, call: str) -> None:
@@ -409,7 +490,7 @@ class GSNRDropout:
             raise RuntimeError(f"{call} after remove(); make a new GSNRDropout.")
 
     def _require_ready(self) -> None:
-        require_ready(self.model, self._targets)
+        require_ready(self._inner, self._targets)
         missing = self._holding.missing()
         if missing:
             raise RuntimeError(
@@ -422,6 +503,19 @@ class GSNRDropout:
     def _drops_nothing(self) -> bool:
         """Whether nothing will ever be dropped: plain training, to the bit."""
         return self._fixed is not None and max(self._fixed) == 0.0
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module within ``torch.compile`` and ``DistributedDataParallel``, in either order."""
+    while (inner := original(model)) is not model or isinstance(inner, DistributedDataParallel):
+        model = inner.module if isinstance(inner, DistributedDataParallel) else inner
+    return model
+
+
+def _scaled(loss_fn: Losses, scale: Tensor | None) -> Losses:
+    if scale is None:
+        return loss_fn
+    return lambda outputs: loss_fn(outputs) * scale
 
 
 def _together(tensors: Sequence[Tensor]) -> Tensor:

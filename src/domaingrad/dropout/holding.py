@@ -19,11 +19,15 @@ class Holding:
     Args:
         targets: the masked weights.
         masks: what is kept of each.
+        of_gradients: zero their gradients before each step, too; times the mask's scale.
     """
 
-    def __init__(self, targets: Sequence[Target], masks: Sequence[Mask]) -> None:
+    def __init__(
+        self, targets: Sequence[Target], masks: Sequence[Mask], of_gradients: bool = False
+    ) -> None:
         self._targets = targets
         self._masks = masks
+        self._of_gradients = of_gradients
         self._optimizers: list[Optimizer] = []
         self._handles: list[Any] = []
         self._before: dict[int, Tensor] = {}  # memory that is used again from step to step
@@ -76,6 +80,9 @@ class Holding:
                 self._before[index] = weight.clone()
             else:
                 before.copy_(weight)
+            gradient = self._targets[index].parameter.grad
+            if self._of_gradients and gradient is not None:
+                gradient.copy_(self._masks[index](gradient))
 
     @torch.no_grad()
     def _put_back(self, optimizer: Optimizer, *_: Any) -> None:

@@ -84,17 +84,17 @@ def ranking_of(scores: Tensor, lowest: bool = False) -> Ranking:
     roots = scores.sqrt()
     largest = roots.max()
     bins = roots.mul_(torch.where(largest > 0, (BINS - 1) / largest, 0.0)).to(torch.int32)
-    counts = sums_of_bins(bins, None)
+    counts = sums_of_bins(bins, None, BINS)
     last = counts.flip(0).cumsum(0).flip(0) if lowest else counts.cumsum(0)
     return Ranking(bins, (last - (counts - 1.0).clamp(min=0.0) / 2) / scores.numel())
 
 
-def sums_of_bins(bins: Tensor, values: Tensor | None) -> Tensor:
-    """The sum of the values in each bin, or without values their number; [BINS] in float64."""
+def sums_of_bins(bins: Tensor, values: Tensor | None, count: int) -> Tensor:
+    """The sum of the values in each bin, or without values their number; [count] in float64."""
     if bins.device.type == "cpu":
         flat = None if values is None else values.flatten()
-        return torch.bincount(bins.flatten(), flat, minlength=BINS).double()
+        return torch.bincount(bins.flatten(), flat, minlength=count).double()
     # There, bincount waits for the largest bin.
     added = torch.ones_like(bins, dtype=torch.float64) if values is None else values.double()
-    sums = torch.zeros(BINS, dtype=torch.float64, device=bins.device)
+    sums = torch.zeros(count, dtype=torch.float64, device=bins.device)
     return sums.index_add_(0, bins.flatten(), added.flatten())

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from domaingrad.engine.distributed.shards import is_spread
+
 from .layers import Target
 
 
@@ -14,18 +16,17 @@ def require_ready(model: nn.Module, targets: Sequence[Target]) -> None:
     """Refuse what would be silently wrong.
 
     Raises:
-        RuntimeError: several processes, inference mode, a model that has changed, a masked layer
-            in evaluation mode, or a frozen weight.
+        RuntimeError: weights that are spread over processes, inference mode, a model that has
+            changed, a masked layer in evaluation mode, or a frozen weight.
     """
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "update takes gradients, which torch.inference_mode() rules out; call it outside."
         )
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and torch.distributed.get_world_size() > 1:
+    if any(is_spread(target.parameter.data) for target in targets):
         raise RuntimeError(
-            "GSNRDropout chooses from the batch of one process, so that processes would drop "
-            "different weights and drift apart; it runs in one process only."
+            "the weights are spread over processes by fully_shard, and GSNRDropout ranks whole "
+            "ones; use DistributedDataParallel."
         )
     modules = set(model.modules())
     for target in targets:
