@@ -87,8 +87,8 @@ def test_outputs_may_be_changed_in_place() -> None:
 
 
 def test_a_number_without_a_batch_dimension_is_refused() -> None:
-    agree, x = agree_on(lambda logits, _: (logits, logits.mean()))
-    with pytest.raises(ValueError, match=r"one row per sample.*shape \[\].*agree\.domain"):
+    agree, x = agree_on(lambda logits, _: {"logits": logits, "aux": (logits.mean(),)})
+    with pytest.raises(ValueError, match=r"\['aux'\]\[0\] is a single number.*agree\.domain"):
         agree(x, DOMAIN)
 
 
@@ -125,7 +125,17 @@ def test_an_object_with_tensors_is_refused() -> None:
         logits: Tensor
 
     agree, x = agree_on(lambda logits, _: Bundle(logits))
-    with pytest.raises((TypeError, ValueError), match="Bundle"):
+    with pytest.raises(TypeError, match=r"output is a Bundle .*tuple or a dict") as raised:
+        agree(x, DOMAIN)
+    assert "tensor(" not in str(raised.value)
+
+
+def test_a_cache_is_to_be_left_out() -> None:
+    class DynamicCache:
+        """As transformers' decoders return."""
+
+    agree, x = agree_on(lambda logits, _: (logits, DynamicCache()))
+    with pytest.raises(TypeError, match=r"output \[1\] is a DynamicCache.*use_cache=False"):
         agree(x, DOMAIN)
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import (
+    TreeSpec,
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_unflatten,
+)
 
 from .batch import Batch, run, select
 from .errors import FOREIGN_BACKWARD, AgreementError
@@ -35,12 +43,15 @@ class SeparatePasses:
         ``inputs`` is a tensor, a tuple of positional or a dict of keyword arguments; every tensor
         in it is split along its first dimension. ``options`` go to every pass as they are.
         """
-        trees = [
-            tree_flatten(run(model, select(inputs, rows), options)) for rows in self.batch.rows
-        ]
+        outputs = [run(model, select(inputs, rows), options) for rows in self.batch.rows]
+        trees = [tree_flatten(output) for output in outputs]
         spec = self._common_spec([spec for _, spec in trees])
         columns = zip(*(leaves for leaves, _ in trees), strict=True)
-        return tree_unflatten([self._join(column) for column in columns], spec)
+        joined = [
+            self._join(column, partial(_named, outputs[0], place))
+            for place, column in enumerate(columns)
+        ]
+        return tree_unflatten(joined, spec)
 
     @property
     def has_graph(self) -> bool:
@@ -97,19 +108,26 @@ class SeparatePasses:
         if not self._walking:
             raise AgreementError(FOREIGN_BACKWARD)
 
-    def _join(self, parts: tuple[Any, ...]) -> Any:
+    def _join(self, parts: tuple[Any, ...], name: Callable[[], str]) -> Any:
         if not isinstance(parts[0], Tensor):
-            return self._common_value(parts)
+            return self._common_value(parts, name)
         for rows, part in zip(self.batch.rows, parts, strict=True):
-            if part.ndim == 0 or len(part) != len(rows):
+            if part.ndim == 0:
+                raise ValueError(
+                    f"every output tensor must hold one row per sample; {name()} is a single "
+                    f"number, as of a loss that the model takes the mean of. Compute that loss "
+                    f"outside, one a sample (a model that computes its own when given labels: "
+                    f"leave the labels out), or use `with agree.domain(name)`."
+                )
+            if len(part) != len(rows):
                 raise ValueError(
                     f"every output tensor must hold one row per sample; for {len(rows)} samples "
-                    f"the model gave shape {list(part.shape)}. Use `with agree.domain(name)` for "
+                    f"{name()} has shape {list(part.shape)}. Use `with agree.domain(name)` for "
                     f"models that reduce or reorder the batch."
                 )
             if part.shape[1:] != parts[0].shape[1:]:
                 raise ValueError(
-                    f"the model's outputs for two domains do not fit together: shapes "
+                    f"{name()} of two domains does not fit together: shapes "
                     f"{list(parts[0].shape)} and {list(part.shape)} differ beyond the first "
                     f"dimension. Pad to one length, or use `with agree.domain(name)`."
                 )
@@ -122,13 +140,26 @@ class SeparatePasses:
         self._outputs.append(parts)
         return joined[order]
 
-    def _common_value(self, parts: tuple[Any, ...]) -> Any:
+    def _common_value(self, parts: tuple[Any, ...], name: Callable[[], str]) -> Any:
         plain = parts[0] is None or isinstance(parts[0], (bool, int, float, str))
         if plain and all(part == parts[0] for part in parts):
             return parts[0]
+        kind = type(parts[0]).__name__
+        found = f"{kind}: {parts[0]!r}" if plain else f"a {kind}"
+        if kind.endswith("Cache"):
+            remedy = "Leave the cache out, by use_cache=False: agree(x, domain, use_cache=False)"
+        elif is_dataclass(parts[0]):
+            remedy = "Return its tensors as a tuple or a dict, such as vars(output)"
+        else:
+            remedy = "Return tensors with one row per sample"
         raise TypeError(
             f"beside tensors, a model may return None and numbers or words that are the same for "
-            f"every domain; found {type(parts[0]).__name__}: {parts[0]!r} for domain "
-            f"{self.batch.labels[0]}. Return tensors with one row per sample, or use "
-            f"`with agree.domain(name)`."
+            f"every domain; {name()} is {found} for domain {self.batch.labels[0]}. {remedy}, or "
+            f"use `with agree.domain(name)`."
         )
+
+
+def _named(output: Any, place: int) -> str:
+    """How a message speaks of a leaf of the model's output."""
+    path = keystr(tree_flatten_with_path(output)[0][place][0])
+    return f"the output {path}" if path else "the output"

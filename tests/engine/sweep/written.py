@@ -71,6 +71,35 @@ def _rolled_by_number(x: Tensor, by: Tensor) -> Tensor:
     return x[(torch.arange(n) + by[0]) % n]
 
 
+def _places(x: Tensor) -> Tensor:
+    """[N, 1, 1], by a slice that leaves nothing out, as transformers builds its masks."""
+    return torch.arange(len(x))[:].unsqueeze(1).unsqueeze(2)
+
+
+def _masked_by_places(x: Tensor, mask: Tensor) -> Tensor:
+    steps = torch.arange(x.shape[1])
+    allowed = (steps[:, None] >= steps) & mask.bool()[_places(x), steps[None, None, :]]
+    return torch.where(allowed, 0.1, 0.0).to(x) @ x
+
+
+def _masked_by_segments(x: Tensor) -> Tensor:
+    """Segments told from positions that are the same for every sample."""
+    steps = torch.arange(x.shape[1])[None].expand(len(x), -1)
+    jumps = torch.cat([steps[:, :1] - 1, steps], 1).diff(dim=1) != 1
+    segment, places = jumps.cumsum(1), _places(x)
+    rows, columns = torch.arange(x.shape[1])[None, :, None], torch.arange(x.shape[1])[None, None]
+    alike = segment[places, rows] == segment[places, columns]
+    return torch.where(alike, 0.1, 0.0).to(x) @ x
+
+
+def _masked_by_own_place(x: Tensor) -> Tensor:
+    """What a sample sees depends on its place in the batch."""
+    steps = torch.arange(x.shape[1])
+    table = steps[None] + torch.arange(len(x))[:, None]
+    seen = table[_places(x), steps[None, None]] % 2 == 0
+    return torch.where(seen, 0.1, 0.0).to(x) @ x
+
+
 def _unpadded(x: Tensor, mask: Tensor) -> Tensor:
     kept = x[mask.bool()]
     return torch.zeros_like(x).masked_scatter(mask.bool()[..., None].expand_as(x), kept.tanh())
@@ -635,6 +664,7 @@ NINE: Draw = lambda n, which: torch.randn(n, 9, 9, dtype=torch.float64)  # noqa:
 MIXING: dict[str, tuple[Callable[[], nn.Module], Draw, str]] = {
     "sorted samples": (between(_sorted_samples), FLAT, "sort"),
     "sorted by norm": (between(_sorted_by_norm), FLAT, "sort"),
+    "masked by its place in the batch": (between(_masked_by_own_place), LONG, "one entry a sample"),
     "sorted and back": (between(_sorted_and_back), FLAT, "sort"),
     "rolled": (between(_rolled), _flagged(3), "roll"),
     "rolled by data": (between(_rolled_by_data), _flagged(3), "picks"),
@@ -683,6 +713,7 @@ MIXING: dict[str, tuple[Callable[[], nn.Module], Draw, str]] = {
 """Models that mix samples, how they are fed, and what the refusal says."""
 
 QUICK = {
+    "masked by segments",
     "top-k tokens",
     "picked within",
     "scattered within",
@@ -708,6 +739,8 @@ CASES: dict[str, Case] = {
         name: Case(build, draw, quick=name in QUICK)
         for name, (build, draw) in {
             "sorted within": (between(_sorted_within), FLAT),
+            "masked by places": (between(_masked_by_places), _masks),
+            "masked by segments": (between(_masked_by_segments), LONG),
             "top-k within": (between(_top_within, out=3), FLAT),
             "top-k tokens": (between(_top_tokens), LONG),
             "gathered within": (between(_gathered_within, out=4), _flagged(6, 4)),

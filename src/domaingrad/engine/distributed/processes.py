@@ -17,7 +17,7 @@ from ..errors import AgreementError
 from ..gradients import Given
 from ..writing import write
 from .hook import HOOKED
-from .placement import Likeness
+from .placement import Likeness, gather_placement
 from .receiver import DistributedAgreement
 from .shards import Shards
 
@@ -135,8 +135,9 @@ class Processes:
         kernels: Kernels,
     ) -> DistributedAgreement:
         """The receiver of this step's gradients; a collective call."""
+        placement = gather_placement(held, self.group, parameters[0].device)
         return DistributedAgreement(
-            rule, parameters, held, factors_of, scale, self.group, kernels, self.comm_dtype
+            rule, parameters, placement, factors_of, scale, self.group, kernels, self.comm_dtype
         )
 
     def add_updates(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from domaingrad.rules.statistics import accumulation_dtype
 from ..blocks import Kernels
 from ..gradients import UnitGradients
 from .exchange import Bucket, Exchange
-from .placement import gather_placement
+from .placement import Placement
 
 BUCKET_BYTES = 25 * 2**20
 """Of one row in a bucket, as DistributedDataParallel has it."""
@@ -23,13 +23,13 @@ BUCKET_BYTES = 25 * 2**20
 class DistributedAgreement:
     """Applies a rule over all processes, bucket by bucket, while the backward pass goes on.
 
-    Making one is a collective call. Parameters are put into buckets from the last to the first, as
+    Parameters are put into buckets from the last to the first, as
     their gradients arrive, and the buckets go in that order on every process.
 
     Args:
         rule: the rule.
         parameters: what is trained, in the same order on every process.
-        held: samples by domain on this process; empty if it has none in this step.
+        placement: which process holds which domain in this step.
         factors_of: what the gradients of domains are multiplied by, [K], from their labels.
         scale: on the update.
         group: the processes.
@@ -46,7 +46,7 @@ class DistributedAgreement:
         self,
         rule: Rule,
         parameters: Sequence[nn.Parameter],
-        held: Mapping[int, int],
+        placement: Placement,
         factors_of: Callable[[Sequence[int]], Tensor | None],
         scale: Tensor | None,
         group: dist.ProcessGroup | None,
@@ -54,7 +54,6 @@ class DistributedAgreement:
         wire: torch.dtype | None,
     ) -> None:
         device = parameters[0].device
-        placement = gather_placement(held, group, device)
         self.labels = placement.domains
         """All domains, on all processes."""
         rule.require_domains(len(self.labels), f" on all processes (domain {self.labels})")
@@ -70,7 +69,7 @@ class DistributedAgreement:
                 indices,
                 [parameters[index].numel() for index in indices],
                 torch.zeros(
-                    len(held),
+                    rows[dist.get_rank(group)],
                     sum(parameters[index].numel() for index in indices),
                     dtype=accumulation_dtype(parameters[indices[0]].dtype),
                     device=device,

@@ -43,8 +43,10 @@ def placed(call: Call) -> Placements:  # noqa: PLR0911, PLR0912, a branch an ope
     shape = call.shape(own)
     if packet in (aten.stack, aten.cat):
         dim = call.dim(call["dim"], ndim)
-        alone = len(set(call["tensors"])) == 1 and (packet is aten.stack or shape[dim] == 1)
-        return Shared(frozenset({dim}) if alone else frozenset())
+        if len(set(call["tensors"])) == 1 and (packet is aten.stack or shape[dim] == 1):
+            return Shared(frozenset({dim}))
+        each = frozenset.intersection(*(_free(call, tensor) for tensor in call["tensors"]))
+        return Shared(frozenset(each - {dim}) if packet is aten.cat else frozenset())
     if packet in VIEWS:
         return _viewed(call, free, shape)
     if packet is aten.expand:
@@ -62,6 +64,8 @@ def placed(call: Call) -> Placements:  # noqa: PLR0911, PLR0912, a branch an ope
         return Shared(_permuted(call, free, ndim))
     if packet in (aten.slice, aten.bernoulli, aten.native_dropout):
         return Shared(free)
+    if packet is aten.index:
+        return Shared(_picked(call, free, len(shape)))
     if packet is aten.select:
         dim = call.dim(call["dim"], len(shape))
         return Shared(frozenset(d - (dim < d) for d in free if d != dim))
@@ -125,6 +129,25 @@ def _broadcast(call: Call, ndim: int) -> frozenset[int]:
         own = _free(call, tensor)
         free &= {d for d in range(ndim) if d < more or shape[d - more] == 1 or d - more in own}
     return frozenset(d for d in free if call.shape()[d] != 1)
+
+
+def _picked(call: Call, free: frozenset[int], ndim: int) -> frozenset[int]:
+    """What numbers pick along a dimension that is alike does not depend on these numbers."""
+    numbers = call["indices"]
+    values = [each.meta.get("val") for each in numbers if isinstance(each, Node)]
+    if len(values) < len(numbers) or any(v is None or v.dtype is torch.bool for v in values):
+        return frozenset()
+    new = call.shape()
+    kept = ndim - len(numbers)
+    ahead = len(new) - kept
+    alike = set(range(ahead))
+    for dim, each in enumerate(numbers):
+        shape, own = call.shape(each), _free(call, each)
+        more = ahead - len(shape)
+        if dim not in free:
+            alike &= {d for d in alike if d < more or shape[d - more] == 1 or d - more in own}
+    rest = {ahead + d - len(numbers) for d in free if d >= len(numbers)}
+    return frozenset(d for d in alike | rest if new[d] != 1)
 
 
 def _squeezed(shape: tuple[int, ...], free: frozenset[int], new: tuple[int, ...]) -> frozenset[int]:

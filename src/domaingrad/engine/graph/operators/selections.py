@@ -67,12 +67,20 @@ def _is_place(call: Call, index: Any) -> bool:
     """Whether an index is each sample's own number."""
     if not isinstance(index, Node):
         return False
-    while index.target in VIEWS and isinstance(index.args[0], Node):
+    while (index.target in VIEWS or _is_whole(index)) and isinstance(index.args[0], Node):
         index = index.args[0]
     if index.target not in {aten.arange.default, aten.arange.start, aten.arange.start_step}:
         return False
     numbers = [call.number(a.meta["val"] if isinstance(a, Node) else a) for a in index.args]
     return numbers in ([call.samples], [0, call.samples], [0, call.samples, 1])
+
+
+def _is_whole(node: Node) -> bool:
+    """Whether a slice leaves nothing out, whatever the size."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    _, start, end, step = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
+    return start in (0, None) and end in (None, 2**63 - 1) and step == 1
 
 
 VIEWS = {aten.view.default, aten.unsqueeze.default, aten.detach.default, aten.alias.default}
