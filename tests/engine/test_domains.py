@@ -238,3 +238,58 @@ def test_names_may_be_any_hashable() -> None:
             model.bias.sum().backward()
     agree.combine()
     assert model.bias.grad.item() == (1 + 3 + 1 + 1) / 4
+
+
+class Heads(nn.Module):
+    """A shared layer, a layer of domains 0 and 1, and a head of each domain's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared = nn.Linear(4, 5)
+        self.some = nn.Linear(5, 5)
+        self.heads = nn.ModuleList(nn.Linear(5, 1) for _ in range(3))
+
+    def forward(self, x: Tensor, label: int) -> Tensor:
+        hidden = self.shared(x).tanh()
+        return self.heads[label](hidden if label == 2 else self.some(hidden)).squeeze(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "equation"),
+    [
+        (lambda: dg.ANDMask(0.7), equations.and_mask(0.7, True)),
+        (lambda: dg.SANDMask(0.4, 0.1), equations.sand_mask(0.4, 0.1)),
+        (dg.AgrSum, equations.agr_sum),
+        (dg.Median, lambda stacks: {n: np.median(g, axis=0) for n, g in stacks.items()}),
+    ],
+    ids=["and", "sand", "agr-sum", "median"],
+)
+def test_domains_that_do_not_use_a_parameter_may_be_left_out(make, equation) -> None:
+    model = Heads().double()
+    named = dict(model.named_parameters())
+    x = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    stacks: dict[str, list[np.ndarray]] = {name: [] for name in named}
+    for label in range(3):
+        found = torch.autograd.grad(
+            model(x[label], label).square().mean(), list(named.values()), allow_unused=True
+        )
+        for name, gradient in zip(named, found, strict=True):
+            if gradient is not None:
+                stacks[name].append(gradient.numpy())
+    agree = dg.GradientAgreement(model, make(), unused="skip")
+    for label in range(3):
+        with agree.domain(label):
+            model(x[label], label).square().mean().backward()
+    agree.combine()
+    assert {name: len(rows) for name, rows in stacks.items()}["some.weight"] == 2
+    for name, rows in stacks.items():
+        expected = rows[0] if len(rows) == 1 else equation({name: np.stack(rows)})[name]
+        np.testing.assert_allclose(named[name].grad.numpy(), expected, rtol=1e-9, atol=1e-14)
+
+
+def test_leaving_domains_out_is_not_for_gramian_rules() -> None:
+    with pytest.raises(ValueError, match=r"PCGrad\(\) has one weight .* unused='zero'"):
+        dg.GradientAgreement(Heads(), dg.PCGrad(), unused="skip")
+    with pytest.raises(ValueError, match="unused must be one of 'zero', 'skip'; found 'none'"):
+        dg.GradientAgreement(Heads(), dg.Mean(), unused="none")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from domaingrad.rules import Rule
+from domaingrad.rules.authoring import GramianRule
 
 from .batch import Batch
 from .blocks import Kernels, Runner
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .graph.engine import GraphEngine, MixedPass
 
 Engine = Literal["auto", "single-pass", "streaming"]
+Unused = Literal["zero", "skip"]
 
 
 class GradientAgreement:
@@ -58,7 +60,8 @@ class GradientAgreement:
     What holds in both:
 
     - A domain absent from a step does not vote. A parameter that a domain does not use counts as
-      zero there; one that no domain uses keeps its ``.grad``. Frozen parameters are left alone.
+      zero there (or see ``unused``); one that no domain uses keeps its ``.grad``. Frozen parameters
+      are left alone.
     - Each domain counts by itself: BatchNorm in training mode normalises with that domain's
       statistics, as separate passes would, and moves its running statistics once per domain, in
       order of label or of contexts.
@@ -91,6 +94,10 @@ class GradientAgreement:
         audit: compare the single pass with separate passes in its steps 2, 4, 8, …, 512, and in
             every thousandth, at the price of some three steps each; nothing of the model or of
             random numbers changes by it. A difference is an :class:`AuditError`.
+        unused: what a domain says of a parameter that its backward passes do not reach: its
+            gradient is ``"zero"`` there, or the domains that use it agree among themselves
+            (``"skip"``), and the only one has its way, as for a head of its own. Not for Gramian
+            rules, which have one weight a domain, nor among processes.
 
     In ``DistributedDataParallel``, domains may lie on one process or on several: each process calls
     ``agree(x, domain)`` and ``agree.backward(losses)`` with its own samples (or ``agree.idle()``
@@ -124,6 +131,7 @@ class GradientAgreement:
         comm_dtype: torch.dtype | None = None,
         local: bool = False,
         audit: bool = True,
+        unused: Unused = "zero",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {_kind(model)}.")
@@ -141,6 +149,15 @@ class GradientAgreement:
                 f"kernels must be one of {', '.join(map(repr, get_args(Kernels)))}; found "
                 f"{kernels!r}."
             )
+        if unused not in get_args(Unused):
+            raise ValueError(
+                f"unused must be one of {', '.join(map(repr, get_args(Unused)))}; found {unused!r}."
+            )
+        if unused == "skip" and isinstance(rule, GramianRule):
+            raise ValueError(
+                f"{rule} has one weight for each domain's whole gradient, so no domain can be left "
+                f"out of a parameter; use unused='zero', or an element-wise rule such as ANDMask."
+            )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
                 "the model has no parameter that requires grad, so there is nothing to agree on."
@@ -157,6 +174,7 @@ class GradientAgreement:
         self._scaler = scaler
         self._kernels = kernels
         self._audit = audit
+        self._skip = unused == "skip"
         self._compiler = inductor_options(model, compile)
         self._graphs: GraphEngine | None = None
         self._scratch = Scratch()
@@ -173,6 +191,11 @@ class GradientAgreement:
         self._processes: Processes | None = None
         self._likeness = Likeness()
         if isinstance(wrapped := original(model), DistributedDataParallel):
+            if unused == "skip":
+                raise ValueError(
+                    "unused='skip' is for one process or fully_shard; in DistributedDataParallel, "
+                    "use unused='zero'."
+                )
             self._processes = Processes(wrapped, comm_dtype, self._weights)
         elif not local:
             require_wrapped(self._trained)
@@ -564,7 +587,7 @@ class GradientAgreement:
 
     def _new_step(self) -> Step:
         trained = self._trained
-        return Step(trained, self.rule, loss_scale(self._scaler, trained[0].device))
+        return Step(trained, self.rule, loss_scale(self._scaler, trained[0].device), self._skip)
 
     @property
     def _non_finite_expected(self) -> bool:

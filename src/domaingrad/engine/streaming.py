@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from domaingrad.rules import Rule
-from domaingrad.rules.authoring import ElementwiseRule
+from domaingrad.rules import Mean, Rule
+from domaingrad.rules.authoring import ElementwiseRule, Reduce, StackRule
 from domaingrad.rules.statistics import accumulation_dtype
 
 from .blocks import Block, Part, Runner, capacity
@@ -42,15 +42,30 @@ class _Folded:
         else:
             self.running.fold(flat)
 
-    def hand_over(self, runner: Runner, block: Block) -> None:
-        """Give all to the rule, and keep nothing."""
+    def voters(self, domains: int) -> int:
+        """How many of the domains use these parameters."""
+        if self.running is not None:
+            return domains - self.missing
+        return sum(row is not None for row in self.rows)
+
+    def hand_over(self, runner: Runner, block: Block, skip: bool) -> None:
+        """Give all to the rule, and keep nothing.
+
+        Args:
+            runner: takes them through the rule.
+            block: of these parameters.
+            skip: leave domains that do not use them out, instead of counting them as zero.
+        """
         if self.running is None:
             rows, self.rows = self.rows, []
-            zeros = torch.zeros_like(next(row for row in rows if row is not None))
-            block.rows = torch.stack([zeros if row is None else row for row in rows])
+            used = [row for row in rows if row is not None]
+            zeros = torch.zeros_like(used[0])
+            every = [zeros if row is None else row for row in rows]
+            block.rows = torch.stack(used if skip else every)
             runner.take(block)
         else:
-            self.running.fold_zeros(self.missing)
+            if not skip:
+                self.running.fold_zeros(self.missing)
             runner.take_statistics(block, self.running.statistics())
             self.running = None
 
@@ -62,15 +77,22 @@ class Step:
         parameters: what is trained in this step.
         rule: what to do with the domains' gradients.
         scale: the loss scale to undo before the rule and to put back after.
+        skip: let the domains that use a parameter agree on it among themselves; the only one that
+            does has its way.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], rule: Rule, scale: Tensor | None
+        self,
+        parameters: Sequence[nn.Parameter],
+        rule: Rule,
+        scale: Tensor | None,
+        skip: bool = False,
     ) -> None:
         self.parameters = parameters
         self.names: list[Hashable] = []
         self._rule = rule
         self._scale = scale
+        self._skip = skip
         self._shards = Shards.of(parameters)
         self._used: set[int] = set()
         self._largest: list[Tensor] = []
@@ -158,7 +180,7 @@ class Step:
         for group in groups:
             block = Block(group.parts)
             if any(part.index in self._used for part in group.parts):
-                group.hand_over(runner, block)
+                group.hand_over(self._runner_for(group, runner, over), block, self._skip)
                 blocks.append(block)
         runner.finish([i for i in range(len(self.parameters)) if i not in self._used])
         for block in blocks:
@@ -166,6 +188,15 @@ class Step:
                 if index in self._used:
                     write(self.parameters[index], self._restored(index, update), hooks=False)
         return runner.finite()
+
+    def _runner_for(self, group: _Folded, runner: Runner, over: Reduce | None) -> Runner:
+        """The runner of all; where some domains are left out, perhaps one of the group's own."""
+        if not self._skip:
+            return runner
+        few = group.voters(len(self.names)) < self._rule.minimum_domains
+        if few or isinstance(self._rule, StackRule):
+            return Runner(Mean() if few else self._rule, None, self._scale, "eager", over)
+        return runner
 
     def _grouped(self) -> Iterator[_Folded]:
         """Small parameters side by side, and each of the others alone."""
@@ -179,7 +210,7 @@ class Step:
             part = Part(index, local.numel(), whole)
             # By whole parameters, which are alike on all processes.
             small, most = capacity(local.device, 1, kind[1].itemsize)
-            if parameter.numel() > small:
+            if parameter.numel() > small or self._skip:
                 yield self._kept([part], kind[1], elementwise)
                 continue
             together.setdefault(kind, []).append(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,8 +80,11 @@ def _is_whole(node: Node) -> bool:
     """Whether a slice leaves nothing out, whatever the size."""
     if node.target is not aten.slice.Tensor:
         return False
-    _, start, end, step = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
-    return start in (0, None) and end in (None, 2**63 - 1) and step == 1
+    start, end, step = (
+        node.args[place] if len(node.args) > place else default
+        for place, default in ((2, None), (3, None), (4, 1))
+    )
+    return bool(start in (0, None) and end in (None, sys.maxsize) and step == 1)
 
 
 VIEWS = {aten.view.default, aten.unsqueeze.default, aten.detach.default, aten.alias.default}
