@@ -22,7 +22,7 @@ from .compiling import Compile, inductor_options, original
 from .distributed.placement import Likeness, require_same
 from .distributed.processes import Processes, require_wrapped
 from .distributed.receiver import DistributedAgreement
-from .distributed.shards import Shards, is_spread
+from .distributed.shards import Shards, gather_no_more, is_spread
 from .errors import (
     MIXED_LOSSES,
     AgreementError,
@@ -99,9 +99,10 @@ class GradientAgreement:
             (``"skip"``), and the only one has its way, as for a head of its own. Not for Gramian
             rules, which have one weight a domain, nor among processes.
 
-    In ``DistributedDataParallel``, domains may lie on one process or on several: each process calls
-    ``agree(x, domain)`` and ``agree.backward(losses)`` with its own samples (or ``agree.idle()``
-    without any), and all get the update of the whole batch.
+    With ``fully_shard``, a mixed batch passes domain by domain, and every process has samples of
+    each domain. In ``DistributedDataParallel``, domains may lie on one process or on several: each
+    process calls ``agree(x, domain)`` and ``agree.backward(losses)`` with its own samples (or
+    ``agree.idle()`` without any), and all get the update of the whole batch.
 
     Raises:
         TypeError: a model that is no module, a rule that is no rule.
@@ -217,16 +218,18 @@ class GradientAgreement:
             TypeError, ValueError: wrong shape or type of ``domain``, inputs or outputs.
         """
         self._require_no_domain_open("agree(x, domain)")
-        if torch.is_grad_enabled() and is_spread(next(self.model.parameters()).data):
-            raise AgreementError(
-                "the parameters are spread over processes by fully_shard, and agree(x, domain) "
-                "looks at whole ones. Use `with agree.domain(name)`: every process goes through "
-                "the same domains in the same order, each with its own samples of them."
-            )
         batch = self._batch_of(domain)
         batch.check(inputs, options)
+        shares: Sequence[float] | None = None
+        if is_spread(next(self.model.parameters()).data):
+            shards = Shards.of(self._trained)
+            assert shards is not None
+            shares = shards.shares(batch.labels, batch.sizes)
         if not torch.is_grad_enabled():
             return SeparatePasses(batch).forward(self._inner, inputs, options)
+        if shares is not None:
+            self._streamed = "fully_shard spreads the parameters over processes"
+            return self._separately(batch, inputs, options, shares)
         if self._processes is not None:
             self._processes.begin(self.rule, self._trained, samples=True)
         self._streamed = None
@@ -278,9 +281,17 @@ class GradientAgreement:
             return None
         return self._agreement_on(batch, self._trained[0].device).in_graph
 
-    def _separately(self, batch: Batch, inputs: Any, options: Mapping[str, Any]) -> Any:
-        passes = SeparatePasses(batch)
+    def _separately(
+        self,
+        batch: Batch,
+        inputs: Any,
+        options: Mapping[str, Any],
+        shares: Sequence[float] | None = None,
+    ) -> Any:
+        passes = SeparatePasses(batch, shares)
         outputs = passes.forward(self._inner, inputs, options)
+        if shares is not None:
+            gather_no_more(self.model)
         if passes.has_graph:
             self._batch = passes
         return outputs
@@ -403,6 +414,12 @@ class GradientAgreement:
             losses: as for :meth:`backward`.
         """
         batch = self._batch_for(losses, "agree.accumulate(losses)")
+        if isinstance(batch, SeparatePasses) and batch.shares is not None:
+            raise AgreementError(
+                "agree.accumulate keeps whole gradients, and fully_shard spreads them over "
+                "processes; call agree.backward for each batch, or `with agree.domain(name)` with "
+                "several backward calls in each block."
+            )
         if not isinstance(batch, SeparatePasses):
             parameters = batch.parameters_behind(losses)
             batch.backward(losses, Gatherer(self._gathered, batch.batch, parameters), parameters)

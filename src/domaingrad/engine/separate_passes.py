@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
@@ -29,10 +29,12 @@ class SeparatePasses:
 
     Args:
         batch: which samples belong to which domain.
+        shares: what each domain's mean loss is multiplied by; ``None`` for ones.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, shares: Sequence[float] | None = None) -> None:
         self.batch = batch
+        self.shares = shares
         self._walking = False
         self._cut: list[Tensor] = []
         self._outputs: list[tuple[Tensor, ...]] = []
@@ -66,6 +68,8 @@ class SeparatePasses:
         rows, label = self.batch.rows[index], self.batch.labels[index]
         last = index == len(self.batch.labels) - 1
         loss = select(losses, rows).mean()
+        if self.shares is not None:
+            loss = loss * self.shares[index]
         self._walking = True
         try:
             torch.autograd.backward(loss, retain_graph=not last)

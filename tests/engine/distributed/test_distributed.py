@@ -214,15 +214,34 @@ def sharded(rank, world, kind, rule):
     return flat(model)
 
 
+def sharded_mixed(rank, world, kind, rule):
+    """Each process has one or three of every domain's samples; sharded after the agreement."""
+    model = build(kind)
+    agree = dg.GradientAgreement(model, RULES[rule](), local=True)
+    optimizer = spread_out(model, world)
+    for step in range(STEPS):
+        x, y, domain = even(step)
+        rows = [(domain == e).nonzero().flatten() for e in domain.unique()]
+        own = torch.cat([r[:3] if rank == 0 else r[3:] for r in rows]).flip(0)
+        agree.backward(F.cross_entropy(agree(x[own], domain[own]), y[own], reduction="none"))
+        optimizer.step()
+        optimizer.zero_grad()
+    return flat(model)
+
+
 def in_shards(world, kind, rule):
     model = build(kind)
+    optimizer = spread_out(model, world)
+    return model, optimizer, dg.GradientAgreement(model, RULES[rule]())
+
+
+def spread_out(model, world):
     mesh = init_device_mesh("cpu", (world,))
     for layer in model.children():
         if any(parameter.numel() for parameter in layer.parameters()):
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
-    return model, optimizer, dg.GradientAgreement(model, RULES[rule]())
+    return torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
 
 
 def sharded_steps(rank, world, model, optimizer, agree, steps):
@@ -328,11 +347,11 @@ def refusals(rank, world) -> dict[str, str]:
     found["weights"] = message_of(lambda: step_of(weighted, x[own], y[own], domain[own]))
     mesh = init_device_mesh("cpu", (world,))
     whole = build("mlp")
-    before = dg.GradientAgreement(whole, dg.Mean(), local=True)
     sharded_model = fully_shard(whole, mesh=mesh)
     spread = dg.GradientAgreement(sharded_model, dg.Mean())
-    found["sharded"] = message_of(lambda: spread(x, domain))
-    found["sharded afterwards"] = message_of(lambda: before(x, domain))
+    found["sharded"] = message_of(lambda: spread(x[own], domain[own]))
+    losses = F.cross_entropy(spread(x, domain), y, reduction="none")
+    found["sharded, accumulated"] = message_of(lambda: spread.accumulate(losses))
     order = (0, 1) if rank == 0 else (1, 0)
     found["other order"] = message_of(lambda: with_domains(spread, order))
     unlike = dg.GradientAgreement(sharded_model, dg.ANDMask(tau=1 - 0.5 * rank))
@@ -407,6 +426,7 @@ def all_of_it(rank, world, directory):
             rank, world, "cnn with batch norm", "and"
         )
         found |= {("sharded", *case): sharded(rank, world, *case) for case in SHARDED}
+        found |= {("mixed", *case): sharded_mixed(rank, world, *case) for case in SHARDED}
         found |= {("not finite", way): not_finite(rank, world, way) for way in ("mixed", "hook")}
         found["saved and loaded"] = saved_and_loaded(rank, world, directory)
         found["running statistics"] = running_statistics(rank, world)
@@ -475,6 +495,11 @@ def test_sharded_parameters_get_the_update_of_one_process(results, case):
     assert_equal(of_two(results), ("sharded", *case), one_process(*case, even))
 
 
+@pytest.mark.parametrize("case", SHARDED, ids=str)
+def test_mixed_batches_of_sharded_parameters_give_the_update_of_one_process(results, case):
+    assert_equal(of_two(results), ("mixed", *case), one_process(*case, even))
+
+
 def test_sharded_training_goes_on_from_a_distributed_checkpoint(results):
     for result in of_two(results):
         assert torch.equal(result["saved and loaded"], result["sharded", "mlp", "agr-rand"])
@@ -529,8 +554,8 @@ def test_what_is_not_finite_on_one_process_is_seen_on_all(results, way):
         ("weights", "weights: {0: 1.0} on rank 0, {0: 2.0} on rank 1"),
         ("hook and mixed", "agree in its communication already, by DDPAgreement"),
         ("hook and domains", "agree in its communication already, by DDPAgreement"),
-        ("sharded", "Use `with agree.domain(name)`: every process goes through the same domains"),
-        ("sharded afterwards", "are spread over processes by fully_shard"),
+        ("sharded", "every process needs samples of every domain of the step"),
+        ("sharded, accumulated", "agree.accumulate keeps whole gradients, and fully_shard"),
     ],
 )
 def test_silent_mistakes_are_refused_on_every_process(results, case, message):

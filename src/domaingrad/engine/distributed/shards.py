@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from domaingrad.rules.authoring import Whole
 
 from ..errors import AgreementError
+from .placement import gather_placement, require_same
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -25,6 +26,15 @@ def is_spread(tensor: Tensor) -> TypeGuard[DTensor]:
     """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def gather_no_more(model: nn.Module) -> None:
+    """Let go of the whole parameters that fully_shard keeps from a forward to a backward pass."""
+    from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415 - see is_spread
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 class Shards:
@@ -68,6 +78,41 @@ class Shards:
         if any(is_spread(parameter.data) for parameter in parameters):
             return cls(parameters)
         return None
+
+    def shares(self, labels: Sequence[int], sizes: Sequence[int]) -> list[float]:
+        """What this process's mean losses weigh, times the number of processes; collective.
+
+        fully_shard takes the mean over processes, so n_{r,e} W / n_e makes the gradient of the mean
+        loss over all samples of domain e.
+
+        Args:
+            labels: of the domains here.
+            sizes: their samples here.
+
+        Raises:
+            AgreementError: processes with other domains, or a mesh of several dimensions.
+        """
+        if self._like[0].device_mesh.ndim > 1:
+            raise AgreementError(
+                "agree(x, domain) with fully_shard is for a mesh of one dimension; found "
+                f"{self._like[0].device_mesh}. Use `with agree.domain(name)`."
+            )
+        require_same(
+            {"domains": repr(list(labels))},
+            self.group,
+            "With fully_shard, every process needs samples of every domain of the step, since all "
+            "gather the parameters together.",
+        )
+        placement = gather_placement(
+            dict(zip(labels, sizes, strict=True)), self.group, self._like[0].device
+        )
+        totals = dict.fromkeys(labels, 0)
+        for label, samples in zip(placement.labels, placement.samples, strict=True):
+            totals[label] += samples
+        return [
+            size * placement.world / totals[label]
+            for label, size in zip(labels, sizes, strict=True)
+        ]
 
     def over(self, tensor: Tensor, how: Literal["sum", "max"]) -> Tensor:
         """Sum, or take the maximum of, a tensor over the processes."""
