@@ -437,17 +437,19 @@ class GradientAgreement:
         A line a parameter: the operator of the captured graph that gives them in one pass, or
         ``domain by domain`` with the reason in the first line.
         """
-        names = [name for name, p in self._inner.named_parameters() if p.requires_grad]
+        named = {
+            name: id(p) for name, p in original(self._inner).named_parameters() if p.requires_grad
+        }
         if self._streamed is None and self._graphs is None:
             return "no batch has passed yet"
-        width = max(map(len, names))
+        width = max(map(len, named))
         if self._streamed is not None:
             lines = [f"domain by domain: {self._streamed}"]
-            return "\n".join([*lines, *(f"{name:{width}}  domain by domain" for name in names)])
+            return "\n".join([*lines, *(f"{name:{width}}  domain by domain" for name in named)])
         ways = self._captured.ways
         return "\n".join(
-            f"{name:{width}}  {'one pass, ' + ways[name] if name in ways else 'unused'}"
-            for name in names
+            f"{name:{width}}  {'one pass, ' + ways[own] if own in ways else 'unused'}"
+            for name, own in named.items()
         )
 
     def remove(self) -> None:

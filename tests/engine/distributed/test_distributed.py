@@ -25,6 +25,7 @@ from domaingrad.bench.models import mlp
 from domaingrad.engine.blocks import block
 from domaingrad.engine.distributed.exchange import Bucket, Exchange
 from domaingrad.engine.distributed.placement import Placement
+from domaingrad.engine.loops import compiler_found
 
 from .processes import in_processes, results_in
 
@@ -182,6 +183,24 @@ def hooked(rank, world, kind, rule, **options):
         optimizer.step()
         optimizer.zero_grad()
     return flat(model)
+
+
+def compiled(rank, world, outermost):
+    """With a compiled model inside or outside; and how often each parameter's hook was called."""
+    model = build("mlp")
+    fired = []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _: fired.append(1))
+    wrapped = (
+        torch.compile(DistributedDataParallel(model))
+        if outermost
+        else DistributedDataParallel(torch.compile(model))
+    )
+    agree = dg.GradientAgreement(wrapped, dg.ANDMask(tau=0.7))
+    found = trained(agree, model, lambda domain: domain % world == rank)
+    assert "one pass" in agree.explain()
+    assert "unused" not in agree.explain()
+    return found, len(fired) / len(list(model.parameters()))
 
 
 def removed(rank, world):
@@ -428,6 +447,8 @@ def all_of_it(rank, world, directory):
         found |= {("sharded", *case): sharded(rank, world, *case) for case in SHARDED}
         found |= {("mixed", *case): sharded_mixed(rank, world, *case) for case in SHARDED}
         found |= {("not finite", way): not_finite(rank, world, way) for way in ("mixed", "hook")}
+        if compiler_found(torch.device("cpu")):
+            found |= {("compiled", outer): compiled(rank, world, outer) for outer in (False, True)}
         found["saved and loaded"] = saved_and_loaded(rank, world, directory)
         found["running statistics"] = running_statistics(rank, world)
         found["refusals"] = refusals(rank, world)
@@ -483,6 +504,17 @@ def of_two(results):
     if len(results) != 2:
         pytest.skip("looked at with two processes")
     return results
+
+
+@pytest.mark.parametrize("outermost", [False, True])
+def test_a_compiled_model_gets_the_update_of_one_process(results, outermost):
+    if not compiler_found(torch.device("cpu")):
+        pytest.skip("there is no compiler")
+    key = ("compiled", outermost)
+    calls = [result[key][1] for result in of_two(results)]
+    assert calls == [STEPS] * 2
+    alone = [{key: result[key][0]} for result in of_two(results)]
+    assert_equal(alone, key, one_process("mlp", "and"))
 
 
 def test_the_hook_with_batch_norm_has_the_statistics_of_each_domain(results):

@@ -146,6 +146,8 @@ class CapturedGraph:
         self.trained: list[int] | None = None
         """The parameters among the inputs that it is differentiated by, in the model's order; found
         when it is first passed."""
+        self.ways: dict[int, str] = {}
+        """Of each of them, by its ``id``: the operator that its gradients come from."""
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
@@ -186,6 +188,7 @@ class CapturedGraph:
         indices = [gradient.index for gradient in self.found.gradients if gradient is not None]
         found = [index for index in indices if id(arguments[index]) in rank]
         self.trained = sorted(found, key=lambda index: rank[id(arguments[index])])
+        self.ways = {id(arguments[index]): way for index, way in self.found.ways.items()}
 
     def forget(self) -> None:
         """Let go of the latest pass."""

@@ -97,9 +97,9 @@ class GraphEngine:
         self._takes_turns = False
 
     @property
-    def ways(self) -> Mapping[str, str]:
-        """By the name of a parameter, the operator that its gradients came from."""
-        return {} if self._current.graph is None else self._current.graph.found.ways
+    def ways(self) -> Mapping[int, str]:
+        """By the ``id`` of a parameter, the operator that its gradients came from."""
+        return {} if self._current.graph is None else self._current.graph.ways
 
     def forward(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -52,7 +51,7 @@ class Rewritten:
     """Outputs that the backward pass takes gradients of, in that order."""
     of_samples: frozenset[int]
     """Outputs that have a row a sample."""
-    ways: dict[str, str] = field(default_factory=dict)
+    ways: dict[int, str] = field(default_factory=dict)
     """By the name of a parameter, the operator that its gradients come from."""
     conditions: Conditions = field(default_factory=Conditions)
     """On the number of samples of each unit."""
@@ -160,7 +159,7 @@ class Rewriter:
         gradients: list[Gradient | None] = []
         overwritten: list[int | None] = []
         of_samples: set[int] = set()
-        ways: dict[str, str] = {}
+        ways: dict[int, str] = {}
         for what, node in zip(described, results, strict=True):
             place = proof.placements[node] if isinstance(node, Node) else None
             match type(what).__name__:
@@ -185,7 +184,7 @@ class Rewriter:
                     is_there = isinstance(node, Node)
                     gradients.append(Gradient(what.grad_of.idx, node) if is_there else None)
                     if is_there:
-                        ways[_name(self._sources[what.grad_of.idx])] = _operator(node)
+                        ways[what.grad_of.idx] = _operator(node)
                 case "NoneType" if not isinstance(node, Node):
                     gradients.append(None)
                 case _:
@@ -239,11 +238,6 @@ def _draws(node: Node) -> bool:
 
 def _counted(units: Units, batches: Tensor, _: int) -> Tensor:
     return batches + (1 if units.pooled else units.count)
-
-
-def _name(source: str) -> str:
-    """The name of a parameter, from where Dynamo found it."""
-    return ".".join(re.findall(r"\['([^']*)'\]", source)[1:])
 
 
 def _operator(node: Node) -> str:
