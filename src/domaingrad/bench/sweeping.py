@@ -71,6 +71,7 @@ class PlannedSweep:
             RunDirectoryError: it holds another sweep, or another process is at work there.
         """
         directory = SweepDirectory(self.out)
+        directory.make()
         with directory.alone():
             if self.plan.request.any_plan:
                 directory.replace(self.plan)
