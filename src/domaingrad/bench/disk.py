@@ -19,7 +19,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 LOCK = "lock"
-PART = re.compile(r"\.domaingrad-[0-9a-f]{12}\.part")
+PART = re.compile(r"\.domaingrad-[0-9a-f]{12}\.part(\.\w+)?")
 """Names of files that are being written."""
 MARK = "written by domaingrad"
 """What a file of ours says of itself near its beginning or end, where it may lie in any folder."""
@@ -151,7 +151,7 @@ def replace(path: Path, content: bytes | str) -> None:
         FullDiskError: the disk is full.
         OSError: it cannot be written.
     """
-    with writing(path) as file:
+    with writing(path) as (_, file):
         file.write(encoded(content))
 
 
@@ -161,18 +161,22 @@ def encoded(content: bytes | str) -> bytes:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name once the block has written all of it.
+def writing(path: Path, suffix: str = "") -> Iterator[tuple[Path, BinaryIO]]:
+    """A file that takes its name once the block has written all of it, and where it is until then.
+
+    Args:
+        path: the name it takes.
+        suffix: end of its name until then.
 
     Raises:
         FullDiskError: the disk is full.
         OSError: it cannot be written.
     """
-    part = path.with_name(_part_name())
+    part = path.with_name(_part_name() + suffix)
     try:
         with room(path.name, path.parent):
             with os.fdopen(_create(part), "wb") as file:
-                yield file
+                yield part, file
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

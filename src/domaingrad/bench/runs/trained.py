@@ -23,8 +23,8 @@ from domaingrad.bench.names import look_up
 from .trainer import TargetScaler, outputs_on
 
 METADATA = "domaingrad"
-CHECKSUM = "sha256"
-"""Entry of the metadata: of all tensors and of the other entry."""
+_CHECKSUM = ', "sha256": "'
+"""Before the last value of the metadata, of all tensors and of the rest of it."""
 FORMAT = 3
 """Number of the layout of the metadata; another number is refused."""
 
@@ -158,7 +158,9 @@ class TrainedModel(nn.Module):
             "facts": dict(facts),
         }
         told = json.dumps(described)
-        return save(dict(weights), {METADATA: told, CHECKSUM: _digest(weights, told)})
+        # One entry alone, for safetensors writes several in any order.
+        told = f'{told[:-1]}{_CHECKSUM}{_digest(weights, told[:-1])}"}}'
+        return save(dict(weights), {METADATA: told})
 
     @classmethod
     def load(cls, path: Path) -> TrainedModel:
@@ -231,7 +233,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RunDirectoryError(
             f"{path} is no model of this version: expected format {FORMAT}, found {found}."
         )
-    if metadata.get(CHECKSUM) != _digest(weights, told):
+    plain, _, given = told.rpartition(_CHECKSUM)
+    if given != f'{_digest(weights, plain)}"}}':
         raise DamagedError(
             f"{path} is damaged: its checksum differs. Give the command that trained it again, "
             f"which writes it anew from the last checkpoint."
