@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import joblib
 import numpy as np
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from .data import DataError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """Endings, in lower case, by which a file in a folder counts as an image."""
 
 AT_ONCE = 64
-"""Images decoded before the first of them is handed on; bounds the memory they take."""
+"""Items done before the first of them is handed on; bounds the memory that images take."""
 
 
 def is_image(path: Path | str) -> bool:
@@ -63,9 +67,20 @@ def decode_each(files: Sequence[Path], size: int) -> Iterator[Tensor | DataError
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        for start in range(0, len(files), AT_ONCE):
-            yield from pool.map(outcome, files[start : start + AT_ONCE])
+    yield from in_threads(outcome, files)
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """What a function returns for each item, in order, by as many threads as CPUs.
+
+    Whatever ends it, no more is begun.
+    """
+    pool = ThreadPoolExecutor(joblib.cpu_count())
+    try:
+        for start in range(0, len(items), AT_ONCE):
+            yield from pool.map(work, items[start : start + AT_ONCE])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
