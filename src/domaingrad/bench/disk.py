@@ -203,8 +203,21 @@ def append(path: Path, line: bytes) -> None:
             os.close(file)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from; nothing is waited for, as at a pipe.
+
+    Raises:
+        OSError: no such file, or no plain one.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAIT), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        yield file
+
+
 def read(path: Path, most: int | None = LARGEST_TEXT) -> bytes:
-    """What a file holds; nothing is waited for, as at a pipe.
+    """What a file holds.
 
     Args:
         path: the file.
@@ -213,11 +226,8 @@ def read(path: Path, most: int | None = LARGEST_TEXT) -> bytes:
     Raises:
         OSError: no such file, no plain one, or a larger one.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAIT), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
-        if most is not None and status.st_size > most:
+    with opened(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
         return file.read()
 

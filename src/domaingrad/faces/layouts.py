@@ -28,6 +28,7 @@ from domaingrad.bench.disk import (
     MARK,
     ForeignFileError,
     make,
+    read,
     remove_ours,
     replace,
     require_no_link,
@@ -282,7 +283,7 @@ def _parts_of_subjects(root: Path) -> dict[int, Part]:
                 f"expected {name} of {MSU.title} below {root}, found none; it comes with the "
                 f"videos and says which subjects are for {part}."
             )
-        for subject in map(int, re.findall(r"\d+", places[0].read_text())):
+        for subject in map(int, re.findall(r"\d+", read(places[0]).decode(errors="replace"))):
             if part_of.setdefault(subject, part) != part:
                 raise DataError(
                     f"expected each subject in one list of parts below {root}, found {subject} in "

@@ -80,16 +80,16 @@ def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool 
             f"DOMAINGRAD_CACHE to one that can."
         ) from error
     entry = directory / _key(files, size, skip_unreadable)
-    try:
-        return _read(entry, files, size)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        news.say(f"the cache entry {entry} is damaged ({error}); decoding its images anew")
+    damaged = (OSError, ValueError, KeyError, TypeError)
+    if entry.exists():
+        try:
+            return _read(entry, files, size)
+        except damaged as error:
+            news.say(f"the cache entry {entry} is damaged ({error}); decoding its images anew")
     with _alone(entry, news):
         try:  # another process may have written it meanwhile
             return _read(entry, files, size)
-        except (OSError, ValueError, KeyError, TypeError):
+        except damaged:
             shutil.rmtree(entry, ignore_errors=True)
             _write(entry, files, size, news, skip_unreadable)
     return _read(entry, files, size)
@@ -186,11 +186,8 @@ def _read(entry: Path, files: Sequence[Path], size: int) -> Decoded:
     """What an entry holds.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError, ValueError, KeyError, TypeError: it is not what was written.
+        OSError, ValueError, KeyError, TypeError: it is not there, or not what was written.
     """
-    if not entry.exists():
-        raise FileNotFoundError
     contents = read_document(entry / CONTENTS)
     kept, digest = tuple(contents["kept"]), contents["digest"]
     place = entry / IMAGES

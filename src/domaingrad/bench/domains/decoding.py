@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import joblib
@@ -13,7 +16,15 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from domaingrad.bench.disk import opened
+
 from .data import DataError
+
+# Beyond this number of pixels Pillow warns; beyond twice as many it raises itself.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+LARGE = 2**24
+"""Pixels of an image that is decoded while no other is."""
+_LARGE = Lock()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +59,7 @@ def decode(path: Path, size: int) -> Tensor:
             pixels (Pillow's ``MAX_IMAGE_PIXELS``) or of a mode without a known range.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image, _room_for(image):
             upright = ImageOps.exif_transpose(image)
             squashed = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
     except MemoryError:
@@ -56,6 +67,11 @@ def decode(path: Path, size: int) -> Tensor:
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise DataError(f"{path} cannot be decoded: {_cause(path, error)}.") from error
     return torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous()
+
+
+def _room_for(image: Image.Image) -> AbstractContextManager[object]:
+    """Large images are decoded one after the other, lest those of all threads fill the memory."""
+    return _LARGE if image.width * image.height > LARGE else nullcontext()
 
 
 def decode_each(files: Sequence[Path], size: int) -> Iterator[Tensor | DataError]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from domaingrad.bench.disk import PART, make, remove_ours, replace
 from domaingrad.bench.domains.data import DataError
-from domaingrad.bench.domains.files import listed
+from domaingrad.bench.domains.files import listed, read_json
 
 from .cameras import CAMERAS
 from .videos import Attack, video
@@ -148,11 +148,9 @@ def _written(root: Path, settings: _Settings) -> bool:
 
 def _check_same(root: Path, settings: _Settings) -> None:
     try:
-        before = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{root / SETTINGS} cannot be read ({error}); remove {root} and write it anew."
-        ) from error
+        before = read_json(root / SETTINGS)
+    except DataError as error:
+        raise DataError(f"{error} Remove {root} and write it anew.") from error
     if before != asdict(settings):
         raise DataError(
             f"expected {root} to be written with {asdict(settings)}, found {before}; name another "
