@@ -29,7 +29,7 @@ def bad_input(errors: Console) -> Iterator[None]:
         fail(errors, f"a text or file is nested too deeply or in no known encoding ({error}).")
         raise typer.Exit(2) from None
     except ValueError as error:
-        fail(errors, " ".join(str(error).split("\n")))
+        fail(errors, error)
         raise typer.Exit(2) from None
     except OSError as error:
         fail(errors, said(error))

@@ -126,6 +126,8 @@ def _pairs(texts: list[str]) -> dict[str, str]:
         name, separator, value = text.partition("=")
         if not separator or not name or not value:
             raise DataError(f"expected --set NAME=VALUE, as --set tau=0.8; found {text!r}.")
+        if name.strip() in pairs:
+            raise DataError(f"expected each hyper-parameter once; found {name.strip()!r} twice.")
         pairs[name.strip()] = value.strip()
     return pairs
 

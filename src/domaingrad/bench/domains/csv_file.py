@@ -92,19 +92,22 @@ class CsvFile:
     ) -> pd.DataFrame:
         if not names:
             return pd.DataFrame()
-        return pd.read_csv(
-            io.StringIO(self.content),
-            # Pandas would rename what the header calls the same; only unnamed columns are.
-            names=[name or number for number, name in enumerate(self.columns)],
-            usecols=list(names),
-            header=0,
-            index_col=False,
-            dtype=dtype,
-            keep_default_na=False,
-            na_values=["", *missing],
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        try:
+            return pd.read_csv(
+                io.StringIO(self.content),
+                # Pandas would rename what the header calls the same; only unnamed columns are.
+                names=[name or number for number, name in enumerate(self.columns)],
+                usecols=list(names),
+                header=0,
+                index_col=False,
+                dtype=dtype,
+                keep_default_na=False,
+                na_values=["", *missing],
+                skipinitialspace=True,
+                low_memory=False,
+            )
+        except pd.errors.ParserError as error:
+            raise DataError(f"{self.path} should be a CSV file and is not ({error}).") from error
 
 
 def open_csv(path: Path) -> CsvFile:

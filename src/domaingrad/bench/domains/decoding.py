@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -20,8 +19,8 @@ from domaingrad.bench.disk import opened
 
 from .data import DataError
 
-# Beyond this number of pixels Pillow warns; beyond twice as many it raises itself.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+MOST_PIXELS = 2**26
+"""Of an image; with more it is taken for one that is made to fill the memory."""
 LARGE = 2**24
 """Pixels of an image that is decoded while no other is."""
 _LARGE = Lock()
@@ -55,11 +54,13 @@ def decode(path: Path, size: int) -> Tensor:
     there; 16-bit greys are scaled to 8 bits; of an animation the first frame counts.
 
     Raises:
-        DataError: a file that is missing, empty, cut short or no image, or an image of too many
-            pixels (Pillow's ``MAX_IMAGE_PIXELS``) or of a mode without a known range.
+        DataError: a file that is missing, empty, cut short or no image, or an image of more than
+            :data:`MOST_PIXELS` or of a mode without a known range.
     """
     try:
         with opened(path) as file, Image.open(file) as image, _room_for(image):
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             upright = ImageOps.exif_transpose(image)
             squashed = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
     except MemoryError:

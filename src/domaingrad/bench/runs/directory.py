@@ -82,17 +82,25 @@ class RunDirectory:
         self.path = path
         self._records = {name: Record(path / name) for name in (RECORDS, SEALED, GROUPS)}
 
-    def make(self) -> None:
-        """Make it, if missing.
+    def require_free(self) -> None:
+        """See that nothing is there but a run, or nothing at all.
 
         Raises:
-            RunDirectoryError: it cannot be made or written to, or holds other files.
+            RunDirectoryError: something else is.
         """
         if not self.begun and (left := sorted(self.others())):
             raise RunDirectoryError(
                 f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
                 f"another directory."
             )
+
+    def make(self) -> None:
+        """Make it, if missing.
+
+        Raises:
+            RunDirectoryError: it cannot be made or written to, or holds other files.
+        """
+        self.require_free()
         make(self.path)
 
     @classmethod
@@ -349,7 +357,8 @@ def read_config(path: Path) -> dict[str, Any]:
             f"run, or its {CONFIG}."
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{path} is no YAML of settings ({error}).") from error
+        said = " ".join(str(error).split())
+        raise RunDirectoryError(f"{path} is no YAML of settings ({said}).") from error
     if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
         raise RunDirectoryError(f"expected settings by name in {path}; found {_short(config)}.")
     return config

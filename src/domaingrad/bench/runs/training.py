@@ -200,15 +200,15 @@ def _train(
                     return False
             directory.make()
             held.enter_context(directory.alone(patience))
+            directory.begin(settings)
             return True
 
+        if begun is None and ranks.world == 1 and not directory.begun:
+            # Before anything is written.
+            directory.require_free()
+            _require_turns(config, data)
+            begun = begin(config, data, ranks)
         at_work = ranks.first(enter)
-        if at_work:
-            if begun is None and ranks.world == 1 and not directory.begun:
-                # Before anything is written.
-                _require_turns(config, data)
-                begun = begin(config, data, ranks)
-            ranks.first(lambda: directory.begin(settings))
         estimate = None
         if config.hold_out is None:
             estimate = Estimate(
