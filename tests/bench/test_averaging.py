@@ -202,7 +202,7 @@ def test_any_method_has_its_predictor_averaged_or_says_that_it_has_its_own(tmp_p
             train(config, tmp_path / "run")
         return
     result = train(config, tmp_path / "run")
-    state = torch.load(result.directory.path / "checkpoint.pt", weights_only=True)
+    state = result.directory.state()
     kept = {
         result.model.network.plain_name(key.removeprefix("network.")): tensor
         for key, tensor in state["trainer"]["averaging"]["mean"].items()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from domaingrad.bench.protocol import generator_of
-from domaingrad.bench.runs import Plan, SweepConfig, make_plan
+from domaingrad.bench.runs import Plan, SweepConfig, SweepDirectory, make_plan
 from domaingrad.bench.runs.settings import UNSAID, TrainConfig
 
 REQUEST = SweepConfig(
@@ -142,13 +142,14 @@ def test_the_key_changes_with_all_that_decides_the_numbers():
 
 def test_a_plan_is_read_back_as_it_was_written():
     plan = planned(selections=("training-domain-validation", "oracle-last"))
-    assert Plan.from_json(plan.to_json()) == plan
+    assert Plan.from_document(json.loads(json.dumps(plan.to_document()))) == plan
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 0}', "{broken"])
-def test_what_is_no_plan_is_refused(text):
+def test_what_is_no_plan_is_refused(text, tmp_path):
+    (tmp_path / "plan.json").write_text(text)
     with pytest.raises(ValueError, match="plan"):
-        Plan.from_json(text)
+        SweepDirectory(tmp_path).plan()
 
 
 @pytest.mark.parametrize(
@@ -194,10 +195,10 @@ def test_photographs_and_tables_have_their_own_space(tmp_path):
 def test_a_plan_of_before_a_setting_was_one_is_the_same_plan():
     """So that a later release goes on with a sweep of an older one."""
     plan = make_plan(SweepConfig(data=("spirals",), methods=("erm",), trials=1))[0]
-    document = json.loads(plan.to_json())
+    document = json.loads(json.dumps(plan.to_document()))
     for run in document["runs"]:
         for name in (*UNSAID, "average", "metric", "workers"):
             del run["config"][name]
     for data in document["data"]:
         del data["metric"]
-    assert Plan.from_json(json.dumps(document)) == plan
+    assert Plan.from_document(document) == plan

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from domaingrad.bench.disk import FullDiskError
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.files import FullDiskError
 from domaingrad.bench.runs.ranks import shares
 from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig

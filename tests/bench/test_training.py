@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from domaingrad import bench
+from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import DataError, from_datasets
 from domaingrad.bench.models import BACKBONES, Architecture, Network, build
 from domaingrad.bench.names import UnknownNameError
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.files import RunDirectoryError
 from domaingrad.bench.runs.launching import alone_on, fabric_of
 from domaingrad.bench.runs.resumable import Listener
 from domaingrad.bench.runs.settings import TrainConfig
@@ -489,7 +489,7 @@ def test_early_failures_leave_the_directory_free(tmp_path):
     wrong = {"tau": 7}
     with pytest.raises(ValueError, match="tau"):
         train(dataclasses.replace(DIGITS, method="sand-mask", hyperparameters=wrong), tmp_path)
-    (tmp_path / "config.yaml.part").write_text("a kill left this")
+    (tmp_path / ".domaingrad-0123456789ab.part").write_text("a kill left this")
     assert train(DIGITS, tmp_path).selected
 
 

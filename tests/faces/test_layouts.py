@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.names import UnknownNameError
 from domaingrad.faces.frames import evenly
@@ -321,7 +322,7 @@ def test_files_without_pyav_are_refused_before_anything_is_written(lay_out, tmp_
 
 def test_a_place_that_cannot_be_written_to_is_named(lay_out, tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DataError, match=r"frames cannot be written to .*out/oulu.*; give another"):
+    with pytest.raises(RunDirectoryError, match=r"cannot write to .*out/oulu: Not a directory"):
         prepare_faces("oulu-npu", lay_out("oulu-npu"), tmp_path / "out", 2, News())
 
 

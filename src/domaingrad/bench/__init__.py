@@ -7,8 +7,10 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 """
 
 from . import register
+from .disk import FullDiskError, RunDirectoryError, is_writable
 from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
 from .entry import config_of, name_of, train
+from .escaping import csv_cell, on_plot, plain, terminal
 from .methods import ABLATIONS, QUICK, listed_methods
 from .metrics import METRICS, in_words
 from .names import import_plugins, look_up
@@ -21,8 +23,11 @@ from .reports import (
     markdown,
     missing_lines,
     plot_confusion,
+    print_table,
     print_tables,
     published_lines,
+    require_room_for_plot,
+    require_room_for_report,
     summarise,
     to_json,
     write_report,
@@ -34,7 +39,6 @@ from .runs import (
     Failed,
     FailedElsewhereError,
     Finished,
-    FullDiskError,
     Listener,
     Lost,
     LostProcessError,
@@ -96,6 +100,7 @@ __all__ = [
     "Progress",
     "RayCrew",
     "Result",
+    "RunDirectoryError",
     "SectionTable",
     "Status",
     "Summary",
@@ -104,11 +109,13 @@ __all__ = [
     "TrainConfig",
     "TrainedModel",
     "config_of",
+    "csv_cell",
     "evaluate",
     "hyperparameter",
     "import_plugins",
     "in_words",
     "inspect",
+    "is_writable",
     "json_of",
     "latex",
     "listed_methods",
@@ -117,16 +124,22 @@ __all__ = [
     "markdown",
     "missing_lines",
     "name_of",
+    "on_plot",
     "options_of",
+    "plain",
     "plan_sweep",
     "plot_confusion",
     "predict",
+    "print_table",
     "print_tables",
     "processes_of",
     "published_lines",
     "register",
+    "require_room_for_plot",
+    "require_room_for_report",
     "summarise",
     "sweep",
+    "terminal",
     "to_json",
     "told_to_hold_out",
     "train",

@@ -13,14 +13,16 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from .disk import in_name
 from .domains import IN_MEMORY, DataError, from_datasets, told_to_hold_out
 from .domains.fetched import Fetch
 from .names import import_plugins
 from .runs.directory import CONFIG, read_config
 from .runs.resumable import Listener
-from .runs.settings import TrainConfig, config_from, deciding
+from .runs.settings import TrainConfig, config_from, deciding, plugins_of
 from .runs.training import NONE, Result, train_together
 from .runs.training import train as run
+from .schema import SettingError
 
 
 def train(
@@ -110,14 +112,17 @@ def config_of(file: str | Path | None, given: Mapping[str, Any]) -> TrainConfig:
         base = read_config(place / CONFIG if place.is_dir() else place)
         if given.get("method", base.get("method")) != base.get("method"):
             base.pop("hyperparameters", None)
+    for name in ("hyperparameters", "data_options"):
+        if not isinstance(base.get(name) or {}, Mapping):
+            raise SettingError(f"{name}: expected settings by name; found {base[name]!r}.")
     nested = {
         name: {**(base.get(name) or {}), **(given.get(name) or {})}
         for name in ("hyperparameters", "data_options")
     }
     base = base | dict(given) | nested
-    import_plugins(tuple(base.get("plugins") or ()))
+    import_plugins(plugins_of(base))
     if "hold_out" not in base and "data" in base:
-        chosen = told_to_hold_out(base["data"], base["data_options"])
+        chosen = told_to_hold_out(str(base["data"]), base["data_options"])
         base |= {} if chosen is None else {"hold_out": chosen}
     for name in ("data", "hold_out"):
         if name not in base:
@@ -131,6 +136,8 @@ def name_of(config: TrainConfig) -> str:
     """A directory's name that the same settings find again."""
     held_out = "none" if config.hold_out is None else config.hold_out
     data = Path(config.data.rpartition(":")[2]).name
-    words = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
+    words = in_name(
+        "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in (data, held_out, config.method))
+    )
     digest = sha256(json.dumps(deciding(asdict(config)), sort_keys=True).encode()).hexdigest()[:8]
     return f"{words}-{digest}"

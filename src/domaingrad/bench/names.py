@@ -110,6 +110,8 @@ def import_plugins(modules: tuple[str, ...]) -> None:
     if modules and (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     for name in modules:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise PluginError(f"a plug-in is named as for `import`; found {name!r}.")
         try:
             import_module(name)
         except ImportError as error:

@@ -12,9 +12,10 @@ from typing import Literal, TypedDict, Unpack
 import torch
 from joblib import cpu_count
 
+from .disk import is_writable
 from .domains import DataError, News
 from .names import import_plugins
-from .reports import Summary, summarise, write_report
+from .reports import Summary, require_room_for_report, summarise, write_report
 from .runs import (
     AnyCrew,
     Crew,
@@ -63,6 +64,11 @@ class PlannedSweep:
     causes: dict[str, str] = field(default_factory=dict)
     """Why runs of this time have not finished, by key."""
 
+    @property
+    def only_shown(self) -> bool:
+        """Whether nothing is to be done in a directory that cannot be written to."""
+        return not self.todo and self.out.is_dir() and not is_writable(self.out)
+
     @contextmanager
     def begun(self) -> Iterator[None]:
         """Alone in the directory, with the plan written down.
@@ -71,6 +77,10 @@ class PlannedSweep:
             RunDirectoryError: it holds another sweep, or another process is at work there.
         """
         directory = SweepDirectory(self.out)
+        if self.only_shown:
+            yield
+            return
+        directory.make()
         with directory.alone():
             if self.plan.request.any_plan:
                 directory.replace(self.plan)
@@ -148,6 +158,7 @@ def plan_sweep(
         if count is not None and count < 1:
             raise DataError(f"{name} must be at least 1; found {count}.")
     out, news = Path(out), news or News()
+    require_room_for_report(out)
     import_plugins(config.plugins)
     plan, read = make_plan(config, news)
     directory = SweepDirectory.at(out)
@@ -201,7 +212,8 @@ def sweep(
     with planned.begun():
         planned.carry_out(on_event)
         summary = planned.summary()
-        write_report(summary, planned.out, ["domaingrad.bench.sweep"])
+        if not planned.only_shown:
+            write_report(summary, planned.out, ["domaingrad.bench.sweep"])
     return summary
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from domaingrad.bench import (
@@ -18,14 +18,22 @@ from domaingrad.bench import (
     Evaluation,
     SectionTable,
     plot_confusion,
+    print_table,
+    require_room_for_plot,
+    terminal,
 )
 from domaingrad.bench import evaluate as run_evaluation
 
 from .errors import bad_input
+from .shown import echo_json, say
 from .training_view import TrainingView
 
 SHOWN = 10
 """Groups of a domain that the table shows; JSON has all."""
+SHOWN_CLASSES, SHOWN_DOMAINS = 60, 12
+"""Likewise of classes, the worst, and domains."""
+MANY = 100
+"""Classes beyond which JSON has the counts of a confusion that are not 0."""
 Run = Annotated[Path, typer.Argument(help="Directory that `domaingrad train` wrote.")]
 
 
@@ -41,6 +49,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Where the confusion matrices go.  [default: RUN/confusion.png]"),
     ] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no pictures.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Evaluate a trained model, domain by domain and class by class.
@@ -53,31 +62,47 @@ def evaluate(
     - `domaingrad evaluate runs/train/PACS-sketch-erm-1a2b3c4d`
     """
     errors = Console(stderr=True)
-    with bad_input(errors), TrainingView(errors) as view:
-        evaluation = run_evaluation(run, data, view.listener.news, by_group)
-        picture = plot or run / "confusion.png"
-        drawn = evaluation.trained.task == "classification"
-        pictures = [picture] if drawn else []
-        if drawn:
-            plot_confusion(evaluation, picture)
-        for name, section in evaluation.sections.items():
-            if section.draw is not None:
-                pictures.append(run / SECTIONS[name].picture)
-                section.draw(pictures[-1])
+    with bad_input(errors):
+        if plot is not None:
+            require_room_for_plot(plot)
+        with TrainingView(errors) as view:
+            evaluation = run_evaluation(run, data, view.listener.news, by_group)
+        _tell(evaluation, by_group, as_json)
+        if not no_plot:
+            _draw(evaluation, run, plot, errors)
+
+
+def _draw(evaluation: Evaluation, run: Path, plot: Path | None, errors: Console) -> None:
+    """Draw what there is to draw; what fails costs nothing else, and ends the command if named."""
+    pictures: dict[Path, Callable[[Path], None]] = {}
+    if evaluation.trained.task == "classification":
+        pictures[plot or run / "confusion.png"] = partial(plot_confusion, evaluation)
+    for name, section in evaluation.sections.items():
+        if section.draw is not None:
+            pictures[run / SECTIONS[name].picture] = section.draw
+    for path, draw in pictures.items():
+        try:
+            draw(path)
+            say(errors, f"Wrote {path}.")
+        except ValueError as error:
+            if path == plot:
+                raise
+            say(errors, error, "No picture:", "yellow")
+
+
+def _tell(evaluation: Evaluation, by_group: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))
+        echo_json(_as_json(evaluation))
     else:
         console = Console()
-        console.print(_by_domain(evaluation))
+        print_table(_by_domain(evaluation), console)
         if evaluation.trained.task == "classification":
-            console.print(_by_class(evaluation))
+            print_table(_by_class(evaluation), console)
         if by_group:
-            console.print(_by_group(evaluation))
+            print_table(_by_group(evaluation), console)
         for section in evaluation.sections.values():
             for table in section.tables:
-                console.print(_section(table))
-    for path in pictures:
-        errors.print(f"Wrote {path}.", highlight=False, markup=False, soft_wrap=True)
+                print_table(_section(table), console)
 
 
 def _as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -95,7 +120,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "samples": found.samples,
                 "metrics": dict(found.metrics),
                 "groups": [vars(group) for group in found.groups],
-                "confusion": None if found.confusion is None else found.confusion.tolist(),
+                "confusion": _confusion(found),
             }
             for found in evaluation.domains
         ],
@@ -103,12 +128,22 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _confusion(found: DomainEvaluation) -> Any:
+    """Rows of counts; of many classes the counts that are not 0."""
+    if found.pairs is None:
+        return None
+    if found.classes <= MANY:
+        assert found.confusion is not None
+        return found.confusion.tolist()
+    return dict(zip(("true", "predicted", "samples"), found.pairs.T.tolist(), strict=True))
+
+
 def _section(table: SectionTable) -> Table:
-    shown = Table(box=None, title=escape(table.title), title_justify="left")
+    shown = Table(box=None, title=terminal(table.title, "table.title"), title_justify="left")
     for place, name in enumerate(table.columns):
-        shown.add_column(escape(name), justify="left" if place < table.left else "right")
+        shown.add_column(terminal(name), justify="left" if place < table.left else "right")
     for row in table.rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*map(terminal, row))
     return shown
 
 
@@ -116,10 +151,10 @@ def _by_domain(evaluation: Evaluation) -> Table:
     names = list(dict.fromkeys(name for found in evaluation.domains for name in found.metrics))
     table = Table("domain", "", Column("samples", justify="right"), box=None)
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(terminal(name), justify="right")
     for found in evaluation.domains:
         values = [_value(name, found) for name in names]
-        table.add_row(found.domain, found.role, str(found.samples), *values)
+        table.add_row(terminal(found.domain), found.role, str(found.samples), *values)
     return table
 
 
@@ -129,20 +164,32 @@ def _by_group(evaluation: Evaluation) -> Table:
     for found in evaluation.domains:
         mean = sum(group.score for group in found.groups) / len(found.groups)
         count = f"mean of {len(found.groups)} groups"
-        table.add_row(escape(found.domain), count, str(found.samples), _score(mean, found))
+        table.add_row(terminal(found.domain), count, str(found.samples), _score(mean, found))
         for group in found.groups[:SHOWN]:
             told = _score(group.score, found)
-            table.add_row("", escape(group.group), str(group.samples), told)
+            table.add_row("", terminal(group.group), str(group.samples), told)
     return table
 
 
 def _by_class(evaluation: Evaluation) -> Table:
     """Recall of each class: the share of its samples that is told right."""
+    names, domains = evaluation.trained.classes, evaluation.domains[:SHOWN_DOMAINS]
+    shown = list(range(len(names)))
     table = Table("recall of class", box=None)
-    for found in evaluation.domains:
-        table.add_column(found.domain, justify="right")
-    for index, name in enumerate(evaluation.trained.classes):
-        table.add_row(name, *(_recall(found, index) for found in evaluation.domains))
+    if len(names) > SHOWN_CLASSES or len(domains) < len(evaluation.domains):
+        every = sum((found.by_class for found in evaluation.domains[1:]), domains[0].by_class)
+        samples, right = every.T.tolist()
+        worst = sorted(shown, key=lambda c: right[c] / samples[c] if samples[c] else 2)
+        shown = sorted(worst[:SHOWN_CLASSES])
+        table.caption = (
+            f"The {len(shown)} worst of {len(names):,} classes, {len(domains)} of "
+            f"{len(evaluation.domains)} domains; --json has all."
+        )
+    for found in domains:
+        table.add_column(terminal(found.domain), justify="right")
+    recalls = [found.by_class.tolist() for found in domains]
+    for index in shown:
+        table.add_row(terminal(names[index]), *(_recall(*each[index]) for each in recalls))
     return table
 
 
@@ -159,8 +206,5 @@ def _value(name: str, found: DomainEvaluation) -> str:
     return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
-def _recall(found: DomainEvaluation, index: int) -> str:
-    assert found.confusion is not None
-    row = found.confusion[index]
-    count = int(row.sum())
-    return f"{100 * int(row[index]) / count:.1f} % of {count}" if count else "no sample"
+def _recall(samples: int, right: int) -> str:
+    return f"{100 * right / samples:.1f} % of {samples}" if samples else "no sample"

@@ -13,6 +13,7 @@ from domaingrad.faces.layouts import Kind, prepare_faces
 from domaingrad.faces.synthetic import write_fas_synthetic
 
 from .errors import bad_input
+from .shown import say
 from .training_view import TrainingView
 
 
@@ -55,6 +56,4 @@ def synthesise(
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
         write_fas_synthetic(out, seed, size, subjects, frames, view.listener.news.advance)
-    errors.print(
-        f"Wrote {out}; train on it with --data faces:{out}.", soft_wrap=True, highlight=False
-    )
+    say(errors, f"Wrote {out}; train on it with --data faces:{out}.")

@@ -7,15 +7,22 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from domaingrad.bench import Inspection, json_of, written_to
+from domaingrad.bench import (
+    Inspection,
+    on_plot,
+    print_table,
+    require_room_for_plot,
+    terminal,
+    written_to,
+)
 from domaingrad.bench import inspect as run_inspection
 from domaingrad.inspect import Interval, plot_conflict
 
 from .errors import bad_input
 from .evaluate import Run
+from .shown import echo_json
 from .training_view import TrainingView
 
 
@@ -38,16 +45,18 @@ def inspect(
     """
     errors = Console(stderr=True)
     with bad_input(errors), TrainingView(errors) as view:
+        if plot is not None:
+            require_room_for_plot(plot)
         found = run_inspection(run, samples, seed, view.listener.news)
         if plot is not None:
-            with written_to(plot):
-                plot_conflict(found.conflict, plot, found.domains, found.gsnr)
+            with written_to(plot) as part:
+                plot_conflict(found.conflict, part, [*map(on_plot, found.domains)], found.gsnr)
     if as_json:
-        typer.echo(json_of(_as_json(found)))
+        echo_json(_as_json(found))
         return
     console = Console()
-    console.print(_cosines(found))
-    console.print(_layers(found))
+    print_table(_cosines(found), console)
+    print_table(_layers(found), console)
     if found.similarity is not None:
         console.print(
             f"Same class: cosine {_interval(found.similarity.intra)} within a domain, "
@@ -59,9 +68,9 @@ def inspect(
 def _cosines(found: Inspection) -> Table:
     table = Table("cosine", box=None)
     for name in found.domains:
-        table.add_column(escape(name), justify="right")
+        table.add_column(terminal(name), justify="right")
     for name, row in zip(found.domains, found.conflict.cosines.tolist(), strict=True):
-        table.add_row(escape(name), *(f"{value:.3f}" for value in row))
+        table.add_row(terminal(name), *(f"{value:.3f}" for value in row))
     return table
 
 
@@ -75,7 +84,7 @@ def _layers(found: Inspection) -> Table:
         if name == "model":
             gsnr = f"noise: {found.floor:.4f}"
         table.add_row(
-            escape(name),
+            terminal(name),
             f"{relation.mean_cosine:.3f}",
             f"{100 * relation.agreement:.1f} %",
             gsnr,

@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, in_words
+from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, in_words, plain
 from domaingrad.bench import Progress as RunProgress
+
+from .shown import say
 
 
 class Pace:
@@ -64,10 +65,10 @@ class Bars:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -131,22 +132,18 @@ class LiveView(Bars):
             case Failed(run, cause):
                 self._failed += 1
                 self._end(run)
-                self._console.print(
-                    f"[red]Failed:[/] {escape(run.title)}\n{escape(cause)}", highlight=False
-                )
+                say(self._console, run.title, "Failed:", "red")
+                for line in cause.splitlines():
+                    say(self._console, line)
             case Lost(run, cause):
-                self._console.print(
-                    f"[yellow]Lost its process:[/] {escape(run.title)} ({escape(cause)}); it goes "
-                    f"on from its last checkpoint.",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                told = f"{run.title} ({cause}); it goes on from its last checkpoint."
+                say(self._console, told, "Lost its process:", "yellow")
         self._progress.update(self._whole, news=self._overall())
 
     def _task(self, run: PlannedRun) -> TaskID:
         if run.key not in self._tasks:
             self._tasks[run.key] = self._progress.add_task(
-                escape(run.title), total=steps_of(run), news=""
+                plain(run.title), total=steps_of(run), news=""
             )
         return self._tasks[run.key]
 
@@ -164,19 +161,15 @@ class LiveView(Bars):
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(
-                f"{self._ended}/{self._runs} {text}{self._left()}{self._failures()}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            told = f"{self._ended}/{self._runs} {text}{self._left()}{self._failures()}"
+            say(self._console, told)
 
     def _overall(self) -> str:
         taken = sum(self._steps.values()) - sum(self._begun.values())
         speed = taken / (time.perf_counter() - self._started)
         best = ""
         if self._best is not None and self._one_kind:
-            best = f"; best source validation {self._best[0]:.3f} ({escape(self._best[1])})"
+            best = f"; best source validation {self._best[0]:.3f} ({plain(self._best[1])})"
         done = f"{self._ended} of {self._runs} runs{self._failures()}"
         return f"{done}, {speed:.0f} steps/s{self._left()}{best}"
 

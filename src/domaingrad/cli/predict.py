@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -12,11 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaingrad.bench import DataError, Predictions
+from domaingrad.bench import DataError, Predictions, csv_cell, plain, print_table, terminal
 from domaingrad.bench import predict as run_prediction
 
 from .errors import bad_input
 from .evaluate import Run
+from .shown import echo_json
 
 SHOWN = 3
 """Classes whose probabilities a row of the table shows."""
@@ -39,11 +39,11 @@ def predict(
             raise DataError("expected --csv or --json; found both.")
         found = run_prediction(run, files)
     if as_json:
-        typer.echo(json.dumps(list(_as_json(found)), indent=2, ensure_ascii=False))
+        echo_json(list(_as_json(found)))
     elif as_csv:
         _write_csv(found)
     else:
-        Console().print(_table(found))
+        print_table(_table(found), Console())
 
 
 def _as_json(found: Predictions) -> Iterator[dict[str, Any]]:
@@ -57,9 +57,9 @@ def _as_json(found: Predictions) -> Iterator[dict[str, Any]]:
 def _write_csv(found: Predictions) -> None:
     classes = found.model.classes
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["file", "prediction", *(f"p({name})" for name in classes)])
+    writer.writerow(["file", "prediction", *(plain(f"p({name})") for name in classes)])
     for name, label, output in _rows(found):
-        writer.writerow([name, label, *(f"{value:.6g}" for value in output)])
+        writer.writerow([csv_cell(name), csv_cell(label), *(f"{value:.6g}" for value in output)])
 
 
 def _table(found: Predictions) -> Table:
@@ -68,7 +68,8 @@ def _table(found: Predictions) -> Table:
     for name, label, output in _rows(found):
         likeliest = sorted(zip(output, classes, strict=True), key=lambda each: -each[0])[:SHOWN]
         each = ", ".join(f"{title} {100 * value:.1f} %" for value, title in likeliest)
-        table.add_row(name, label if isinstance(label, str) else f"{label:.6g}", each)
+        told = label if isinstance(label, str) else f"{label:.6g}"
+        table.add_row(terminal(name), terminal(told), terminal(each))
     return table
 
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import torch.distributed as dist
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from domaingrad.bench import FailedElsewhereError, LostProcessError
 
-from .session import INTERRUPTED
+from .errors import INTERRUPTED
+from .shown import fail, say
 
 MOMENT = 0.5
 """Seconds in which a process that is killed is gone for good."""
@@ -46,16 +46,16 @@ def ended_together(errors: Console) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if speaks:
-            errors.print("Interrupted; the same command goes on from the last checkpoint.")
+            say(errors, "Interrupted; the same command goes on from the last checkpoint.")
         raise typer.Exit(INTERRUPTED) from None
     except FailedElsewhereError as error:
         if speaks:
-            _say(errors, f"on another process: {error}")
+            fail(errors, f"on another process: {error}")
         raise typer.Exit(2 if speaks else 0) from None
     except LostProcessError as error:
         # The one that would speak for this node may be the one that is lost.
         if speaks or _is_gone(started_by):
-            _say(errors, str(error))
+            fail(errors, error)
         raise typer.Exit(1) from None
 
 
@@ -65,7 +65,3 @@ def _is_gone(parent: int) -> bool:
     while os.getppid() == parent and time.monotonic() < deadline:
         time.sleep(MOMENT / 50)
     return os.getppid() != parent
-
-
-def _say(errors: Console, text: str) -> None:
-    errors.print(f"[bold red]Error:[/] {escape(text)}", highlight=False, soft_wrap=True)

@@ -10,10 +10,18 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from domaingrad.bench import SweepDirectory, latex, markdown, summarise
+from domaingrad.bench import (
+    SweepDirectory,
+    is_writable,
+    latex,
+    markdown,
+    require_room_for_report,
+    summarise,
+)
 
 from .errors import bad_input
 from .session import AsJson, tell, write
+from .shown import say
 
 
 def report(
@@ -42,9 +50,14 @@ def report(
     errors = Console(stderr=True)
     command = ["domaingrad", *sys.argv[1:]]
     with bad_input(errors):
+        require_room_for_report(out or sweep)
         summary = summarise(SweepDirectory.existing(sweep))
-    if form == "table" or as_json:
-        tell(summary, as_json, against is not None, errors)
-    else:
-        typer.echo(latex(summary) if form == "latex" else markdown(summary, shlex.join(command)))
-    write(summary, out or sweep, command, against is not None, errors)
+        if form == "table" or as_json:
+            tell(summary, as_json, against is not None, errors)
+        else:
+            text = latex(summary) if form == "latex" else markdown(summary, shlex.join(command))
+            typer.echo(text)
+        if out is None and not is_writable(sweep):
+            say(errors, f"No report is written, since {sweep} is read-only; --out names a place.")
+        else:
+            write(summary, out or sweep, command, against is not None, errors)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from domaingrad.bench import (
     DATA_SETS,
@@ -28,11 +27,9 @@ from domaingrad.bench import (
     write_report,
 )
 
-from .errors import bad_input
+from .errors import INTERRUPTED, bad_input
 from .live import LiveView
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from .shown import fail, say
 
 Data = Annotated[
     list[str],
@@ -62,30 +59,27 @@ def carry_out_and_report(planned: PlannedSweep, as_json: bool, errors: Console) 
     """
     total, todo, jobs = len(planned.plan.runs), len(planned.todo), planned.crew.jobs
     reused = f", {total - todo} of them found in {planned.out}" if todo < total else ""
-    errors.print(
-        f"{total} runs{reused}; {jobs} at a time. Held-out scores stay sealed until training ends.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    sealed = "Held-out scores stay sealed until training ends."
+    say(errors, f"{total} runs{reused}; {jobs} at a time. {sealed}")
     interrupted = False
     try:
         with LiveView(errors, planned.todo, jobs) as view:
             planned.carry_out(view.show)
     except KeyboardInterrupt:
         interrupted = True
-        errors.print("Interrupted; writing what is finished.")
+        say(errors, "Interrupted; writing what is finished.")
     except FullDiskError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        fail(errors, error)
         raise typer.Exit(1) from None
     with uninterrupted():
         summary = planned.summary()
         tell(summary, as_json, False, errors)
-        write(summary, planned.out, ["domaingrad", *sys.argv[1:]], False, errors)
+        if planned.only_shown:
+            say(errors, f"No report is written, since {planned.out} is read-only.")
+        else:
+            write(summary, planned.out, ["domaingrad", *sys.argv[1:]], False, errors)
     if interrupted:
-        errors.print(
-            "Finished runs and checkpoints are kept; the same command goes on from here.",
-            soft_wrap=True,
-        )
+        say(errors, "Finished runs and checkpoints are kept; the same command goes on from here.")
         raise typer.Exit(INTERRUPTED)
     if summary.missing:
         raise typer.Exit(1)
@@ -132,13 +126,11 @@ def tell(summary: Summary, as_json: bool, published: bool, errors: Console) -> N
         console = Console()
         print_tables(summary, console)
         for line in published_lines(summary) if published else ():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
     for line in missing_lines(summary):
-        errors.print(f"[yellow]Missing:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        say(errors, line, "Missing:", "yellow")
     for text, count in summary.warnings.items():
-        errors.print(
-            f"[yellow]Warning[/] in {count} run(s): {escape(text)}", highlight=False, soft_wrap=True
-        )
+        say(errors, f"in {count} run(s): {text}", "Warning", "yellow")
 
 
 def write(
@@ -152,18 +144,14 @@ def write(
     try:
         write_report(summary, out, command, published)
     except OSError as error:
-        errors.print(
-            f"[bold red]Error:[/] cannot write {escape(str(error.filename or out))}: "
-            f"{error.strerror}. "
-            f"The runs are kept; mend it and give the same command again.",
-            soft_wrap=True,
+        fail(
+            errors,
+            f"cannot write {error.filename or out}: {error.strerror}. The runs are kept; mend it "
+            f"and give the same command again.",
         )
         raise typer.Exit(1) from None
-    errors.print(
-        f"Wrote report.html, results.md, results.tex, results.csv and checkpoints.csv to {out}.",
-        soft_wrap=True,
-        highlight=False,
-    )
+    files = "report.html, results.md, results.tex, results.csv and checkpoints.csv"
+    say(errors, f"Wrote {files} to {out}.")
 
 
 def names(given: Sequence[str], option: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from . import options
 from .errors import bad_input
 from .live import duration
 from .session import AsJson, Seed, Trials, carry_out_and_report, names
+from .shown import say
 from .training_view import TrainingView
 
 
@@ -145,24 +146,21 @@ def _tell_plan(console: Console, planned: PlannedSweep) -> None:
         own = [run for run in plan.runs if run.data == data.name]
         pairs = sum(run.config.also_hold_out is not None for run in own)
         extra = f", {pairs} of them with a second one for leave-one-domain-out" if pairs else ""
-        console.print(
+        say(
+            console,
             f"{data.name}: {len(own)} runs of {data.steps} steps ({len(request.methods)} methods × "
             f"{request.draws} draws × {request.trials} trials × {len(data.held_out)} held-out "
             f"domains{extra}).",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
     where = " on the Ray cluster" if isinstance(crew, RayCrew) else ""
     if failed:
-        console.print(f"{failed} runs have failed before; --retry-failed runs them again.")
-    console.print(
+        say(console, f"{failed} runs have failed before; --retry-failed runs them again.")
+    say(
+        console,
         f"To be done: {len(planned.todo)} runs, {crew.jobs} at a time{where}, about "
         f"{duration(cost.seconds / crew.jobs)} by the speed of a few steps; "
         f"{_bytes(cost.kept)} on disk at the end, {_bytes(cost.meanwhile * crew.jobs)} more "
         f"meanwhile.",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

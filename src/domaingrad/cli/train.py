@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,9 @@ from domaingrad.bench import (
     in_words,
     listed_methods,
     name_of,
+    print_table,
     processes_of,
+    terminal,
     without_none,
 )
 from domaingrad.bench import train as run_training
@@ -28,6 +29,7 @@ from domaingrad.bench import train as run_training
 from . import options
 from .errors import bad_input
 from .processes import ended_together, is_first, is_first_on_node
+from .shown import echo_json, say
 from .training_view import TrainingView
 
 
@@ -124,6 +126,8 @@ def _pairs(texts: list[str]) -> dict[str, str]:
         name, separator, value = text.partition("=")
         if not separator or not name or not value:
             raise DataError(f"expected --set NAME=VALUE, as --set tau=0.8; found {text!r}.")
+        if name.strip() in pairs:
+            raise DataError(f"expected each hyper-parameter once; found {name.strip()!r} twice.")
         pairs[name.strip()] = value.strip()
     return pairs
 
@@ -131,17 +135,15 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 def _tell(result: Result, errors: Console, as_json: bool) -> None:
     """What came out; the held-out score is opened here, after the end."""
     for warning in result.warnings:
-        errors.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        say(errors, f"Warning: {warning}")
     if as_json:
-        typer.echo(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+        echo_json(_as_json(result))
     else:
-        Console().print(_table(result))
-    errors.print(
+        print_table(_table(result), Console())
+    say(
+        errors,
         f"The model is {result.directory.model}; domaingrad evaluate {result.directory.path} says "
         f"more of it.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -168,16 +170,18 @@ def _table(result: Result) -> Table:
     )
     if result.held_out is not None:
         told = _number(result.held_out.score, result)
-        table.add_row(f"{result.config.hold_out}, held out", f"{told} on 80 % of it")
+        table.add_row(terminal(f"{result.config.hold_out}, held out"), f"{told} on 80 % of it")
     if result.estimate is not None:
         scores = result.estimate.scores
         for name, score in scores.items():
-            table.add_row(f"{name}, while held out", _number(score, result))
+            table.add_row(terminal(f"{name}, while held out"), _number(score, result))
         mean = sum(scores.values()) / len(scores)
         worst = min(scores, key=lambda name: scores[name])
         table.add_row(
             "estimate for a new domain",
-            f"{_number(mean, result)} (mean), {_number(scores[worst], result)} (worst: {worst})",
+            terminal(
+                f"{_number(mean, result)} (mean), {_number(scores[worst], result)} (worst: {worst})"
+            ),
         )
     return table
 

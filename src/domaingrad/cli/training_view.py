@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import TaskID
 
-from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig
+from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig, plain
 
 from .live import Bars, duration, scores
+from .shown import say
 
 
 class TrainingView(Bars):
@@ -26,7 +26,7 @@ class TrainingView(Bars):
         return Listener(News(self._say, self._advance), self._begin, self._step)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, text)
 
     def _advance(self, work: str, done: int, total: int) -> None:
         self._update(work, done, total, f"{done} of {total}")
@@ -49,9 +49,9 @@ class TrainingView(Bars):
                 self._say(f"{self._work}: step {status.step} of {status.steps}, {news}")
 
     def _update(self, work: str, done: int, total: int, news: str) -> None:
-        if self._task is not None and self._progress.tasks[0].description != escape(work):
+        if self._task is not None and self._progress.tasks[0].description != plain(work):
             self._progress.remove_task(self._task)
             self._task = None
         if self._task is None:
-            self._task = self._progress.add_task(escape(work), total=total, news="")
+            self._task = self._progress.add_task(plain(work), total=total, news="")
         self._progress.update(self._task, completed=done, total=total, news=news)

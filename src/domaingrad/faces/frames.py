@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from domaingrad.bench.disk import opened
 from domaingrad.bench.domains.data import DataError
 from domaingrad.bench.domains.decoding import is_image
 
@@ -54,13 +55,14 @@ def _is_frame(file: Path) -> bool:
 def _in_order(file: Path) -> list[tuple[int, str]]:
     """Numbers in a name count as such: frame 2 is before frame 10."""
     return [
-        (int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", file.name)
+        (len(number), number) if (number := part.lstrip("0")).isdecimal() else (0, part)
+        for part in re.split(r"(\d+)", file.name)
     ]
 
 
 def _opened(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with opened(file) as content, Image.open(content) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except MemoryError:
         raise
@@ -72,13 +74,15 @@ def _of_file(file: Path, frames: int) -> tuple[Images, bool]:
     """Decoded once where the file holds as many frames as it says, else twice."""
     av = pyav()
     try:
+        with opened(file):  # av would wait for a pipe
+            pass
         with av.open(str(file)) as container:
             wanted = evenly(container.streams.video[0].frames, frames)
         images, decodable, whole = _decoded(av, file, wanted)
         if len(images) < len(wanted) or not wanted:
             images, _, unspoilt = _decoded(av, file, evenly(decodable, frames))
             whole = unspoilt and not wanted
-    except (av.FFmpegError, IndexError) as error:  # no stream of video
+    except (av.FFmpegError, OSError, IndexError) as error:  # no stream of video
         raise UnreadableError(f"{file} ({error})") from error
     if not images:
         raise UnreadableError(f"{file} (not one frame can be decoded)")

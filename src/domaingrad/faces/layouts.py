@@ -17,20 +17,25 @@ licensed files themselves:
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-import joblib
-
+from domaingrad.bench.disk import (
+    MARK,
+    ForeignFileError,
+    make,
+    read,
+    remove_ours,
+    replace,
+    require_no_link,
+    require_ours,
+)
 from domaingrad.bench.domains.data import DataError, News
-from domaingrad.bench.domains.decoding import is_image
+from domaingrad.bench.domains.decoding import in_threads, is_image
 from domaingrad.bench.domains.files import listed, visible
 from domaingrad.bench.names import look_up
 
@@ -43,8 +48,11 @@ Part = Literal["train", "valid", "test"]
 VIDEO_SUFFIXES = frozenset({".avi", ".mov", ".mp4"})
 FRAMES = "frames"
 """Folder of the frames, beside the lists."""
-AT_ONCE = 64
-"""Videos handed to the threads before the first is waited for."""
+MARKER = "prepare-faces.json"
+"""Says of a folder that its lists and frames are ours; written first."""
+LISTS = ("train", "valid", "test", "real", "fake", "all")
+FRAME = re.compile(r"\d{5}\.png")
+"""Names of the frames of a video."""
 
 PARTS: dict[str, Part] = {
     "train": "train", "dev": "valid", "devel": "valid", "test": "test",
@@ -130,6 +138,8 @@ def prepare_faces(kind: Kind, root: Path, out: Path, frames: int, news: News) ->
     Such a folder has its video's name and goes before the file. Video files need PyAV, ``pip
     install av``.
 
+    Nothing is overwritten or removed but what an earlier call wrote: a folder of ours says so.
+
     As in SSDG's script, the lists of all, real and fake leave out the development part. They are
     written last; run again, what was finished is kept and the rest is done.
 
@@ -145,17 +155,20 @@ def prepare_faces(kind: Kind, root: Path, out: Path, frames: int, news: News) ->
         UnknownNameError: another kind.
         DataError: nothing of the layout in root, videos without frames or that cannot be read, no
             PyAV for video files.
+        ForeignFileError: lists or frames in out that are not ours.
     """
     layout = look_up("set of faces", kind, LAYOUTS)
+    target = out / layout.face.folder
+    _require_ours(target)
     if frames < 1:
         raise DataError(f"expected at least 1 frame from each video, found {frames}.")
-    target = out / layout.face.folder
     videos = find_videos(kind, root, target, news)
     _tell_counts(layout.face, videos, news)
     if any(not _is_done(target, video, frames) and video.path.is_file() for video in videos):
         pyav()
-    for place in target.glob("*_label.json"):
-        place.unlink()  # they name frames of another run
+    _claim(target, kind)
+    for name in LISTS:
+        _list_of(target, name).unlink(missing_ok=True)  # they name frames of another run
     broken = _extract_each(videos, target, frames, news)
     if broken:
         news.say(f"videos decoded in part only ({len(broken):,}): {listed(broken)}")
@@ -270,7 +283,7 @@ def _parts_of_subjects(root: Path) -> dict[int, Part]:
                 f"expected {name} of {MSU.title} below {root}, found none; it comes with the "
                 f"videos and says which subjects are for {part}."
             )
-        for subject in map(int, re.findall(r"\d+", places[0].read_text())):
+        for subject in map(int, re.findall(r"\d+", read(places[0]).decode(errors="replace"))):
             if part_of.setdefault(subject, part) != part:
                 raise DataError(
                     f"expected each subject in one list of parts below {root}, found {subject} in "
@@ -300,17 +313,12 @@ def _extract_each(videos: Sequence[FaceVideo], target: Path, frames: int, news: 
         except UnreadableError as error:
             return error
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        for start in range(0, len(videos), AT_ONCE):
-            batch = videos[start : start + AT_ONCE]
-            for place, (video, found) in enumerate(
-                zip(batch, pool.map(outcome, batch), strict=True)
-            ):
-                if isinstance(found, UnreadableError):
-                    failed.append(str(found))
-                elif not found:
-                    broken.append(video.name)
-                news.advance("extracting frames", start + place + 1, len(videos))
+    for done, (video, found) in enumerate(zip(videos, in_threads(outcome, videos), strict=True), 1):
+        if isinstance(found, UnreadableError):
+            failed.append(str(found))
+        elif not found:
+            broken.append(video.name)
+        news.advance("extracting frames", done, len(videos))
     if failed:
         raise DataError(
             f"{len(failed):,} of the {len(videos):,} videos cannot be read: {listed(failed)}. Mend "
@@ -335,8 +343,10 @@ def _extract(video: FaceVideo, target: Path, frames: int) -> bool:
     folder = _folder_of(target, video)
     unfinished = folder.with_name(f".{folder.name}.part")
     try:
+        for place in folder.relative_to(target).parents:
+            require_no_link(target / place)
         for leftover in (unfinished, folder):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_ours(leftover, FRAME)
         unfinished.mkdir(parents=True)
         for number, image in sorted(images.items()):
             image.save(unfinished / f"{number:05d}.png")
@@ -352,19 +362,41 @@ def _extract(video: FaceVideo, target: Path, frames: int) -> bool:
 def _write_lists(videos: Sequence[FaceVideo], target: Path) -> None:
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for video in videos:
-        found = [
-            _entry(video, frame, target) for frame in sorted(_folder_of(target, video).iterdir())
-        ]
+        there = sorted(_folder_of(target, video).iterdir())
+        found = [_entry(video, frame, target) for frame in there if FRAME.fullmatch(frame.name)]
         rows[video.part] += found
         if video.part != "valid":
             rows["fake" if video.attack else "real"] += found
             rows["all"] += found
-    for name in ("train", "valid", "test", "real", "fake", "all"):
+    for name in LISTS:
         if rows[name]:
-            place = target / f"{name}_label.json"
-            unfinished = place.with_suffix(".part")
-            unfinished.write_text(json.dumps(rows[name], indent=1), encoding="utf-8")
-            os.replace(unfinished, place)
+            replace(_list_of(target, name), json.dumps(rows[name], indent=1))
+
+
+def _list_of(target: Path, name: str) -> Path:
+    return target / f"{name}_label.json"
+
+
+def _require_ours(target: Path) -> None:
+    """See that lists and frames in a folder are ours.
+
+    Raises:
+        ForeignFileError: they are not.
+    """
+    require_no_link(target)
+    require_ours([target / MARKER], lambda _: MARK.encode())
+    names = [*(_list_of(target, name).name for name in LISTS), FRAMES]
+    foreign = [name for name in names if (target / name).exists()]
+    if foreign and not (target / MARKER).exists():
+        raise ForeignFileError(
+            f"{target} holds {', '.join(foreign)}, which domaingrad has not written and would "
+            f"replace (what it writes has a {MARKER} beside it); name another folder."
+        )
+
+
+def _claim(target: Path, kind: Kind) -> None:
+    make(target)
+    replace(target / MARKER, json.dumps({"note": f"{MARK} prepare-faces", "set": kind}))
 
 
 def _entry(video: FaceVideo, frame: Path, target: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.escaping import on_plot
 from domaingrad.bench.reports.plot_files import RESOLUTION, written_to
 from domaingrad.bench.reports.themes import COLOURS, Plot, themed
 
@@ -74,8 +75,10 @@ def plot_liveness(curves: Mapping[str, LivenessCurve], path: Path) -> None:
         DataError: a curve without live faces or attacks, or a file that cannot be written.
     """
     _check(curves)
-    with written_to(path):
-        _draw(curves, COLOURS[1:]).savefig(path, dpi=RESOLUTION)
+    with written_to(path) as part:
+        _draw({on_plot(n): curve for n, curve in curves.items()}, COLOURS[1:]).savefig(
+            part, dpi=RESOLUTION
+        )
 
 
 def operating_points(curve: LivenessCurve) -> dict[str, tuple[float, float]]:

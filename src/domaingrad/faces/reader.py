@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from domaingrad.bench.domains.data import DataError, DomainData, News, Reader
-from domaingrad.bench.domains.files import listed, visible
+from domaingrad.bench.domains.files import listed, read_json, visible
 from domaingrad.bench.domains.labelled import (
     ImageOptions,
     LabelledImage,
@@ -216,10 +216,7 @@ def _images(folder: FaceFolder, root: Path) -> Iterator[LabelledImage]:
 
 
 def _rows(place: Path) -> Sequence[Mapping[str, Any]]:
-    try:
-        content = json.loads(place.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{place} cannot be read: {error}.") from error
+    content = read_json(place)
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise DataError(f"{place}: expected a list of objects of {listed(KEYS)}.")
     if not content:

@@ -43,10 +43,14 @@ def entries(cache):
     return sorted(path.name for path in (cache / "images").iterdir() if path.suffix != ".lock")
 
 
+def pixels(result):
+    return result.images[torch.arange(len(result.images))]
+
+
 def test_the_images_are_those_of_the_files(files):
     result = decoded(files, 6, SILENT)
-    assert torch.equal(result.images, torch.stack([decode(path, 6) for path in files]))
-    assert result.images.dtype == torch.uint8
+    assert torch.equal(pixels(result), torch.stack([decode(path, 6) for path in files]))
+    assert pixels(result).dtype == torch.uint8
     assert result.kept == (0, 1, 2, 3, 4)
     assert result.notes == ()
 
@@ -54,13 +58,13 @@ def test_the_images_are_those_of_the_files(files):
 def test_the_second_time_nothing_is_decoded(files, decodings):
     first, second = decoded(files, 6, SILENT), decoded(files, 6, SILENT)
     assert decodings == [5]
-    assert torch.equal(first.images, second.images)
+    assert torch.equal(pixels(first), pixels(second))
     assert first.digest == second.digest
 
 
 def test_changes_of_the_tensor_stay_in_memory(files):
-    decoded(files, 6, SILENT).images.zero_()
-    assert torch.equal(decoded(files, 6, SILENT).images[0], decode(files[0], 6))
+    pixels(decoded(files, 6, SILENT)).zero_()
+    assert torch.equal(pixels(decoded(files, 6, SILENT))[0], decode(files[0], 6))
 
 
 def test_whatever_changes_the_pixels_is_decoded_anew(files, save, decodings):
@@ -145,7 +149,7 @@ def test_unreadable_files_are_left_out_and_noted_if_told_so(files, decodings):
         result = decoded(files, 6, SILENT, skip_unreadable=True)
         assert result.kept == (0, 2, 3, 4)
         expected = torch.stack([decode(files[index], 6) for index in result.kept])
-        assert torch.equal(result.images, expected)
+        assert torch.equal(pixels(result), expected)
         (note,) = result.notes
         assert note == f"left out 1 of 5 images, unreadable: {files[1]}"
     assert decodings == [5]
@@ -169,12 +173,37 @@ def test_a_cache_that_cannot_be_made_is_named(files, monkeypatch):
         decoded(files, 6, SILENT)
 
 
-def test_a_damaged_entry_is_named(files, cache):
-    decoded(files, 6, SILENT)
+@pytest.mark.parametrize("name", ["images", "contents.json", "checked"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_entry_is_told_and_decoded_anew(files, cache, name, damage):
+    whole, told = pixels(decoded(files, 6, SILENT)), []
     (entry,) = entries(cache)
-    (cache / "images" / entry / "images").write_bytes(b"short")
-    with pytest.raises(DataError, match=f"{entry} is damaged .*remove it"):
-        decoded(files, 6, SILENT)
+    place = cache / "images" / entry / name
+    content = bytearray(place.read_bytes())
+    content[5] ^= 1
+    if damage == "remove":
+        place.unlink()
+    else:
+        place.write_bytes(content if damage == "flip" else content[:-1])
+    again = decoded(files, 6, News(say=told.append))
+    assert torch.equal(pixels(again), whole)
+    assert name == "checked" or f"{entry} is damaged" in told[0]
+
+
+@pytest.mark.parametrize("change", [lambda f: f.truncate(10), lambda f: f.write(b"x")])
+def test_images_that_change_while_they_are_used_are_told(files, cache, change):
+    result = decoded(files, 6, SILENT)
+    (entry,) = entries(cache)
+    with (cache / "images" / entry / "images").open("r+b") as file:
+        change(file)
+    with pytest.raises(DataError, match=r"cannot be read any more .*give the same command again"):
+        pixels(result)
+
+
+def test_a_check_is_spared_while_the_file_is_as_it_was(files, monkeypatch):
+    decoded(files, 6, SILENT)
+    monkeypatch.setattr(cache_module.hashlib, "file_digest", lambda *_: pytest.fail("read"))
+    decoded(files, 6, SILENT)
 
 
 def test_the_second_to_ask_waits_and_uses_what_the_first_decoded(files, monkeypatch):
@@ -204,7 +233,7 @@ def test_the_second_to_ask_waits_and_uses_what_the_first_decoded(files, monkeypa
     first.join(10)
     second.join(10)
     assert calls == [5]
-    assert torch.equal(results[0].images, results[1].images)
+    assert torch.equal(pixels(results[0]), pixels(results[1]))
 
 
 STOPPED_HALFWAY = """
@@ -233,5 +262,5 @@ def test_after_a_kill_the_next_takes_over(files, cache):
         assert partial.endswith(".partial")
         process.send_signal(signal.SIGKILL)
     result = decoded(files, 6, SILENT)
-    assert torch.equal(result.images, torch.stack([decode(path, 6) for path in files]))
+    assert torch.equal(pixels(result), torch.stack([decode(path, 6) for path in files]))
     assert entries(cache) == [partial.removesuffix(".partial")]

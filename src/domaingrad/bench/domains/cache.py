@@ -12,26 +12,28 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import torch
-from filelock import FileLock, Timeout
-from torch import Tensor
+from domaingrad.bench.checked import read_document, write_document
+from domaingrad.bench.disk import FullDiskError, is_writable, locked, read, replace, writing
 
 from .data import DataError, News
 from .decoding import AT_ONCE, decode_each
+from .fetched import CachedImages, stamp_of
 from .files import listed
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key; counted up when decoding or the files of an entry change."""
+
+
+IMAGES, CONTENTS, STAMP = "images", "contents.json", "checked"
+"""Files of an entry: pixels, which files they are of, and how they were when last checked."""
 
 
 @dataclass(frozen=True)
 class Decoded:
     """The pixels of image files."""
 
-    images: Tensor | None
-    """uint8 [n, 3, size, size], a memory map whose changes stay in memory; ``None`` where they are
-    decoded when they are needed."""
+    images: CachedImages | None
+    """uint8 [n, 3, size, size]; ``None`` where they are decoded when they are needed."""
     kept: tuple[int, ...]
     """Which of the files these are; all of them unless unreadable ones were left out."""
     notes: tuple[str, ...]
@@ -53,7 +55,9 @@ def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool 
     An entry is found again by the files' paths, sizes in bytes and times of change, in order, and
     by the arguments. Their contents are not read for it, so a file rewritten with its size and
     time kept goes unnoticed. Two processes may ask for the same entry: one decodes, the other
-    waits. An entry counts once it is whole; what a killed process left behind is removed.
+    waits. An entry counts once it is whole; what a killed process left behind is removed. Its
+    pixels' digest is checked when it is opened, unless the file is as it was at the last check;
+    a damaged one is decoded anew.
 
     Args:
         files: image files.
@@ -76,10 +80,18 @@ def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool 
             f"DOMAINGRAD_CACHE to one that can."
         ) from error
     entry = directory / _key(files, size, skip_unreadable)
-    if not entry.exists():
-        with _alone(entry, news):
-            if not entry.exists():
-                _write(entry, files, size, news, skip_unreadable)
+    damaged = (OSError, ValueError, KeyError, TypeError)
+    if entry.exists():
+        try:
+            return _read(entry, files, size)
+        except damaged as error:
+            news.say(f"the cache entry {entry} is damaged ({error}); decoding its images anew")
+    with _alone(entry, news):
+        try:  # another process may have written it meanwhile
+            return _read(entry, files, size)
+        except damaged:
+            shutil.rmtree(entry, ignore_errors=True)
+            _write(entry, files, size, news, skip_unreadable)
     return _read(entry, files, size)
 
 
@@ -101,16 +113,14 @@ def _key(files: Sequence[Path], size: int, skip_unreadable: bool) -> str:
 @contextmanager
 def _alone(entry: Path, news: News) -> Iterator[None]:
     """Hold the entry's lock, which the system lets go of if the process is killed."""
-    lock = FileLock(entry.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        news.say("another process is decoding these images; waiting for it")
-        lock.acquire()
-    try:
+    place = entry.with_suffix(".lock")
+    with locked(place) as held:
+        if held:
+            yield
+            return
+    news.say("another process is decoding these images; waiting for it")
+    with locked(place, patience=-1):
         yield
-    finally:
-        lock.release()
 
 
 def _write(entry: Path, files: Sequence[Path], size: int, news: News, skip: bool) -> None:
@@ -121,9 +131,9 @@ def _write(entry: Path, files: Sequence[Path], size: int, news: News, skip: bool
         partial.mkdir()
         _fill(partial, files, size, news, skip)
         partial.rename(entry)
-    except OSError as error:
+    except (OSError, FullDiskError) as error:
         raise DataError(
-            f"the decoded images cannot be written to {entry.parent} ({error.strerror}); make "
+            f"the decoded images cannot be written to {entry.parent} ({error}); make "
             f"room there, or set DOMAINGRAD_CACHE to a directory on another disk."
         ) from error
     finally:
@@ -149,7 +159,7 @@ def _fill(partial: Path, files: Sequence[Path], size: int, news: News, skip: boo
     unreadable: list[str] = []
     digest = hashlib.sha256()
     # Written, not mapped: on a full disk a write raises, and a map kills the process.
-    with (partial / "images").open("wb") as file:
+    with writing(partial / IMAGES) as (_, file):
         for index, outcome in enumerate(decode_each(files, size)):
             if isinstance(outcome, DataError):
                 unreadable.append(str(outcome))
@@ -160,39 +170,53 @@ def _fill(partial: Path, files: Sequence[Path], size: int, news: News, skip: boo
                 kept.append(index)
             if (index + 1) % AT_ONCE == 0 or index + 1 == len(files):
                 news.advance("decoding images", index + 1, len(files))
-        file.flush()
-        os.fsync(file.fileno())
     if unreadable and not (skip and kept):
         remedy = (
             "none is left" if skip else "mend or remove them, or leave them out by skip_unreadable"
         )
         raise DataError(
-            f"{len(unreadable):,} of {len(files):,} images cannot be decoded; {remedy}.\n"
-            + "\n".join(unreadable[:10])
-            + (f"\nand {len(unreadable) - 10:,} more" if len(unreadable) > 10 else "")
+            f"{len(unreadable):,} of {len(files):,} images cannot be decoded; {remedy}: "
+            f"{listed(unreadable)}"
         )
-    contents = {"kept": kept, "digest": digest.hexdigest()}
-    (partial / "contents.json").write_text(json.dumps(contents))
+    write_document(partial / CONTENTS, {"kept": kept, "digest": digest.hexdigest()})
+    _stamp(partial, digest.hexdigest())
 
 
 def _read(entry: Path, files: Sequence[Path], size: int) -> Decoded:
-    try:
-        contents = json.loads((entry / "contents.json").read_text())
-        shape = (len(contents["kept"]), 3, size, size)
-        images = np.memmap(entry / "images", dtype=np.uint8, mode="c", shape=shape)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the cache entry {entry} is damaged ({error}); remove it, and the images are decoded "
-            f"anew."
-        ) from error
-    names = [str(files[index]) for index in sorted(set(range(len(files))) - {*contents["kept"]})]
+    """What an entry holds.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is not there, or not what was written.
+    """
+    contents = read_document(entry / CONTENTS)
+    kept, digest = tuple(contents["kept"]), contents["digest"]
+    place = entry / IMAGES
+    stamp = stamp_of(place)
+    if stamp[0] != len(kept) * 3 * size * size:
+        raise ValueError(f"{IMAGES} has {stamp[0]:,} bytes")
+    if not (entry / STAMP).exists() or read(entry / STAMP) != _stamped(stamp, digest):
+        with place.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise ValueError(f"the digest of {IMAGES} differs")
+        if is_writable(entry):
+            _stamp(entry, digest)
+    names = [str(files[index]) for index in sorted(set(range(len(files))) - {*kept})]
     note = f"left out {len(names):,} of {len(files):,} images, unreadable: {listed(names)}"
     return Decoded(
-        images=torch.from_numpy(images),
-        kept=tuple(contents["kept"]),
+        images=CachedImages(place, 0, len(kept), size, stamp),
+        kept=kept,
         notes=(note,) if names else (),
-        digest=contents["digest"],
+        digest=digest,
     )
+
+
+def _stamp(entry: Path, digest: str) -> None:
+    """Write down that the images are whole, as long as their file is not changed."""
+    replace(entry / STAMP, _stamped(stamp_of(entry / IMAGES), digest))
+
+
+def _stamped(stamp: tuple[int, int], digest: str) -> bytes:
+    return f"{stamp[0]} {stamp[1]} {digest}\n".encode()
 
 
 def _in_units(size: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import zlib
 from collections import Counter
@@ -15,12 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from domaingrad.bench.disk import read, unpacked
 from domaingrad.bench.names import UnknownNameError, look_up
 
 from .data import DataError
 from .files import listed
-
-_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -94,19 +92,22 @@ class CsvFile:
     ) -> pd.DataFrame:
         if not names:
             return pd.DataFrame()
-        return pd.read_csv(
-            io.StringIO(self.content),
-            # Pandas would rename what the header calls the same; only unnamed columns are.
-            names=[name or number for number, name in enumerate(self.columns)],
-            usecols=list(names),
-            header=0,
-            index_col=False,
-            dtype=dtype,
-            keep_default_na=False,
-            na_values=["", *missing],
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        try:
+            return pd.read_csv(
+                io.StringIO(self.content),
+                # Pandas would rename what the header calls the same; only unnamed columns are.
+                names=[name or number for number, name in enumerate(self.columns)],
+                usecols=list(names),
+                header=0,
+                index_col=False,
+                dtype=dtype,
+                keep_default_na=False,
+                na_values=["", *missing],
+                skipinitialspace=True,
+                low_memory=False,
+            )
+        except pd.errors.ParserError as error:
+            raise DataError(f"{self.path} should be a CSV file and is not ({error}).") from error
 
 
 def open_csv(path: Path) -> CsvFile:
@@ -117,8 +118,7 @@ def open_csv(path: Path) -> CsvFile:
             or rows of another length than the header.
     """
     try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw.startswith(_GZIP) else raw
+        content = unpacked(path)
     except (OSError, EOFError, zlib.error) as cause:
         raise DataError(f"{path} cannot be read ({cause}); check the name and the file.") from cause
     try:
@@ -130,7 +130,7 @@ def open_csv(path: Path) -> CsvFile:
         ) from cause
     except csv.Error as cause:
         raise DataError(f"{path} should be a CSV file and is not ({cause}).") from cause
-    return CsvFile(path, columns, sha256(raw).hexdigest(), text)
+    return CsvFile(path, columns, sha256(read(path, None)).hexdigest(), text)
 
 
 def _checked_columns(path: Path, text: str) -> tuple[str, ...]:

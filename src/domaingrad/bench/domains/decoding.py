@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import joblib
 import numpy as np
@@ -12,7 +15,18 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from domaingrad.bench.disk import opened
+
 from .data import DataError
+
+MOST_PIXELS = 2**26
+"""Of an image; with more it is taken for one that is made to fill the memory."""
+LARGE = 2**24
+"""Pixels of an image that is decoded while no other is."""
+_LARGE = Lock()
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -20,7 +34,7 @@ IMAGE_SUFFIXES = frozenset(
 """Endings, in lower case, by which a file in a folder counts as an image."""
 
 AT_ONCE = 64
-"""Images decoded before the first of them is handed on; bounds the memory they take."""
+"""Items done before the first of them is handed on; bounds the memory that images take."""
 
 
 def is_image(path: Path | str) -> bool:
@@ -40,11 +54,13 @@ def decode(path: Path, size: int) -> Tensor:
     there; 16-bit greys are scaled to 8 bits; of an animation the first frame counts.
 
     Raises:
-        DataError: a file that is missing, empty, cut short or no image, or an image of too many
-            pixels (Pillow's ``MAX_IMAGE_PIXELS``) or of a mode without a known range.
+        DataError: a file that is missing, empty, cut short or no image, or an image of more than
+            :data:`MOST_PIXELS` or of a mode without a known range.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image, _room_for(image):
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             upright = ImageOps.exif_transpose(image)
             squashed = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
     except MemoryError:
@@ -52,6 +68,11 @@ def decode(path: Path, size: int) -> Tensor:
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise DataError(f"{path} cannot be decoded: {_cause(path, error)}.") from error
     return torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous()
+
+
+def _room_for(image: Image.Image) -> AbstractContextManager[object]:
+    """Large images are decoded one after the other, lest those of all threads fill the memory."""
+    return _LARGE if image.width * image.height > LARGE else nullcontext()
 
 
 def decode_each(files: Sequence[Path], size: int) -> Iterator[Tensor | DataError]:
@@ -63,9 +84,20 @@ def decode_each(files: Sequence[Path], size: int) -> Iterator[Tensor | DataError
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        for start in range(0, len(files), AT_ONCE):
-            yield from pool.map(outcome, files[start : start + AT_ONCE])
+    yield from in_threads(outcome, files)
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """What a function returns for each item, in order, by as many threads as CPUs.
+
+    Whatever ends it, no more is begun.
+    """
+    pool = ThreadPoolExecutor(joblib.cpu_count())
+    try:
+        for start in range(0, len(items), AT_ONCE):
+            yield from pool.map(work, items[start : start + AT_ONCE])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
@@ -77,6 +80,62 @@ class ImageFiles(FetchedInputs):
                 raise outcome
             found.append(outcome)
         return torch.stack(found)
+
+
+class CachedImages(FetchedInputs):
+    """Images in a file of pixels that is read row by row.
+
+    Read and not mapped, so that a file that is cut off or changed meanwhile is told, where a map
+    would end the process.
+
+    Args:
+        path: the file.
+        first: number of the first image.
+        count: how many.
+        size: height and width.
+        stamp: size and time of change of the file, as it was when it was opened.
+    """
+
+    def __init__(
+        self, path: Path, first: int, count: int, size: int, stamp: tuple[int, int]
+    ) -> None:
+        self._path, self._first, self._stamp = path, first, stamp
+        self.shape = (count, 3, size, size)
+
+    def part(self, rows: slice) -> CachedImages:
+        """Some that lie side by side."""
+        begin, end, _ = rows.indices(len(self))
+        first = self._first + begin
+        return CachedImages(self._path, first, end - begin, self.shape[-1], self._stamp)
+
+    def fetch(self, rows: Sequence[int]) -> Tensor:
+        """Read some.
+
+        Raises:
+            DataError: the file is not what it was.
+        """
+        found = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                if stamp_of(file.fileno()) != self._stamp:
+                    raise OSError(errno.EIO, "it has been changed")
+                for place, row in enumerate(rows):
+                    file.seek((self._first + row) * found[place].nbytes)
+                    if file.readinto(found[place].reshape(-1)) != found[place].nbytes:
+                        raise OSError(errno.EIO, "it has been cut off")
+        except OSError as error:
+            raise DataError(
+                f"the decoded images in {self._path} cannot be read any more "
+                f"({(error.strerror or str(error)).lower()}); give the same command again, which "
+                f"decodes them anew and goes on from the last checkpoint."
+            ) from error
+        return torch.from_numpy(found)
+
+
+def stamp_of(file: int | Path) -> tuple[int, int]:
+    """Size and time of change of a file."""
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 class MapStyle(FetchedInputs):

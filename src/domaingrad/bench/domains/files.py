@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from domaingrad.bench.disk import read
 
 from .data import DataError
 
@@ -23,6 +27,20 @@ def visible(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             name for name in folders if not _hidden(name) and not _leads_back(folder, name)
         )
         yield Path(folder), folders, sorted(name for name in files if not _hidden(name))
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON says.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read(path).decode("utf-8-sig"))
+    except RecursionError as error:
+        raise DataError(f"{path} cannot be read: it is nested too deeply.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
 
 
 def listed(names: Sequence[object], most: int = 10) -> str:

@@ -140,7 +140,6 @@ def read_labelled(
     ]
     return DomainData(
         name=name,
-        # Views of the memory map, as a domain's images lie side by side.
         domains={
             domain: _samples(pixels, files, preparation.kept, labels, places)
             for domain, places in sorted(rows.items())
@@ -180,7 +179,7 @@ def _samples(
     own = slice(places[0], places[-1] + 1)
     if pixels.images is None:
         return FetchedSamples(ImageFiles(files[own], size), labels[own])
-    return TensorDataset(pixels.images[own], labels[own])
+    return FetchedSamples(pixels.images.part(own), labels[own])
 
 
 def _groups(images: Sequence[LabelledImage], everywhere: bool) -> Groups:

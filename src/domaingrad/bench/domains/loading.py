@@ -100,6 +100,8 @@ def reader_of(data: str) -> tuple[Reader, str]:
         UnknownNameError, DataError: as :func:`load`.
     """
     kind, separator, place = data.partition(":")
+    if not data.strip():
+        raise DataError("expected data: KIND:PATH, a path or a built-in data set; found none.")
     if kind == IN_MEMORY:
         raise DataError(
             f"the data {place!r} were in the memory of a Python program; train on them from there, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from domaingrad.bench.schema import Option, settings
 
 from .csv_file import open_csv
 from .data import GROUP, DataError, DomainData, News, Reader
-from .files import listed
+from .files import listed, read_json
 from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
 
 Row = Mapping[str, Any]
@@ -89,14 +88,11 @@ def _rows(path: Path, columns: Sequence[str]) -> Sequence[Row]:
         return rows
     if path.suffix.lower() != ".json":
         raise DataError(f"expected a manifest that ends in .csv or .json, found {path.name}.")
-    try:
-        return _json_rows(path)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
+    return _json_rows(path)
 
 
 def _json_rows(path: Path) -> Sequence[Row]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = read_json(path)
     if isinstance(content, list) and all(isinstance(row, dict) for row in content):
         return content
     if isinstance(content, dict) and all(isinstance(column, list) for column in content.values()):

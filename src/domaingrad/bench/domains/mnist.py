@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from domaingrad.bench.disk import unpacked
 from domaingrad.bench.schema import Option, settings
 
 from .data import DataError, DomainData, Domains, News, Preparation, Reader, ReaderOptions
@@ -34,7 +34,6 @@ _FOLDERS = (".", "MNIST/raw", "raw")
 """Where the files lie below the folder that is named: there, or as torchvision leaves them."""
 _ABOUT = "MNIST, 11 MB, licence usually cited as CC BY-SA 3.0"
 _MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_GZIP = b"\x1f\x8b"
 _BYTES = 0x08
 """The code of unsigned bytes in the third byte of an idx file; the fourth is the dimensions."""
 
@@ -74,9 +73,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         DataError: a file that cannot be read, is no such idx file, or is too short or too long.
     """
     try:
-        raw = path.read_bytes()
-        if raw.startswith(_GZIP):
-            raw = gzip.decompress(raw)
+        raw = unpacked(path)
     except (OSError, EOFError, zlib.error) as cause:
         raise DataError(f"{path} cannot be read ({cause}); fetch the file again.") from cause
     magic = bytes([0, 0, _BYTES, dimensions])

@@ -128,7 +128,7 @@ class Photographs(Preparation):
         if errors:
             raise DataError(
                 f"{len(errors):,} of {len(files):,} images cannot be decoded; mend them or leave "
-                f"them out.\n{listed(errors)}"
+                f"them out: {listed(errors)}"
             )
         images = [outcome for outcome in outcomes if isinstance(outcome, Tensor)]
         return [str(file) for file in files], torch.stack(images)

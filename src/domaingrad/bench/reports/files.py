@@ -6,11 +6,32 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .html import write_html
+from domaingrad.bench.disk import MARK, make, replace, require_ours
+
+from .html import html
 from .latex import latex
 from .markdown import markdown
+from .records import CHECKPOINTS, SELECTED
 from .summary import Summary
-from .tables import write_csv
+from .tables import to_csv
+
+MARKS = {
+    "report.html": MARK,
+    "results.md": MARK,
+    "results.tex": MARK,
+    "results.csv": ",".join(SELECTED),
+    "checkpoints.csv": ",".join(CHECKPOINTS),
+}
+"""The files of a report, and what each has near its beginning; of tables their columns."""
+
+
+def require_room_for_report(out: Path) -> None:
+    """See that a report would replace nothing but one of ours.
+
+    Raises:
+        ForeignFileError: it would.
+    """
+    require_ours((out / name for name in MARKS), lambda path: MARKS[path.name].encode())
 
 
 def write_report(
@@ -25,14 +46,17 @@ def write_report(
         published: whether published numbers stand beside.
 
     Raises:
+        RunDirectoryError: there are files of that name that are not ours, or no such folder.
         OSError: a file that cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(summary, out)
+    require_room_for_report(out)
+    make(out)
     texts = {
+        "results.csv": to_csv(summary.selected),
+        "checkpoints.csv": to_csv(summary.checkpoints),
         "results.md": markdown(summary, shlex.join(command)),
         "results.tex": latex(summary),
+        "report.html": html(summary, command, published),
     }
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
-    write_html(summary, command, out / "report.html", published)
+        replace(out / name, text)

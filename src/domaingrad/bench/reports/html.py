@@ -7,10 +7,11 @@ import platform
 import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from domaingrad.bench.disk import MARK
+from domaingrad.bench.escaping import plain
 from domaingrad.bench.protocol import SELECTIONS
 
 from .plots import plots_of
@@ -31,26 +32,25 @@ from .tables import (
 )
 
 
-def write_html(
-    summary: Summary, command: Sequence[str], path: Path, published: bool = False
-) -> None:
-    """Write the page.
+def html(summary: Summary, command: Sequence[str], published: bool = False) -> str:
+    """The page.
 
     Args:
         summary: the numbers.
         command: the command line that made them, shown on the page.
-        path: the file to write.
         published: whether published numbers stand beside these, where they may.
     """
     environment = Environment(
         loader=PackageLoader("domaingrad.bench.reports"),
         autoescape=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": _data_uri, "named": named}
-    page = environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
+        mark=MARK,
         summary=summary,
         plots={data.data.name: plots_of(data) for data in summary.data},
         selections=SELECTIONS,
@@ -75,7 +75,6 @@ def write_html(
         side_by_side_caption=SIDE_BY_SIDE,
         paired=PAIRED,
     )
-    path.write_text(page, encoding="utf-8")
 
 
 def _data_uri(svg: str) -> str:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import pandas as pd
 
+from domaingrad.bench.disk import MARK
+from domaingrad.bench.escaping import latex as escaped
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import DataSummary, Summary
 from .tables import columns, how, row_texts
 
-SPECIAL = {
-    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "°": r"\textdegree{}", "²": r"\textsuperscript{2}", "–": "--",
-    "−": "$-$", "∞": r"$\infty$", "×": r"$\times$",
-}  # fmt: skip
-
 
 def latex(summary: Summary) -> str:
     """All tables, to be read in by LaTeX's input; they need the package ``booktabs``."""
-    return "\n".join(
+    return f"% {MARK}\n" + "\n".join(
         _table(summary, data, selection) for data in summary.data for selection in data.tables
     )
 
@@ -27,22 +22,13 @@ def latex(summary: Summary) -> str:
 def _table(summary: Summary, data: DataSummary, selection: str) -> str:
     draws = summary.plan.request.draws
     rows = [row_texts(data, row, draws) for row in data.tables[selection]]
-    heads = [_escaped(head.removeprefix("held out: ")) for head in columns(data)]
-    frame = pd.DataFrame([[_escaped(text) for text in row] for row in rows], columns=heads)
+    heads = [escaped(head.removeprefix("held out: ")) for head in columns(data)]
+    frame = pd.DataFrame([[escaped(text) for text in row] for row in rows], columns=heads)
     caption = f"{data.data.name}, {SELECTIONS[selection].title}: {how(summary, data)}."
     text = frame.style.hide(axis="index").to_latex(
         hrules=True,
         column_format="l" + "r" * (len(heads) - 1),
-        caption=_escaped(caption),
+        caption=escaped(caption),
         position_float="centering",
     )
     return str(text)
-
-
-def _escaped(text: str) -> str:
-    r"""As LaTeX prints it.
-
-    >>> print(_escaped("50%_a"))
-    50\%\_a
-    """
-    return "".join(SPECIAL.get(letter, letter) for letter in text)

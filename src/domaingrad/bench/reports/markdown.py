@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from domaingrad.bench.disk import MARK
+from domaingrad.bench.escaping import markdown as escaped
+from domaingrad.bench.escaping import plain
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import Summary
@@ -22,11 +25,11 @@ from .tables import (
 def markdown(summary: Summary, command: str) -> str:
     """Every table of a report, with the command that made it."""
     draws = summary.plan.request.draws
-    parts = [f"`{command}`", *captions(summary)]
+    parts = [f"<!-- {MARK} -->", f"    {plain(command)}", *map(escaped, captions(summary))]
     for data in summary.data:
         parts += [
-            f"## {data.data.name}",
-            f"{how(summary, data)}: {data.data.recipe}; {data.data.chosen}.",
+            f"## {escaped(data.data.name)}",
+            escaped(f"{how(summary, data)}: {data.data.recipe}; {data.data.chosen}."),
         ]
         for name, rows in data.tables.items():
             parts += [
@@ -41,11 +44,11 @@ def markdown(summary: Summary, command: str) -> str:
         tables = (section.table for section in data.sections.values())
         parts += [_table(table.columns, table.rows) for table in tables]
     if missing := missing_lines(summary):
-        parts += ["## Missing", "\n".join(f"- {line}" for line in missing)]
+        parts += ["## Missing", "\n".join(f"- {escaped(line)}" for line in missing)]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in lines)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
+    lines = [[escaped(cell) for cell in cells] for cells in (heads, *rows)]
+    lines.insert(1, ["---"] * len(heads))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

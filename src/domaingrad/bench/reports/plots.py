@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from domaingrad.bench.escaping import on_plot
 from domaingrad.bench.metrics import scoring
 from domaingrad.bench.protocol import SELECTIONS
 
@@ -21,6 +22,8 @@ LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 """What a legend has room for, and what a line and its gap take of it."""
 
 DRAWS_IN_A_ROW = 3
+SHOWN = 24
+"""Held-out domains for which a plot has room; the tables have all."""
 
 
 def plots_of(data: DataSummary) -> list[Plot]:
@@ -70,7 +73,7 @@ def plots_of(data: DataSummary) -> list[Plot]:
 
 
 def _draw_accuracy(data: DataSummary) -> Figure:
-    domains = data.data.held_out
+    domains = data.data.held_out[:SHOWN]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.75 / len(data.methods)
@@ -84,7 +87,7 @@ def _draw_accuracy(data: DataSummary) -> Figure:
             axes.plot(place + shift, _scale(data) * sources.mean, fillstyle="none", **style)
             _mark(axes, place + shift, held_out, data, style)
         axes.plot([], [], label=row.method.info.title, **style)
-    _finish(figure, axes, data, domains)
+    _finish(figure, axes, data, [on_plot(domain) for domain in domains])
     axes.set_xlabel("held-out domain")
     return figure
 
@@ -187,7 +190,7 @@ PANELS = (
 
 
 def _draw_training(data: DataSummary) -> Figure:
-    domains = data.data.held_out
+    domains = data.data.held_out[:SHOWN]
     legend = 0.2 + 0.25 * math.ceil(len(data.methods) / _columns(data))
     figure = Figure(figsize=(9, legend + 0.3 + 2.3 * len(domains)), layout="constrained")
     grid = figure.subplots(len(domains), len(PANELS), sharex=True, squeeze=False)
@@ -210,7 +213,7 @@ def _draw_training(data: DataSummary) -> Figure:
                 _limit(axes, data)
                 label = f"{label}, {_unit(data)}"  # noqa: PLW2901
             axes.set_title(label, fontsize="small")
-        row[0].set_ylabel(f"held out: {domain}")
+        row[0].set_ylabel(on_plot(f"held out: {domain}"))
     for axes in grid[-1]:
         axes.set_xlabel("step")
     for i, method in enumerate(data.methods):

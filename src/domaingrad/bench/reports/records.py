@@ -38,6 +38,12 @@ CONDITIONS: Mapping[Condition, str] = {
 
 PLACE = ["data", "method", "held_out", "trial", "draw"]
 """Columns that say which run with one domain held out."""
+SELECTED = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
+CHECKPOINTS = [
+    *PLACE, "step", "source_validation", "held_out_score", "held_out_validation", "other_domains",
+    "agreement",
+]  # fmt: skip
+"""Columns of what was selected, and of every checkpoint."""
 
 Sealed = Mapping[str, HeldOutScores]
 
@@ -99,10 +105,6 @@ class Collected:
 
     def checkpoints(self) -> pd.DataFrame:
         """One row a run and checkpoint."""
-        columns = [
-            *PLACE, "step", "source_validation", "held_out_score", "held_out_validation",
-            "other_domains", "agreement",
-        ]  # fmt: skip
         rows = [
             {
                 **course.place,
@@ -118,7 +120,7 @@ class Collected:
                 course.checkpoints, course.sealed, course.others, strict=True
             )
         ]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=CHECKPOINTS)
 
     def numbers(self) -> pd.DataFrame:
         """What methods told of themselves: one row a run, checkpoint and name of a number."""
@@ -165,8 +167,7 @@ class Collected:
                 row = _selected(SELECTIONS[name], courses)
                 if row is not None:
                     rows.append({"selection": name, **dict(zip(PLACE, place, strict=False)), **row})
-        columns = ["selection", *PLACE, "step", "source_validation", "held_out_score"]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=SELECTED)
 
     def groups(self, selected: pd.DataFrame) -> dict[tuple[Any, ...], Recorded]:
         """What was recorded of groups at the checkpoints that were selected, by :data:`PLACE`.

@@ -6,15 +6,15 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from domaingrad.bench.domains import Task
+from domaingrad.bench.escaping import csv_cell, terminal
 from domaingrad.bench.methods import Method
 from domaingrad.bench.protocol import SELECTIONS
 
@@ -142,30 +142,30 @@ def print_tables(summary: Summary, console: Console) -> None:
         title = f"{data.data.name}: {how(summary, data)}; {data.headline.title}"
         table = _table(title, columns(data))
         for row in data.methods:
-            table.add_row(*map(escape, row_texts(data, row, draws)))
-        _print(table, console)
-        console.print(f"  ({data.data.chosen})", soft_wrap=True, highlight=False, markup=False)
+            table.add_row(*map(terminal, row_texts(data, row, draws)))
+        print_table(table, console)
+        console.print(terminal(f"  ({data.data.chosen})"), soft_wrap=True)
         if len(data.tables) > 1:
             titles = [SELECTIONS[name].title for name in data.tables]
             other = _table("by selection method", ["method", *titles])
             for texts in side_by_side(data):
-                other.add_row(*map(escape, texts))
-            _print(other, console)
+                other.add_row(*map(terminal, texts))
+            print_table(other, console)
         if data.differences[data.headline.name]:
             paired = _table("paired over trials", PAIRED_COLUMNS)
             paired.columns[1].justify = "left"
             for texts in paired_texts(data):
-                paired.add_row(*map(escape, texts))
-            _print(paired, console)
+                paired.add_row(*map(terminal, texts))
+            print_table(paired, console)
         for section in data.sections.values():
             more = _table(section.table.title, section.table.columns)
             for column in more.columns[: section.table.left]:
                 column.justify = "left"
             for cells in section.table.rows:
-                more.add_row(*map(escape, cells))
-            _print(more, console)
+                more.add_row(*map(terminal, cells))
+            print_table(more, console)
     for caption in captions(summary):
-        console.print(caption, soft_wrap=True, highlight=False)
+        console.print(terminal(caption), soft_wrap=True)
 
 
 def captions(summary: Summary) -> list[str]:
@@ -182,14 +182,15 @@ def captions(summary: Summary) -> list[str]:
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column(heads[0], no_wrap=True)
+    table = Table(title=terminal(title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(terminal(heads[0]), no_wrap=True)
     for head in heads[1:]:
-        table.add_column(escape(head.removeprefix("held out: ")), justify="right", no_wrap=True)
+        table.add_column(terminal(head.removeprefix("held out: ")), justify="right", no_wrap=True)
     return table
 
 
-def _print(table: Table, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
+    """Print a table, wide enough that no number is cut."""
     needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(table)
@@ -226,10 +227,11 @@ def missing_lines(summary: Summary) -> list[str]:
     ]
 
 
-def write_csv(summary: Summary, directory: Path) -> None:
-    """Write what was selected, and every checkpoint of every run."""
-    summary.selected.to_csv(directory / "results.csv", index=False)
-    summary.checkpoints.to_csv(directory / "checkpoints.csv", index=False)
+def to_csv(rows: pd.DataFrame) -> str:
+    """Rows for a spreadsheet, which takes no formula from them."""
+    names = rows.select_dtypes(exclude="number").columns
+    text: str = rows.assign(**{n: rows[n].map(csv_cell) for n in names}).to_csv(index=False)
+    return text
 
 
 def to_json(summary: Summary) -> str:

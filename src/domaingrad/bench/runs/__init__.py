@@ -1,9 +1,10 @@
 """Runs: train one model, keep its record, run many side by side."""
 
+from domaingrad.bench.disk import FullDiskError, RunDirectoryError
+
 from .directory import RunDirectory
 from .events import Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
-from .files import FullDiskError, RunDirectoryError
 from .launching import processes_of
 from .plan import Plan, PlannedData, PlannedRun, SweepConfig, make_plan
 from .processes import Crew, uninterrupted

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 import yaml
+from pydantic import TypeAdapter
 
-from .files import LOCK, PART, RunDirectoryError, alone_in, make, replace, room
+from domaingrad.bench.checked import (
+    DamagedError,
+    Record,
+    require_comment,
+    with_comment,
+    with_header,
+    without_header,
+)
+from domaingrad.bench.disk import (
+    LOCK,
+    PART,
+    RunDirectoryError,
+    alone_in,
+    make,
+    read,
+    replace,
+)
+
 from .settings import deciding
 from .trainer import Checkpoint, HeldOutScores, Recorded, Sealed
 
@@ -24,6 +41,8 @@ SEALED = "held_out.jsonl"
 GROUPS = "groups.jsonl"
 STATE = "checkpoint.pt"
 MODEL = "model.safetensors"
+DAMAGED = ".damaged"
+"""End of the name under which a damaged file is kept."""
 
 Condition = Literal["not begun", "not finished", "finished", "damaged"]
 """Of a run; damaged is one whose records say that it has ended, and are not whole."""
@@ -41,6 +60,8 @@ class Records:
     """By step."""
     groups: Mapping[int, Recorded] = field(default_factory=dict)
     """By step; empty where the data record nothing of groups."""
+    cause: str = ""
+    """What is damaged."""
 
 
 class RunDirectory:
@@ -50,18 +71,37 @@ class RunDirectory:
     at the end; ``held_out.jsonl`` is the sealed side of these, ``groups.jsonl`` what data
     with groups record, ``checkpoint.pt`` is the state to go on from; ``model.safetensors`` the
     model with the best source validation so far. Lines are appended whole, and files replaced
-    whole, so that a kill at any moment leaves the last of each.
+    whole, so that a kill at any moment leaves the last of each. Each file says by a checksum
+    whether it is what was written; the state holds the lines that were written before it.
 
     Args:
-        path: made if missing.
-
-    Raises:
-        RunDirectoryError: it cannot be made or written to.
+        path: perhaps missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        make(path)
+        self._records = {name: Record(path / name) for name in (RECORDS, SEALED, GROUPS)}
+
+    def require_free(self) -> None:
+        """See that nothing is there but a run, or nothing at all.
+
+        Raises:
+            RunDirectoryError: something else is.
+        """
+        if not self.begun and (left := sorted(self.others())):
+            raise RunDirectoryError(
+                f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
+                f"another directory."
+            )
+
+    def make(self) -> None:
+        """Make it, if missing.
+
+        Raises:
+            RunDirectoryError: it cannot be made or written to, or holds other files.
+        """
+        self.require_free()
+        make(self.path)
 
     @classmethod
     def existing(cls, path: Path) -> RunDirectory:
@@ -99,16 +139,20 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the directory holds another run, or other files.
         """
-        if not self.begun:
-            if left := sorted(self.others()):
-                raise RunDirectoryError(
-                    f"{self.path} holds no run but other files ({', '.join(left[:5])}); choose "
-                    f"another directory."
-                )
-            text = "# domaingrad train --config THIS_FILE runs it again\n"
-            text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            replace(self.path / CONFIG, text.encode())
+        if self.begun:
+            self.require(config)
             return
+        self.make()
+        text = "# domaingrad train --config THIS_FILE runs it again\n"
+        text += yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        replace(self.path / CONFIG, with_comment(text))
+
+    def require(self, config: Mapping[str, Any]) -> None:
+        """See that this run is what is there.
+
+        Raises:
+            RunDirectoryError: it is another one.
+        """
         both = (self.config(), config)
         there, here = (flat(each) for each in both)
         old, new = (flat(deciding(each)) for each in both)
@@ -127,34 +171,43 @@ class RunDirectory:
         """What is run.
 
         Raises:
-            RunDirectoryError: there is no run here.
+            RunDirectoryError: there is no run here, or it is not what was written.
         """
-        return read_config(self.path / CONFIG)
+        found = read_config(self.path / CONFIG)
+        require_comment(self.path / CONFIG)
+        return found
 
     def append(self, seen: Checkpoint, sealed: Sealed, groups: Recorded | None = None) -> None:
         """Add a checkpoint; its sealed side first."""
         if groups:
-            self._append(GROUPS, {"step": seen.step, "groups": dict(groups)})
+            self._records[GROUPS].append({"step": seen.step, "groups": dict(groups)})
         if sealed:
             scores = {name: asdict(found) for name, found in sealed.items()}
-            self._append(SEALED, {"step": seen.step, "scores": scores})
-        self._append(RECORDS, asdict(seen))
+            self._records[SEALED].append({"step": seen.step, "scores": scores})
+        self._records[RECORDS].append(asdict(seen))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Add the last line."""
-        self._append(RECORDS, {"finished": dict(facts)})
+        sums = [self._records[name].tail for name in (SEALED, GROUPS)]
+        self._records[RECORDS].append({"finished": dict(facts), "sums": sums})
 
     def checkpoints(self) -> list[Checkpoint]:
-        """By step; of a step that was done twice, after a kill, the later."""
-        lines = [line for line in self._lines(RECORDS) if "finished" not in line]
+        """By step."""
+        lines = [line for line in self._records[RECORDS].lines() if "finished" not in line]
         with self._read(RECORDS):
-            by_step = {line["step"]: Checkpoint(**line) for line in lines}
+            by_step = {line["step"]: _CHECKPOINT.validate_python(line) for line in lines}
         return [by_step[step] for step in sorted(by_step)]
 
     def finished(self) -> dict[str, Any] | None:
         """What the last line says; ``None`` before the end."""
-        ends = [line["finished"] for line in self._lines(RECORDS) if "finished" in line]
-        return ends[-1] if ends else None
+        ends = [line for line in self._records[RECORDS].lines() if "finished" in line]
+        if not ends:
+            return None
+        with self._read(RECORDS):
+            for name, tail in zip((SEALED, GROUPS), ends[-1]["sums"], strict=True):
+                if tail != Record(self.path / name).tail:
+                    raise DamagedError(f"{self.path / name} lacks what was written to it last.")
+            return asdict(_ENDED.validate_python(ends[-1]["finished"]))
 
     @property
     def condition(self) -> Condition:
@@ -170,50 +223,76 @@ class RunDirectory:
             if ended is None:
                 return Records("not finished")
             checkpoints, sealed, groups = self.checkpoints(), self.unseal(), self.groups()
-        except RunDirectoryError:
-            return Records("damaged")
-        if not checkpoints or not {each.step for each in checkpoints} <= set(sealed):
-            return Records("damaged")
+        except RunDirectoryError as error:
+            return Records("damaged", cause=str(error))
+        if not checkpoints or (sealed and not {each.step for each in checkpoints} <= set(sealed)):
+            return Records("damaged", cause=f"{self.path / SEALED} lacks checkpoints.")
         return Records("finished", ended, tuple(checkpoints), sealed, groups)
 
     def unseal(self) -> dict[int, Sealed]:
         """Scores on the held-out domains by step; for reports, once training has ended."""
         with self._read(SEALED):
             return {
-                line["step"]: {
-                    name: HeldOutScores(**found) for name, found in line["scores"].items()
-                }
-                for line in self._lines(SEALED)
+                line["step"]: _SCORES.validate_python(line["scores"])
+                for line in self._records[SEALED].lines()
             }
 
     def groups(self) -> dict[int, Recorded]:
         """What was recorded of groups by step and domain; likewise for reports."""
         with self._read(GROUPS):
-            return {line["step"]: line["groups"] for line in self._lines(GROUPS)}
+            return {line["step"]: line["groups"] for line in self._records[GROUPS].lines()}
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Replace the state to go on from."""
+        """Replace the state to go on from, which has what is written so far, too."""
         content = BytesIO()
-        torch.save(dict(state), content)
-        replace(self.path / STATE, content.getvalue())
+        records = {name: record.text for name, record in self._records.items()}
+        torch.save({**state, "records": records}, content)
+        replace(self.path / STATE, with_header(content.getvalue()))
 
     def state(self) -> dict[str, Any] | None:
         """The state to go on from, if there is one.
 
         Raises:
+            DamagedError: it is not what was written.
             RunDirectoryError: it cannot be read.
         """
         path = self.path / STATE
         if not path.exists():
             return None
+        content = without_header(path)
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+            state: dict[str, Any] = torch.load(BytesIO(content), "cpu", weights_only=True)
+        except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
             raise RunDirectoryError(
                 f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or remove "
                 f"it to begin this run again."
             ) from error
         return state
+
+    def resume(self) -> dict[str, Any] | None:
+        """The same, and forget what was written after it, for that is done again.
+
+        A damaged state is none, so that the run begins again; what is damaged is kept under
+        another name.
+
+        Raises:
+            RunDirectoryError: it is whole, and cannot be read.
+        """
+        try:
+            state = self.state()
+        except DamagedError:
+            self._set_aside(STATE)
+            state = None
+        for name, record in self._records.items():
+            try:
+                record.lines()
+            except DamagedError:
+                self._set_aside(name)
+            record.restore("" if state is None else state["records"][name])
+        return state
+
+    def _set_aside(self, name: str) -> None:
+        (self.path / name).replace(self.path / f"{name}{DAMAGED}")
 
     def save_model(self, content: bytes) -> None:
         """Replace the model that was chosen."""
@@ -225,38 +304,20 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     @property
+    def resumable(self) -> bool:
+        """Whether there is a state to go on from, whole or not."""
+        return (self.path / STATE).exists()
+
+    @property
     def model(self) -> Path:
         """Where the chosen model is."""
         return self.path / MODEL
 
     def others(self) -> Iterator[str]:
         """What is there that no run has written before it has begun."""
-        for file in self.path.iterdir():
-            if file.name != LOCK and file.suffix != PART:
+        for file in self.path.iterdir() if self.path.is_dir() else ():
+            if file.name != LOCK and not PART.fullmatch(file.name):
                 yield file.name
-
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        path = self.path / name
-        with room(name, self.path), path.open("ab+") as file:
-            # A line that a kill cut short must not swallow the next one.
-            file.seek(0)
-            written = file.read()
-            if not written.endswith(b"\n") and written:
-                file.truncate(written.rfind(b"\n") + 1)
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        path = self.path / name
-        if not path.exists():
-            return []
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-        with self._read(name):
-            lines = [json.loads(line) for line in whole.splitlines()]
-            if any(not isinstance(line, dict) for line in lines):
-                raise ValueError("a line that is no object")
-            return lines
 
     @contextmanager
     def _read(self, name: str) -> Iterator[None]:
@@ -266,8 +327,8 @@ class RunDirectory:
             if isinstance(error, RunDirectoryError):
                 raise
             raise RunDirectoryError(
-                f"{self.path / name} is no record of this version ({error}); restore it, or choose "
-                f"another directory."
+                f"{self.path / name} is no record of this version ({type(error).__name__}); "
+                f"restore it, or choose another directory."
             ) from error
 
 
@@ -289,15 +350,16 @@ def read_config(path: Path) -> dict[str, Any]:
         RunDirectoryError: no such file, or no settings in it.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(read(path).decode(), _PlainLoader)
     except OSError as error:
         raise RunDirectoryError(
             f"expected the settings of a run in {path}; {error.strerror}. Name the directory of a "
             f"run, or its {CONFIG}."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunDirectoryError(f"{path} is no YAML ({error}).") from error
-    if not isinstance(config, dict):
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise RunDirectoryError(f"{path} is no YAML of settings ({said}).") from error
+    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
         raise RunDirectoryError(f"expected settings by name in {path}; found {_short(config)}.")
     return config
 
@@ -305,3 +367,24 @@ def read_config(path: Path) -> dict[str, Any]:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads values alone, without what a small file could be made a huge value by."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node that is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("settings are written without anchors and aliases")
+        return super().compose_node(parent, index)
+
+
+@dataclass
+class _Ended:
+    seconds: float
+    warnings: list[str]
+    notes: list[str]
+
+
+_CHECKPOINT, _SCORES = TypeAdapter(Checkpoint), TypeAdapter(dict[str, HeldOutScores])
+_ENDED = TypeAdapter(_Ended)

@@ -159,5 +159,5 @@ def _fabric(config: TrainConfig, **options: Any) -> Any:
 
     try:
         return Fabric(accelerator=config.accelerator, **({"devices": 1} | options))
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise DataError(f"the accelerator {config.accelerator} cannot be used: {error}") from error

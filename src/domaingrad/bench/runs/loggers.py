@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from domaingrad.bench.disk import require_no_link
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.names import look_up
 
@@ -46,12 +47,15 @@ def logger_in(name: str, directory: RunDirectory) -> Any:
         DataError: what it needs is not installed.
     """
     kind = logger_class(name)
+    logs = directory.path / "logs"
+    for place in [logs, *(logs.iterdir() if logs.is_dir() else ())]:
+        require_no_link(place)
     if name == "csv":  # it would remove, with a warning, what is written again on going on
-        shutil.rmtree(directory.path / "logs" / name, ignore_errors=True)
+        shutil.rmtree(logs / name, ignore_errors=True)
     try:
         if name in ("csv", "tensorboard"):
             return kind(str(directory.path), name="logs", version=name)
-        return kind(save_dir=str(directory.path / "logs"))
+        return kind(save_dir=str(logs))
     except ImportError as error:
         raise DataError(
             f"the logger {name} needs what is not installed ({error}); install it with pip install "

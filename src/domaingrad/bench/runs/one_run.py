@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from domaingrad.bench.disk import FullDiskError
 from domaingrad.bench.domains import DataError, DomainData, News, is_drawn, load
 from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of
 
 from .events import Failed, Finished, Progress
-from .files import FullDiskError
 from .isolation import isolated
 from .plan import PlannedRun, key_of
 from .resumable import Listener, Status

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, Task, load
 from domaingrad.bench.methods import METHODS
@@ -28,8 +28,10 @@ from .settings import (
 from .trainer import require_sources
 from .training import drawing, held_out_in_turn
 
+KEY = "^[0-9a-f]{16}$"
+"""What is a run's name, and so no path that leads elsewhere."""
 NESTED = ("settings", "data_options")
-FORMAT = 2
+FORMAT = 3
 """Number of the layout of a written plan; another number is refused."""
 
 
@@ -61,7 +63,7 @@ class SweepConfig:
 class PlannedRun:
     """One run: its settings with nothing left open."""
 
-    key: str
+    key: Annotated[str, Field(pattern=KEY)]
     """Its name, by its content."""
     data: str
     """Name of the data."""
@@ -116,22 +118,18 @@ class Plan:
     made_by: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Versions that began it, for the record."""
 
-    def to_json(self) -> str:
-        """For a file; :meth:`from_json` reads it."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
+    def to_document(self) -> dict[str, Any]:
+        """For a file; :meth:`from_document` reads it."""
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """What :meth:`to_json` gave.
+    def from_document(cls, document: dict[str, Any]) -> Plan:
+        """What :meth:`to_document` gave.
 
         Raises:
             ValueError: no plan of this version.
         """
-        try:
-            document = json.loads(text)
-            found = document.pop("format", None)
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"no JSON of a plan ({error})") from error
+        found = document.pop("format", None)
         if found != FORMAT:
             raise ValueError(f"expected a plan of format {FORMAT}; found {found}")
         import_plugins(tuple(document["request"]["plugins"]))

@@ -51,6 +51,7 @@ def _begin_worker(news: Connection, stop: Any, environment: Mapping[str, str]) -
     """Set up a worker: Ctrl-C is the main process's business, which then raises the flag."""
     global _news, _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(environment)
     _news, _stop = news, stop
     Thread(target=_end_with_parent, daemon=True).start()
@@ -171,9 +172,11 @@ def _pass_on(workers: Sequence[_Worker], on_event: OnEvent) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C has no effect."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C has no effect, and neither has what ends a process likewise."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, signal.SIG_IGN) for each in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)

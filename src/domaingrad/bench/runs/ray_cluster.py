@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domaingrad.bench.disk import FullDiskError
 from domaingrad.bench.domains import DataError
 
 from .events import Failed, Finished, Lost, OnEvent, Progress, Undone
-from .files import FullDiskError
 from .one_run import attempt
 from .plan import PlannedRun
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 import domaingrad
+from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import DataError, DomainData, News
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
@@ -160,9 +161,15 @@ def carry_on(
             listener.news.say(f"Note: {note}")
         plain = _trained(config, data, begun)
         before, chosen = 0.0, None
-        if state := ranks.first(directory.state):
-            before, chosen = state["seconds"], _Chosen(**state["chosen"])
-            trainer.load_state_dict(state["trainer"])
+        if state := ranks.first(directory.resume):
+            try:
+                before, chosen = state["seconds"], _Chosen(**state["chosen"])
+                trainer.load_state_dict(state["trainer"])
+            except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+                raise RunDirectoryError(
+                    f"the state in {directory.path} is not one of this run "
+                    f"({type(error).__name__}: {error}); choose another directory."
+                ) from error
             # What was written after that state belongs to steps that are done again.
             again = chosen
             ranks.first(lambda: directory.save_model(again.content(plain, config)))

@@ -355,11 +355,23 @@ def config_from(written: Mapping[str, Any]) -> TrainConfig:
         SettingError: one that does not exist, is missing, or does not fit.
     """
     settings = {n: value for n, value in written.items() if n not in (DECIDED_BY, MADE_BY)}
-    for name in ("hyperparameters", "data_options", "plugins"):
+    for name in ("hyperparameters", "data_options"):
         settings[name] = settings.get(name) or {}
-    config = TrainConfig(**settings | {"plugins": tuple(settings["plugins"])})
+    config = TrainConfig(**settings | {"plugins": plugins_of(settings)})
     import_plugins(config.plugins)
     return config
+
+
+def plugins_of(written: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules that settings name.
+
+    Raises:
+        SettingError: they are no names.
+    """
+    found = written.get("plugins") or ()
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        raise SettingError(f"plugins: expected names of modules; found {found!r}.")
+    return tuple(found)
 
 
 def _told(config: TrainConfig) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
+from domaingrad.bench.checked import read_document, write_document
+from domaingrad.bench.disk import RunDirectoryError, alone_in, make, read, replace, require_no_link
+
 from .directory import Condition, Records, RunDirectory
-from .files import RunDirectoryError, alone_in, make, replace
 from .plan import Plan, differences, extends
 
 PLAN = "plan.json"
@@ -22,15 +24,19 @@ class SweepDirectory:
     of a run, as ``domaingrad train`` leaves it; ``failures/KEY.txt`` is what a run has died of.
 
     Args:
-        path: made if missing.
-
-    Raises:
-        RunDirectoryError: it cannot be made or written to.
+        path: perhaps missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        make(path, RUNS, FAILURES)
+
+    def make(self) -> None:
+        """Make it, if missing.
+
+        Raises:
+            RunDirectoryError: it cannot be made or written to.
+        """
+        make(self.path, RUNS, FAILURES)
 
     @classmethod
     def at(cls, path: Path) -> SweepDirectory | None:
@@ -69,8 +75,9 @@ class SweepDirectory:
             RunDirectoryError: there is another plan.
         """
         self.require(plan, extend)
+        self.make()
         if not (self.path / PLAN).exists() or plan != self.plan():
-            replace(self.path / PLAN, plan.to_json().encode())
+            write_document(self.path / PLAN, plan.to_document())
 
     def require(self, plan: Plan, extend: bool) -> None:
         """See that a plan is what is there, or may take its place.
@@ -95,7 +102,8 @@ class SweepDirectory:
                 f"{self.path} holds a sweep, which compare would put another plan upon; choose "
                 f"another directory."
             )
-        replace(self.path / PLAN, plan.to_json().encode())
+        self.make()
+        write_document(self.path / PLAN, plan.to_document())
 
     def _another(self, plan: Plan, there: Plan) -> str:
         """What differs, and what to do."""
@@ -125,8 +133,8 @@ class SweepDirectory:
         """
         path = self.path / PLAN
         try:
-            return Plan.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return Plan.from_document(read_document(path))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunDirectoryError(
                 f"{path} is no plan of this version ({error}); restore it, or choose another "
                 f"directory."
@@ -134,12 +142,14 @@ class SweepDirectory:
 
     def place(self, key: str) -> Path:
         """Where a run is, or will be."""
-        return self.path / RUNS / key
+        place = self.path / RUNS / key
+        require_no_link(self.path / RUNS)
+        require_no_link(place)
+        return place
 
     def records(self, key: str) -> Records:
         """All that is written of a run."""
-        there = self.place(key).is_dir()
-        return RunDirectory(self.place(key)).records() if there else Records("not begun")
+        return RunDirectory(self.place(key)).records()
 
     def condition(self, key: str) -> Condition:
         """What has become of a run."""
@@ -169,7 +179,9 @@ class SweepDirectory:
     def failure(self, key: str) -> str | None:
         """What a run has died of."""
         path = self._failure(key)
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+        return read(path).decode(errors="replace") if path.exists() else None
 
     def _failure(self, key: str) -> Path:
+        require_no_link(self.path / FAILURES)
+        require_no_link(self.path / FAILURES / f"{key}.txt")
         return self.path / FAILURES / f"{key}.txt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from domaingrad.bench.checked import DamagedError
+from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import Preparation, Task, preparation_from
 from domaingrad.bench.models import PREDICTORS, Architecture, Network, Predictor
 from domaingrad.bench.names import look_up
 
-from .files import RunDirectoryError
 from .trainer import TargetScaler, outputs_on
 
 METADATA = "domaingrad"
-FORMAT = 2
+_CHECKSUM = ', "sha256": "'
+"""Before the last value of the metadata, of all tensors and of the rest of it."""
+FORMAT = 3
 """Number of the layout of the metadata; another number is refused."""
 
 
@@ -153,7 +157,10 @@ class TrainedModel(nn.Module):
             "held_out": self.held_out,
             "facts": dict(facts),
         }
-        return save(dict(weights), {METADATA: json.dumps(described)})
+        told = json.dumps(described)
+        # One entry alone, for safetensors writes several in any order.
+        told = f'{told[:-1]}{_CHECKSUM}{_digest(weights, told[:-1])}"}}'
+        return save(dict(weights), {METADATA: told})
 
     @classmethod
     def load(cls, path: Path) -> TrainedModel:
@@ -162,45 +169,82 @@ class TrainedModel(nn.Module):
         Raises:
             RunDirectoryError: no such file, or not one of this version's.
         """
+        described, weights = read_model(path)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = (file.metadata() or {}).get(METADATA)
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise RunDirectoryError(
-                f"cannot read a model from {path} ({error}); name the directory of a run that has "
-                f"come to its first checkpoint and still has its model (a sweep keeps those "
-                f"that it is told to keep)."
-            ) from error
-        described = json.loads(metadata) if metadata else {}
-        if described.get("format") != FORMAT:
-            raise RunDirectoryError(
-                f"{path} is no model of this version: expected format {FORMAT}, found "
-                f"{described.get('format')}."
+            preparation = preparation_from(described["preparation"])
+            classes = tuple(described["classes"])
+            task: Task = described["task"]
+            architecture = Architecture(**described["architecture"])
+            model = architecture.build(preparation.shape, len(classes) or 1)
+            network = Network(model, preparation.shape)
+            predictor: Network | Predictor = network
+            if (wrapped := described["predictor"]) is None:
+                network.load_plain_state(weights)
+            else:
+                kind = look_up("predictor", wrapped["name"], PREDICTORS)
+                predictor = kind(network, **wrapped["arguments"])
+                predictor.load_state_dict(weights)
+            made = cls(
+                predictor,
+                architecture,
+                data=described["data"],
+                transform=preparation,
+                task=task,
+                classes=classes,
+                target=TargetScaler(**described["target"]),
+                sources=tuple(described["sources"]),
+                held_out=described["held_out"],
+                facts=described["facts"],
             )
-        preparation = preparation_from(described["preparation"])
-        classes = tuple(described["classes"])
-        task: Task = described["task"]
-        architecture = Architecture(**described["architecture"])
-        model = architecture.build(preparation.shape, len(classes) or 1)
-        network = Network(model, preparation.shape)
-        predictor: Network | Predictor = network
-        if (wrapped := described["predictor"]) is None:
-            network.load_plain_state(weights)
-        else:
-            kind = look_up("predictor", wrapped["name"], PREDICTORS)
-            predictor = kind(network, **wrapped["arguments"])
-            predictor.load_state_dict(weights)
-        made = cls(
-            predictor,
-            architecture,
-            data=described["data"],
-            transform=preparation,
-            task=task,
-            classes=classes,
-            target=TargetScaler(**described["target"]),
-            sources=tuple(described["sources"]),
-            held_out=described["held_out"],
-            facts=described["facts"],
-        )
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            told = str(error).strip().partition("\n")[0]
+            raise RunDirectoryError(
+                f"{path} describes no model that its weights fit ({type(error).__name__}: {told}); "
+                f"use the version of domaingrad and of the plug-ins that wrote it."
+            ) from error
         return made.eval()
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file says of a model, and its weights.
+
+    Raises:
+        RunDirectoryError: no such file, not one of this version's, or not what was written.
+    """
+    try:
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"cannot read a model from {path} ({error}); name the directory of a run that has "
+            f"come to its first checkpoint and still has its model (a sweep keeps those "
+            f"that it is told to keep)."
+        ) from error
+    told = metadata.get(METADATA, "{}")
+    try:
+        described: dict[str, Any] = json.loads(told)
+        found = described.get("format")
+    except (ValueError, AttributeError, RecursionError):
+        found = None
+    if found != FORMAT:
+        raise RunDirectoryError(
+            f"{path} is no model of this version: expected format {FORMAT}, found {found}."
+        )
+    plain, _, given = told.rpartition(_CHECKSUM)
+    if given != f'{_digest(weights, plain)}"}}':
+        raise DamagedError(
+            f"{path} is damaged: its checksum differs. Give the command that trained it again, "
+            f"which writes it anew from the last checkpoint."
+        )
+    return described, weights
+
+
+def _digest(weights: Mapping[str, Tensor], told: str) -> str:
+    digest = sha256(told.encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from math import prod
 from pathlib import Path
 
 from torch import Generator
 
+from domaingrad.bench.disk import RunDirectoryError, in_name, require_no_link
 from domaingrad.bench.domains import DataError, DomainData, Task, load
 from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of, training_domain_validation
 
-from .directory import RECORDS, RunDirectory, flat
-from .files import RunDirectoryError
+from .directory import RunDirectory, flat
 from .launching import alone_on, fabric_of, is_first, joined, require_among_processes
 from .loggers import logger_class
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
 from .resumable import Begun, Built, Carried, Listener, begin, build, carry_on
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
-from .trained import TrainedModel
+from .trained import TrainedModel, read_model
 from .trainer import DIVERGED, Checkpoint, HeldOutScores, require_sources
 
 NONE = "none"
@@ -191,21 +189,33 @@ def _train(
 ) -> Result:
     """Train as resolved settings say, with what has been made for it; a collective call."""
     ranks = carried.ranks
-    directory = ranks.first(lambda: RunDirectory(out))
+    directory, settings = RunDirectory(out), written(config, data, ranks.world)
     with ExitStack() as held:
-        ranks.first(lambda: held.enter_context(directory.alone(patience)))
+
+        def enter() -> bool:
+            """Keep others out; but of what is whole nothing is written, so that it may be shown."""
+            if directory.begun:
+                directory.require(settings)
+                if _is_whole(directory):
+                    return False
+            directory.make()
+            held.enter_context(directory.alone(patience))
+            directory.begin(settings)
+            return True
+
         if begun is None and ranks.world == 1 and not directory.begun:
             # Before anything is written.
+            directory.require_free()
             _require_turns(config, data)
             begun = begin(config, data, ranks)
-        ranks.first(lambda: directory.begin(written(config, data, ranks.world)))
+        at_work = ranks.first(enter)
         estimate = None
         if config.hold_out is None:
             estimate = Estimate(
                 {
                     name: _train(
                         resolved(replace(config, hold_out=name), data),
-                        out / ESTIMATE / path_name(name),
+                        _within(out, ESTIMATE, in_name(name)),
                         data,
                         carried,
                         0.0,
@@ -213,23 +223,34 @@ def _train(
                     for name in held_out_in_turn(data)
                 }
             )
-        if ranks.first(directory.finished) is None:
+        if at_work and not ranks.first(lambda: _is_whole(directory)):
             carry_on(config, data, directory, carried, begun)
         return ranks.first(lambda: _result(directory, config, data, estimate))
 
 
-def path_name(name: str) -> str:
-    """The name of a domain as that of a directory, another for another domain.
+def _is_whole(directory: RunDirectory) -> bool:
+    """Whether a run has ended, and all is there that it wrote (a sweep forgets its models)."""
+    records = directory.records()
+    if records.condition != "finished":
+        return False
+    if not directory.model.exists() and not directory.resumable:
+        return True
+    try:
+        described, _ = read_model(directory.model)
+    except RunDirectoryError:
+        return False
+    return bool(described["facts"]["step"] == _selected(records.checkpoints).step)
 
-    >>> path_name("+90%"), path_name("a b")
-    ('+90%', 'a b')
-    >>> path_name("../a").startswith(".._a-")
-    True
-    """
-    plain = re.sub(r"[^\w.+%° -]", "_", name)
-    if plain == name and name.strip(". ") == name:
-        return name
-    return f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
+
+def _within(out: Path, *names: str) -> Path:
+    for name in names:
+        out /= name
+        require_no_link(out)
+    return out
+
+
+def _selected(known: Sequence[Checkpoint]) -> Checkpoint:
+    return known[training_domain_validation([each.val_score for each in known])]
 
 
 def held_out_in_turn(data: DomainData) -> list[str]:
@@ -286,15 +307,9 @@ def _require_turns(config: TrainConfig, data: DomainData) -> None:
 def _result(
     directory: RunDirectory, config: TrainConfig, data: DomainData, estimate: Estimate | None
 ) -> Result:
-    ended = directory.finished()
-    assert ended is not None
-    known = directory.checkpoints()
-    if not known:
-        raise RunDirectoryError(
-            f"{directory.path} has ended but its {RECORDS} is lost; restore it, or choose another "
-            f"directory."
-        )
-    selected = known[training_domain_validation([each.val_score for each in known])]
+    records = directory.records()
+    ended, known = records.ended, records.checkpoints
+    selected = _selected(known)
     warned = list(ended["warnings"])
     if any(each.loss is None for each in known) and not any(DIVERGED in text for text in warned):
         warned.append(DIVERGED)
@@ -305,7 +320,7 @@ def _result(
         selected=selected,
         held_out=None
         if config.hold_out is None
-        else directory.unseal().get(selected.step, {}).get(config.hold_out),
+        else records.sealed[selected.step].get(config.hold_out),
         estimate=estimate,
         seconds=ended["seconds"],
         warnings=tuple(warned),

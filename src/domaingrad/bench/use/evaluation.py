@@ -45,12 +45,34 @@ class DomainEvaluation:
     samples: int
     metrics: Mapping[str, float]
     """By name; one that these samples do not define is left out."""
-    confusion: Tensor | None
-    """Counts [true class, predicted class]; ``None`` where labels are numbers."""
+    pairs: Tensor | None
+    """Of pairs of classes that occur, [m, 3]: the true one, the predicted one, how many samples;
+    ``None`` where labels are numbers."""
+    classes: int = 0
     recorded: Mapping[str, Any] | None = None
     """What the data's recorder keeps of groups."""
     groups: tuple[GroupEvaluation, ...] = ()
     """The worst first, where they are asked for."""
+
+    @property
+    def confusion(self) -> Tensor | None:
+        """Counts [true class, predicted class]; ``None`` where labels are numbers."""
+        if self.pairs is None:
+            return None
+        true, predicted, count = self.pairs.unbind(1)
+        counts = torch.zeros(self.classes, self.classes, dtype=torch.long)
+        counts[true, predicted] = count
+        return counts
+
+    @property
+    def by_class(self) -> Tensor:
+        """Samples of each true class, and how many of them are told right, [classes, 2]."""
+        assert self.pairs is not None
+        true, predicted, count = self.pairs.unbind(1)
+        found = torch.zeros(2, self.classes, dtype=torch.long)
+        found[0].index_add_(0, true, count)
+        found[1].index_add_(0, true, count * (true == predicted))
+        return found.T
 
 
 @dataclass(frozen=True)
@@ -166,12 +188,13 @@ def _on(
     stored, labels = samples
     outputs, truth = trained.outputs(stored, rows), labels[rows]
     metrics = told(trained.task, outputs, truth)
-    confusion = _confusion(outputs, truth) if trained.task == "classification" else None
+    pairs = _pairs(outputs, truth) if trained.task == "classification" else None
     recorded = None
     if data.recorder is not None and domain in data.groups:
         recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
     groups = _by_group(trained, domain, rows, outputs, truth, data) if by_group else ()
-    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded, groups)
+    classes = len(trained.classes)
+    return DomainEvaluation(domain, role, len(truth), metrics, pairs, classes, recorded, groups)
 
 
 def _by_group(
@@ -207,7 +230,7 @@ def _columns(outputs: Tensor) -> Tensor:
     return outputs if outputs.dim() == 2 else outputs.unsqueeze(1)
 
 
-def _confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
-    classes = probabilities.shape[1]
-    pairs = classes * labels + probabilities.argmax(1)
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+def _pairs(probabilities: Tensor, labels: Tensor) -> Tensor:
+    both = torch.stack([labels, probabilities.argmax(1)], 1)
+    found, counts = torch.unique(both, dim=0, return_counts=True)
+    return torch.cat([found, counts.unsqueeze(1)], 1)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from domaingrad.bench.disk import PART, make, remove_ours, replace
 from domaingrad.bench.domains.data import DataError
-from domaingrad.bench.domains.files import listed
+from domaingrad.bench.domains.files import listed, read_json
 
 from .cameras import CAMERAS
 from .videos import Attack, video
@@ -22,6 +22,8 @@ SETTINGS = "fas-synthetic.json"
 """Written last: a folder that holds it is whole."""
 UNFINISHED = "fas-synthetic.unfinished"
 """Written first, and gone in the end."""
+OURS = re.compile(r"frames/\d{3,}-(live|print|replay)-\d+/\d+\.jpg|[a-z]+_label\.json")
+"""Files of a domain."""
 SMALLEST, LARGEST = 32, 1024
 TAKES: tuple[tuple[Attack, int], ...] = (("", 2), ("print", 1), ("replay", 1))
 """How many videos of each kind there are of each person."""
@@ -89,11 +91,10 @@ def write_fas_synthetic(
     _check(settings)
     if _written(root, settings):
         return
-    root.mkdir(parents=True, exist_ok=True)
-    (root / UNFINISHED).touch()
+    make(root)
+    replace(root / UNFINISHED, "")
     for domain in CAMERAS:
-        if (root / domain).exists():
-            shutil.rmtree(root / domain)
+        remove_ours(root / domain, OURS)
     videos = list(_videos(subjects))
     for place, domain in enumerate(CAMERAS):
         for done, taken in enumerate(videos):
@@ -137,7 +138,7 @@ def _written(root: Path, settings: _Settings) -> bool:
     if SETTINGS in found:
         _check_same(root, settings)
         return True
-    if found and UNFINISHED not in found:
+    if [name for name in found if not PART.fullmatch(name)] and UNFINISHED not in found:
         raise DataError(
             f"expected an empty folder at {root}, or one that fas-synthetic was written to, found "
             f"{listed(found, most=3)}; name another folder."
@@ -147,11 +148,9 @@ def _written(root: Path, settings: _Settings) -> bool:
 
 def _check_same(root: Path, settings: _Settings) -> None:
     try:
-        before = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{root / SETTINGS} cannot be read ({error}); remove {root} and write it anew."
-        ) from error
+        before = read_json(root / SETTINGS)
+    except DataError as error:
+        raise DataError(f"{error} Remove {root} and write it anew.") from error
     if before != asdict(settings):
         raise DataError(
             f"expected {root} to be written with {asdict(settings)}, found {before}; name another "
@@ -195,10 +194,9 @@ def _write_lists(folder: Path, videos: list[_Video], settings: _Settings) -> Non
                 rows[name].append(row)
     for name, listing in rows.items():
         text = json.dumps(listing, indent=1) + "\n"
-        (folder / f"{name}_label.json").write_text(text, encoding="utf-8")
+        replace(folder / f"{name}_label.json", text)
 
 
 def _write_settings(root: Path, settings: _Settings) -> None:
-    unfinished = root / UNFINISHED
-    unfinished.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, root / SETTINGS)
+    replace(root / SETTINGS, json.dumps(asdict(settings), indent=1) + "\n")
+    (root / UNFINISHED).unlink()
