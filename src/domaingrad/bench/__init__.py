@@ -8,7 +8,7 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 
 from . import register
 from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
-from .entry import config_of, name_of, train
+from .entry import config_of, embed, name_of, train
 from .methods import ABLATIONS, QUICK, listed_methods
 from .metrics import METRICS, in_words
 from .names import import_plugins, look_up
@@ -104,6 +104,7 @@ __all__ = [
     "TrainConfig",
     "TrainedModel",
     "config_of",
+    "embed",
     "evaluate",
     "hyperparameter",
     "import_plugins",

@@ -8,7 +8,19 @@ import typer
 
 from domaingrad import __version__
 
-from . import ablate, compare, evaluate, faces, inspect, listing, predict, report, sweep, train
+from . import (
+    ablate,
+    compare,
+    embed,
+    evaluate,
+    faces,
+    inspect,
+    listing,
+    predict,
+    report,
+    sweep,
+    train,
+)
 
 app = typer.Typer(
     name="domaingrad",
@@ -22,6 +34,7 @@ app = typer.Typer(
 )
 app.command(name="compare")(compare.compare)
 app.command(name="train")(train.train)
+app.command(name="embed")(embed.embed)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
 app.command(name="inspect")(inspect.inspect)

@@ -77,7 +77,7 @@ def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool 
         ) from error
     entry = directory / _key(files, size, skip_unreadable)
     if not entry.exists():
-        with _alone(entry, news):
+        with alone(entry, news, "decoding these images"):
             if not entry.exists():
                 _write(entry, files, size, news, skip_unreadable)
     return _read(entry, files, size)
@@ -99,13 +99,13 @@ def _key(files: Sequence[Path], size: int, skip_unreadable: bool) -> str:
 
 
 @contextmanager
-def _alone(entry: Path, news: News) -> Iterator[None]:
+def alone(entry: Path, news: News, work: str) -> Iterator[None]:
     """Hold the entry's lock, which the system lets go of if the process is killed."""
     lock = FileLock(entry.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        news.say("another process is decoding these images; waiting for it")
+        news.say(f"another process is {work}; waiting for it")
         lock.acquire()
     try:
         yield

@@ -8,6 +8,7 @@ from typing import Any
 from domaingrad.bench.names import Registry
 
 from .data import AsStored, DataError, Preparation
+from .embeddings import Embeddings
 from .mnist import Digits
 from .photographs import Photographs
 from .table import Table
@@ -15,7 +16,7 @@ from .table import Table
 PREPARATIONS = Registry[type[Preparation]]("preparation")
 """Every kind of preparation, by the name under which it is written down."""
 
-for _kind in (AsStored, Digits, Photographs, Table):
+for _kind in (AsStored, Digits, Embeddings, Photographs, Table):
     PREPARATIONS.add(_kind.kind, _kind)
 
 
