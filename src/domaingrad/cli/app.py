@@ -13,6 +13,7 @@ from . import (
     compare,
     embed,
     evaluate,
+    export,
     faces,
     inspect,
     listing,
@@ -37,6 +38,7 @@ app.command(name="train")(train.train)
 app.command(name="embed")(embed.embed)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
+app.command(name="export")(export.export)
 app.command(name="inspect")(inspect.inspect)
 app.command(name="sweep")(sweep.sweep)
 app.command(name="report")(report.report)

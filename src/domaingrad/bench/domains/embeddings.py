@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.models import Network
 from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import Option, settings
 
@@ -83,12 +84,16 @@ class Embeddings(Preparation):
     def __call__(self, stored: Tensor) -> Tensor:
         """Vectors [n, width], or the stored inputs of which the maker makes them, standardised."""
         if self.maker is not None and stored.dim() > 2:
-            network = self.maker.features(self._inputs.shape, stored.device)
-            stored = network.features(self._inputs(stored))
+            stored = self.network(stored.device).features(self.raw(stored))
         if not self.mean:
             return stored.float()
         mean, scale = (each.to(stored.device) for each in self._estimates)
         return (stored.float() - mean) / scale
+
+    def network(self, device: torch.device) -> Network:
+        """The maker's backbone."""
+        assert self.maker is not None
+        return self.maker.features(self.raw.shape, device)
 
     def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
         """Vectors in files, called ``FILE:ROW`` from 1; or inputs that the maker makes them of.
@@ -97,8 +102,8 @@ class Embeddings(Preparation):
             DataError: as :func:`arrays_of`, or vectors of another width.
         """
         if self.maker is not None and not all(is_embeddings(path) for path in paths):
-            names, stored = self._inputs.read(paths)
-            return names, vectors(self.maker, self._inputs, stored)
+            names, stored = self.raw.read(paths)
+            return names, vectors(self.maker, self.raw, stored)
         names, found = [], []
         for path in paths:
             arrays = arrays_of(path)
@@ -118,7 +123,7 @@ class Embeddings(Preparation):
             DataError: others.
         """
         if self.maker is not None and not isinstance(other, Embeddings):
-            return vectors(self.maker, self._inputs, self._inputs.adopted(other, stored))
+            return vectors(self.maker, self.raw, self.raw.adopted(other, stored))
         makers = [e.maker and e.maker.key() for e in (self, other) if isinstance(e, Embeddings)]
         if len(makers) == 2 and makers[0] != makers[1]:
             raise DataError(
@@ -128,8 +133,8 @@ class Embeddings(Preparation):
         return super().adopted(other, stored)
 
     @cached_property
-    def _inputs(self) -> Preparation:
-        """Of the maker."""
+    def raw(self) -> Preparation:
+        """Of the maker's inputs."""
         from .preparations import preparation_from  # noqa: PLC0415 - which knows this one, too
 
         assert self.maker is not None
