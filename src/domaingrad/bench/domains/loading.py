@@ -20,6 +20,7 @@ from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
 from .presets import PRESETS
 from .table import TABLE
+from .texts import TEXT
 from .wilds import WILDS
 
 DATA_SETS = Registry[DataSet]("data set")
@@ -35,7 +36,8 @@ for _data in (
 ):
     DATA_SETS.add(_data.name, _data)
 for _reader in (
-    FOLDER, TABLE, MANIFEST, EMBEDDINGS, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values()
+    FOLDER, TABLE, TEXT, MANIFEST, EMBEDDINGS, COLORED_MNIST, ROTATED_MNIST, WILDS,
+    *PRESETS.values(),
 ):  # fmt: skip
     READERS.add(_reader.kind, _reader)
 
