@@ -1,11 +1,14 @@
 """The code in README and CONTRIBUTING runs as printed."""
 
 import re
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
@@ -13,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import domaingrad as dg
+from domaingrad import bench
 
 ROOT = Path(__file__).parents[1]
 
@@ -136,9 +140,44 @@ def test_training_from_python_works_as_the_page_says(tmp_path, monkeypatch, caps
     assert right.double().mean() > 0.7
 
 
+def test_the_embeddings_page_is_read_and_its_export_needs_nothing_of_ours(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOMAINGRAD_CACHE", str(tmp_path / "cache"))
+    save, alone = blocks("docs/embeddings.md")
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    scope = {
+        "vectors": generator.normal(labels[:, None], 0.1, (60, 4)), "labels": labels,
+        "domains": np.array(["a", "b", "c"])[np.arange(60) // 20], "patients": np.arange(60) // 4,
+    }  # fmt: skip
+    exec(save, scope)
+    quick = {"steps": 20, "checkpoints": 1, "accelerator": "cpu"}
+    result = bench.train("mine.npz", "of vectors", hold_out="c", **quick)
+    assert result.held_out.score == 1
+
+    for domain in ("a", "b", "c"):
+        for name, color in (("cat", (200, 0, 0)), ("dog", (0, 0, 200))):
+            (tmp_path / "images" / domain / name).mkdir(parents=True)
+            for number in range(4):
+                picture = Image.new("RGB", (128, 128), color)
+                picture.save(tmp_path / "images" / domain / name / f"{number}.png")
+    bench.train(
+        "images", "of images", hold_out="c", backbone="mlp", data_options={"size": 128},
+        augment=False, learning_rate=1e-3, batch=4, **quick,
+    )  # fmt: skip
+    bench.export("of images", "torchscript", "model.pt")
+    Image.new("RGB", (90, 70), (200, 0, 0)).save("new.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        exec(alone, {})
+    assert capsys.readouterr().out.split()[-1] == "cat"
+
+
 def test_no_place_is_left_to_fill_in():
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/semantics.md", "docs/gsnr.md")
     pages += ("docs/training.md", "docs/comparing.md", "docs/scale.md", "docs/faces.md")
-    pages += ("docs/integrations.md",)
+    pages += ("docs/integrations.md", "docs/embeddings.md")
     for name in pages:
         assert "<!--" not in (ROOT / name).read_text(encoding="utf-8"), name

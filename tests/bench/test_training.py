@@ -333,7 +333,7 @@ def test_other_code_or_data_make_another_run(tmp_path, monkeypatch):
         train(dataclasses.replace(config, hold_out="camera-0"), out, data=other)
     with monkeypatch.context() as patch:
         patch.setattr("domaingrad.bench.runs.settings.NUMERICS", 0)
-        with pytest.raises(RunDirectoryError, match=r"decided_by\.numerics is 1 there and 0 here"):
+        with pytest.raises(RunDirectoryError, match=r"decided_by\.numerics is \d there and 0 here"):
             train(dataclasses.replace(config, hold_out="camera-0"), out, data=data)
     with monkeypatch.context() as patch:
         patch.setattr("domaingrad.bench.runs.settings.code_of", lambda *_: "other")

@@ -9,7 +9,7 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 from . import register
 from .disk import FullDiskError, RunDirectoryError, is_writable
 from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
-from .entry import config_of, name_of, train
+from .entry import config_of, embed, name_of, train
 from .escaping import csv_cell, on_plot, plain, terminal
 from .methods import ABLATIONS, QUICK, listed_methods
 from .metrics import METRICS, in_words
@@ -62,9 +62,11 @@ from .sweeping import PlannedSweep, plan_sweep, sweep
 from .use import (
     DomainEvaluation,
     Evaluation,
+    Exported,
     Inspection,
     Predictions,
     evaluate,
+    export,
     inspect,
     load_model,
     predict,
@@ -84,6 +86,7 @@ __all__ = [
     "DomainEvaluation",
     "Evaluation",
     "Event",
+    "Exported",
     "Failed",
     "FailedElsewhereError",
     "Finished",
@@ -110,7 +113,9 @@ __all__ = [
     "TrainedModel",
     "config_of",
     "csv_cell",
+    "embed",
     "evaluate",
+    "export",
     "hyperparameter",
     "import_plugins",
     "in_words",

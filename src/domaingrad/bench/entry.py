@@ -14,13 +14,21 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from .disk import in_name
-from .domains import IN_MEMORY, DataError, from_datasets, told_to_hold_out
+from .domains import (
+    IN_MEMORY,
+    DataError,
+    DomainData,
+    News,
+    from_datasets,
+    told_to_hold_out,
+    write_embeddings,
+)
 from .domains.fetched import Fetch
 from .names import import_plugins
 from .runs.directory import CONFIG, read_config
 from .runs.resumable import Listener
 from .runs.settings import TrainConfig, config_from, deciding, plugins_of
-from .runs.training import NONE, Result, train_together
+from .runs.training import NONE, Result, data_of, train_together
 from .runs.training import train as run
 from .schema import SettingError
 
@@ -91,6 +99,53 @@ def train(
         return train_together(config, out, listener, processes=processes, loggers=loggers)
     ready = from_datasets(data, name, classes, groups, fetch) if isinstance(data, Mapping) else None
     return run(config, out, listener, data=ready, loggers=loggers)
+
+
+def embed(
+    data: str,
+    out: str | Path,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    accelerator: str = "auto",
+    plugins: Sequence[str] = (),
+    news: News | None = None,
+) -> DomainData:
+    """Embed all images of some data by a frozen backbone, once, as ``domaingrad embed`` does.
+
+    What has been embedded before is found in the cache by its content; after a kill the same call
+    goes on.
+
+    Args:
+        data: on disk, in the words of the command line.
+        out: an ``.npz``, which ``train`` and ``sweep`` read.
+        backbone: its name.
+        weights: their file, where no package or directory has them.
+        data_options: of the data's reader, by name.
+        accelerator: ``cpu`` for the CPU; else what there is.
+        plugins: modules that register backbones or readers.
+        news: who hears how it goes.
+
+    Returns:
+        The embedded data.
+
+    Raises:
+        DataError, ValueError: data that cannot be read or are no images, a backbone or weights that
+            do not fit, a file that cannot be written.
+    """
+    path, news = Path(out), news or News()
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"embeddings are written to an .npz; found {path}. Name it so.")
+    import_plugins(tuple(plugins))
+    options = dict(data_options or {})
+    config = TrainConfig(
+        data, None, data_options={"least": 1, **options}, backbone=backbone, weights=weights,
+        frozen_backbone=True, accelerator=accelerator,
+    )  # fmt: skip
+    found = data_of(config, news)
+    write_embeddings(found, path)
+    return found
 
 
 def config_of(file: str | Path | None, given: Mapping[str, Any]) -> TrainConfig:

@@ -8,7 +8,20 @@ import typer
 
 from domaingrad import __version__
 
-from . import ablate, compare, evaluate, faces, inspect, listing, predict, report, sweep, train
+from . import (
+    ablate,
+    compare,
+    embed,
+    evaluate,
+    export,
+    faces,
+    inspect,
+    listing,
+    predict,
+    report,
+    sweep,
+    train,
+)
 
 app = typer.Typer(
     name="domaingrad",
@@ -22,8 +35,10 @@ app = typer.Typer(
 )
 app.command(name="compare")(compare.compare)
 app.command(name="train")(train.train)
+app.command(name="embed")(embed.embed)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)
+app.command(name="export")(export.export)
 app.command(name="inspect")(inspect.inspect)
 app.command(name="sweep")(sweep.sweep)
 app.command(name="report")(report.report)

@@ -14,11 +14,12 @@ from domaingrad.bench import READERS, Option, TrainConfig, options_of, without_n
 Command = Callable[..., None]
 
 
-def takes(before: str) -> Callable[[Command], Command]:
+def takes(before: str | None = None, settings: Sequence[str] = ()) -> Callable[[Command], Command]:
     """Give a command the options of readers and of trainings; what was given comes as one dict.
 
     Args:
-        before: the command's own option that they come before, in its help.
+        before: the command's own option that they come before, in its help; after all unless told.
+        settings: of trainings that it takes; all unless told.
     """
 
     def decorate(command: Command) -> Command:
@@ -30,20 +31,21 @@ def takes(before: str) -> Callable[[Command], Command]:
             for option in options_of(reader.options):
                 shown.setdefault(option[0], option)
         reading = _parameters(shown.values())
-        training = _parameters(options_of(TrainConfig))
-        place = next(at for at, parameter in enumerate(own) if parameter.name == before)
-        every = [*own[:place], *(p for p, _ in (*reading, *training)), *own[place:]]
+        every = options_of(TrainConfig)
+        training = _parameters(each for each in every if not settings or each[0] in settings)
+        place = next((at for at, each in enumerate(own) if each.name == before), len(own))
+        parameters = [*own[:place], *(p for p, _ in (*reading, *training)), *own[place:]]
 
         @wraps(command)
         def called(**values: Any) -> None:
-            told, settings = (
+            told, given = (
                 without_none({p.name: read(values.pop(p.name)) for p, read in each})
                 for each in (reading, training)
             )
-            command(**values, settings=settings | {"data_options": told})
+            command(**values, settings=given | {"data_options": told})
 
-        called.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
-        called.__annotations__ = {p.name: p.annotation for p in every}
+        called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in parameters}
         return called
 
     return decorate

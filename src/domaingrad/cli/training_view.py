@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
 from rich.progress import TaskID
 
@@ -10,6 +12,9 @@ from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig, pl
 from .live import Bars, duration, scores
 from .shown import say
 
+TOLD_EVERY = 15.0
+"""Seconds between two lines on work that takes long, where there is no terminal."""
+
 
 class TrainingView(Bars):
     """A bar where there is a terminal; else a line for each checkpoint."""
@@ -17,7 +22,8 @@ class TrainingView(Bars):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._task: TaskID | None = None
-        self._work = ""
+        self._work, self._counted, self._told = "", "", 0.0
+        self._began = (0.0, 0)
         self._shown: Checkpoint | None = None
 
     @property
@@ -29,7 +35,17 @@ class TrainingView(Bars):
         say(self._console, text)
 
     def _advance(self, work: str, done: int, total: int) -> None:
-        self._update(work, done, total, f"{done} of {total}")
+        now = time.monotonic()
+        if work != self._counted:
+            self._counted, self._began, self._told = work, (now, done), now
+        since, before = self._began
+        speed = (done - before) / (now - since) if now > since else 0.0
+        left = f", {speed:,.0f}/s, {duration((total - done) / speed)} left" if speed else ""
+        news = f"{done:,} of {total:,}{left}"
+        self._update(work, done, total, news)
+        if not self._console.is_terminal and now - self._told > TOLD_EVERY:
+            self._told = now
+            self._say(f"{work}: {news}")
 
     def _begin(self, config: TrainConfig, step: int) -> None:
         held_out = "no domain" if config.hold_out is None else config.hold_out

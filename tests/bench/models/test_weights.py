@@ -114,8 +114,8 @@ def wider(state):
 MISFITS = {
     "unexpected": (lambda s: s | {"aux.weight": torch.zeros(1)}, r"1 unexpected \(aux\.weight\)"),
     "renamed": (
-        lambda s: {f"backbone.{name}": tensor for name, tensor in s.items()},
-        r"8 missing \(0\.weight, .*; 9 unexpected \(backbone\.0\.weight",
+        lambda s: {f"other.{name}": tensor for name, tensor in s.items()},
+        r"8 missing \(0\.weight, .*; 9 unexpected \(other\.0\.weight",
     ),
     "other channels": (
         lambda s: s | {"0.weight": torch.zeros(4, 1, 3, 3)},
@@ -140,6 +140,60 @@ def test_what_does_not_fit_is_listed_and_the_model_stays_as_it_was(tmp_path, nam
     with pytest.raises(WeightsError, match=message):
         load_weights(model, write(tmp_path / "w.pt", damage(trained(5))))
     assert not changed(model, before)
+
+
+def nested(*prefixes):
+    """Names under wrappers, each of which is put before all."""
+    return {f"{''.join(prefixes)}{name}": tensor for name, tensor in trained(5).items()}
+
+
+def beside_the_head(prefix):
+    """The body alone under a wrapper."""
+    return {n if n.startswith("4.") else f"{prefix}{n}": t for n, t in trained(5).items()}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        nested("module."),
+        nested("_orig_mod."),
+        nested("module.", "_orig_mod."),
+        nested("model.", "backbone."),
+        nested("module.", "model.", "encoder."),
+        beside_the_head("backbone."),
+        {"epoch": 3, "state_dict": {"model": nested("_orig_mod.", "module.")}},
+        {"optimizer": {"lr": 0.1}, "model_state_dict": nested("net.")},
+    ],
+    ids=lambda state: next(iter(state)) + str(len(state)),
+)
+def test_prefixes_and_nesting_of_training_scripts_are_seen_through(tmp_path, state):
+    model = model_of(5)
+    torch.save(state, tmp_path / "w.pt")
+    report = load_weights(model, tmp_path / "w.pt")
+    assert report == WeightsReport(9, ())
+    expected = trained(5)
+    assert all((t - expected[n]).abs().max() < 1.01 for n, t in model.state_dict().items())
+    assert model.state_dict()["0.weight"].min() >= 2
+
+
+def test_a_prefix_of_the_models_own_stays(tmp_path):
+    model = nn.Sequential()
+    model.add_module("model", model_of(5))
+    state = {f"model.{name}": tensor for name, tensor in trained(5).items()}
+    load_weights(model, write(tmp_path / "w.pt", state))
+    assert not changed(model, state)
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"fc.weight": torch.zeros(9, 64), "fc.bias": torch.zeros(9)}]
+)
+def test_weights_without_the_models_head_leave_it_fresh(tmp_path, others):
+    state, model = trained(5), model_of(5)
+    before = state_of(model)
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("4.")}
+    report = load_weights(model, write(tmp_path / "w.pt", body | others))
+    assert report == WeightsReport(7, ("4.weight", "4.bias"), tuple(others))
+    assert changed(model, before) == set(body)
 
 
 def test_ten_names_are_listed_and_the_rest_counted(tmp_path):

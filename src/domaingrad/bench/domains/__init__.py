@@ -14,12 +14,14 @@ from .data import (
     Task,
 )
 from .datasets import from_datasets
+from .embeddings import Embeddings, embedded, write_embeddings
 from .loading import DATA_SETS, IN_MEMORY, READERS, is_drawn, load, options_of, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
-from .recipes import Balance, OptimizerName, Recipe, Schedule, Training
+from .recipes import HEADS, Balance, OptimizerName, Recipe, Schedule, Training
 
 __all__ = [
     "DATA_SETS",
+    "HEADS",
     "IN_MEMORY",
     "PREPARATIONS",
     "READERS",
@@ -29,6 +31,7 @@ __all__ = [
     "DataSet",
     "DomainData",
     "Domains",
+    "Embeddings",
     "Groups",
     "News",
     "OptimizerName",
@@ -40,6 +43,7 @@ __all__ = [
     "Task",
     "Training",
     "correct",
+    "embedded",
     "from_datasets",
     "is_drawn",
     "load",
@@ -48,4 +52,5 @@ __all__ = [
     "preparation_from",
     "score",
     "told_to_hold_out",
+    "write_embeddings",
 ]

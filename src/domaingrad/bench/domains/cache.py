@@ -86,7 +86,7 @@ def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool 
             return _read(entry, files, size)
         except damaged as error:
             news.say(f"the cache entry {entry} is damaged ({error}); decoding its images anew")
-    with _alone(entry, news):
+    with alone(entry, news, "decoding these images"):
         try:  # another process may have written it meanwhile
             return _read(entry, files, size)
         except damaged:
@@ -111,14 +111,14 @@ def _key(files: Sequence[Path], size: int, skip_unreadable: bool) -> str:
 
 
 @contextmanager
-def _alone(entry: Path, news: News) -> Iterator[None]:
+def alone(entry: Path, news: News, work: str) -> Iterator[None]:
     """Hold the entry's lock, which the system lets go of if the process is killed."""
     place = entry.with_suffix(".lock")
     with locked(place) as held:
         if held:
             yield
             return
-    news.say("another process is decoding these images; waiting for it")
+    news.say(f"another process is {work}; waiting for it")
     with locked(place, patience=-1):
         yield
 

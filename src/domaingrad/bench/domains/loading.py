@@ -14,11 +14,13 @@ from domaingrad.bench.names import Registry, look_up
 from . import digits, linear_toy, spirals
 from .base import DataSet
 from .data import DataError, DomainData, News, Reader, ReaderOptions
+from .embeddings import EMBEDDINGS, READ
 from .folder import FOLDER
 from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
 from .presets import PRESETS
 from .table import TABLE
+from .texts import TEXT
 from .wilds import WILDS
 
 DATA_SETS = Registry[DataSet]("data set")
@@ -34,14 +36,15 @@ for _data in (
 ):
     DATA_SETS.add(_data.name, _data)
 for _reader in (
-    FOLDER, TABLE, MANIFEST, COLORED_MNIST, ROTATED_MNIST, WILDS, *PRESETS.values()
+    FOLDER, TABLE, TEXT, MANIFEST, EMBEDDINGS, COLORED_MNIST, ROTATED_MNIST, WILDS,
+    *PRESETS.values(),
 ):  # fmt: skip
     READERS.add(_reader.kind, _reader)
 
 IN_MEMORY = "python"
 """What stands for a kind where data came from a Python program."""
 
-BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST}
+BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST} | dict.fromkeys(READ, EMBEDDINGS)
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
 
@@ -50,7 +53,8 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
 
     Args:
         data: ``KIND:PATH`` with a kind of :data:`READERS`, the name of a built-in data set, or a
-            path alone, of a folder of images, a ``.csv`` or a ``.json`` manifest.
+            path alone, of a folder of images, a ``.csv``, a ``.json`` manifest, or embeddings
+            (``.npz``, ``.safetensors``, ``.parquet``).
         options: what the reader is told, by name.
         news: who hears of decoding.
         generator: from which is drawn what is drawn anew in each trial (:func:`is_drawn`).

@@ -77,8 +77,8 @@ class Photographs(Preparation):
         images = stored.float().div_(255)
         if stored.shape[-1] != self.size:
             height, width = stored.shape[2:]
-            whole = torch.tensor([0.0, 0.0, width, height]).expand(len(stored), 4)
-            images = resampled(images, whole, torch.zeros(len(stored)).bool(), self.size)
+            whole = torch.tensor([[0.0, 0.0, width, height]])  # the same for all
+            images = resampled(images, whole, torch.zeros(1).bool(), self.size)
         return _normalised(images)
 
     def augmented(
@@ -244,8 +244,8 @@ def resampled(images: Tensor, crops: Tensor, flipped: Tensor, size: int) -> Tens
 
     Args:
         images: shape [n, c, h, w].
-        crops: left, top, width and height of each, shape [n, 4].
-        flipped: which are mirrored, shape [n].
+        crops: left, top, width and height of each, shape [n, 4], or [1, 4] of all.
+        flipped: which are mirrored, shape [n] or [1].
         size: height and width of what is returned.
     """
     height, width = images.shape[2:]

@@ -134,7 +134,13 @@ class PenaltyLearner(Learner[W_co]):
     def objective(self, batches: Batches) -> Tensor:
         """Risk and penalty."""
         done = forward(self.setup, batches)
-        return self.total(risk=done.risk, penalty=self.weight() * self.penalty(done))
+        penalty = self.penalty(done)
+        if len(done.sizes) > 1 and done.risk.requires_grad and not penalty.requires_grad:
+            raise ValueError(
+                f"the penalty of {type(self.hp).__name__} is of features that nothing trained "
+                f"moves, so it would do nothing: the head is linear. Use the head mlp, or erm."
+            )
+        return self.total(risk=done.risk, penalty=self.weight() * penalty)
 
 
 class AnnealedLearner(PenaltyLearner[A_co]):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib import import_module
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -17,6 +16,8 @@ from domaingrad.bench.names import Registry, UnknownNameError, look_up
 
 from .mlp import linear, mlp
 from .mnist_cnn import mnist_cnn
+from .pretrained import IMAGENET, BackboneError, efficientnet_lite0, hf, optional, renormalised
+from .squeezenet import squeezenet
 
 Builder = Callable[..., nn.Module]
 """Makes a model from the shape of an input, the number of outputs, and its own arguments."""
@@ -26,10 +27,6 @@ SMALL = 32
 COLOURS = 3
 AUXILIARY = ("googlenet", "inception_v3")
 """torchvision's models that give more than one output unless told."""
-
-
-class BackboneError(ValueError):
-    """A backbone that cannot be made, or not for such inputs: what was found, what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,10 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **arguments: Any) -> 
 
     Args:
         name: ``mlp`` (three layers, 128 wide), ``mnist-cnn``, ``resnet18``, ``resnet50`` (both
-            torchvision's), ``torchvision:NAME`` for its classifiers or ``timm:NAME`` (architectures
-            alone: ``resnet18``, not ``resnet18.a1_in1k``, which names weights).
+            torchvision's), ``squeezenet``, ``efficientnet-lite0`` (of a package),
+            ``torchvision:NAME`` for its classifiers, ``timm:NAME`` (architectures alone:
+            ``resnet18``, not ``resnet18.a1_in1k``, which names weights), or ``hf:DIR``, a vision
+            model of transformers, with the weights that lie there.
         shape: shape of one input.
         outputs: width of the output.
         arguments: of the backbone itself, as ``hidden`` of ``mlp``.
@@ -169,7 +168,8 @@ def _builder(name: str) -> Builder:
         return partial(LIBRARIES[library], model)
     # The list that an error shows names what the libraries have as one entry each.
     listed = {**BACKBONES} | {
-        f"{known}:NAME": partial(of, "NAME") for known, of in LIBRARIES.items()
+        f"{known}:{'DIR' if known == 'hf' else 'NAME'}": partial(of, "NAME")
+        for known, of in LIBRARIES.items()
     }
     return look_up("backbone", name, listed)
 
@@ -193,7 +193,9 @@ def _timm(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     timm = _library("timm")
     _require_known("timm", name, timm.list_models())
     model = timm.create_model(name, pretrained=False, num_classes=outputs, in_chans=shape[0])
-    return cast(nn.Module, model)
+    known = model.pretrained_cfg if shape[0] == COLOURS else {}
+    mean, std = known.get("mean", IMAGENET[0]), known.get("std", IMAGENET[1])
+    return renormalised(cast(nn.Module, model), tuple(mean), tuple(std))
 
 
 BACKBONES = Registry[Builder]("backbone")
@@ -202,11 +204,14 @@ BACKBONES = Registry[Builder]("backbone")
 BACKBONES.add("mlp", mlp)
 BACKBONES.add("linear", linear)
 BACKBONES.add("mnist-cnn", mnist_cnn)
+BACKBONES.add("squeezenet", squeezenet)
+BACKBONES.add("efficientnet-lite0", efficientnet_lite0)
 BACKBONES.add("resnet18", partial(_torchvision, "resnet18"))
 BACKBONES.add("resnet50", partial(_torchvision, "resnet50"))
-IMAGES = ("mnist-cnn", "resnet18", "resnet50")
+IMAGES = ("mnist-cnn", "resnet18", "resnet50", "squeezenet", "efficientnet-lite0")
 """Those of them that take images, and nothing else."""
 LIBRARIES: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
+    "hf": hf,
     "timm": _timm,
     "torchvision": _torchvision,
 }
@@ -215,12 +220,7 @@ LIBRARIES: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
 def _library(name: Literal["timm", "torchvision"]) -> Any:
     """The library, imported only when it is asked for, as it is optional."""
     try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise BackboneError(
-            f"backbones of {name} need {error.name}, which is not installed; run "
-            f"`pip install 'domaingrad[vision]'`."
-        ) from error
+        return optional(name, f"a backbone of {name}", "vision")
     # What an extension made for another PyTorch raises, at the first attempt and at later ones.
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         raise BackboneError(

@@ -29,8 +29,9 @@ def mlp(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (128, 128)
     return nn.Sequential(*layers)
 
 
-def linear(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
-    """A linear map without bias, starting at zero."""
-    layer = nn.Linear(prod(shape), outputs, bias=False)
-    nn.init.zeros_(layer.weight)
+def linear(shape: tuple[int, ...], outputs: int, bias: bool = False) -> nn.Sequential:
+    """A linear map, starting at zero."""
+    layer = nn.Linear(prod(shape), outputs, bias=bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(nn.Flatten(), layer)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from hashlib import file_digest
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,10 +18,12 @@ from .network import classifiers_of
 
 SHOWN = 10
 """Names that an error lists before it counts the rest."""
-NESTING = ("state_dict", "model")
+NESTING = ("state_dict", "model", "model_state_dict", "model_state")
 """Under which training scripts put a model's weights."""
-WRAPPER = "module."
-"""What DataParallel puts before every name."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "network.")
+"""What DataParallel, ``torch.compile`` and training scripts put before names."""
+HEADS = ("head", "heads", "fc", "_fc", "classifier", "logits", "last_linear", "head_dist")
+"""What models call their head; one in a file that a model has no place for is left out."""
 COUNTER = "num_batches_tracked"
 """What batch norms count, and old files lack; it moves nothing unless momentum is ``None``."""
 
@@ -35,36 +39,44 @@ class WeightsReport:
     loaded: int
     """Tensors taken from the file."""
     head: tuple[str, ...]
-    """Names that keep their initialisation, since the file has another number of outputs."""
+    """Names that keep their initialisation, since the file has another head, or none."""
+    unused: tuple[str, ...] = ()
+    """Names of the file's own head, where the model has it not."""
 
 
 def load_weights(model: nn.Module, path: Path) -> WeightsReport:
     """Take a model's weights from a file whose names are the model's own.
 
-    Everything must be there and fit, but for the head: where all tensors of another shape are the
-    head's (:func:`~.network.classifiers_of`) and differ in the number of outputs alone, they keep
-    their initialisation. Values take the dtype and device of the model's. A model is changed only
-    if all is well.
+    Everything must be there and fit, but for the head (:func:`~.network.classifiers_of`): where its
+    tensors are missing, or of another number of outputs, they keep their initialisation, and a head
+    of another name in the file is left out. Values take the dtype and device of the model's. A
+    model is changed only if all is well.
 
     Args:
         model: changed in place.
-        path: ``.pt`` or ``.pth`` of PyTorch (tensors by name, also under ``state_dict`` or
-            ``model``; names may begin with ``module.``), ``.safetensors``, or ``.npz``.
+        path: ``.pt`` or ``.pth`` of PyTorch (tensors by name, also under ``state_dict``, ``model``
+            and the like; all names, or all but the head's, may begin with ``module.``,
+            ``_orig_mod.``, ``model.``, ``backbone.`` or several of them), ``.safetensors``, or
+            ``.npz``.
 
     Raises:
         WeightsError: a file that cannot be read, holds code, or does not fit.
     """
-    found = _unwrapped(_read(path))
     expected: dict[str, Tensor] = model.state_dict()
+    found = _unwrapped(_read(path), expected)
     missing = [n for n in expected if n not in found and n.rpartition(".")[2] != COUNTER]
     unexpected = [name for name in found if name not in expected]
     common = [name for name in expected if name in found]
     differing = [name for name in common if found[name].shape != expected[name].shape]
     is_head = _head_of(model)
-    if all(is_head(n) and found[n].shape[1:] == expected[n].shape[1:] for n in differing):
+    head: tuple[str, ...] = ()
+    if all(is_head(n) and _width(found[n]) == _width(expected[n]) for n in differing):
         head, differing = tuple(differing), []
-    else:
-        head = ()
+    unused: tuple[str, ...] = ()
+    if len(missing) < len(expected) and all(map(is_head, missing)):
+        head, missing = (*head, *missing), []
+        unused = tuple(name for name in unexpected if name.partition(".")[0] in HEADS)
+        unexpected = [name for name in unexpected if name not in unused]
     shapes = [f"{n} {list(found[n].shape)} for {list(expected[n].shape)}" for n in differing]
     dtypes = [
         f"{name} {_plain(found[name].dtype)} for {_plain(expected[name].dtype)}"
@@ -89,7 +101,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         )
     taken = {name: found[name] for name in common if name not in head}
     model.load_state_dict(taken, strict=False)
-    return WeightsReport(len(taken), head)
+    return WeightsReport(len(taken), head, unused)
 
 
 def _head_of(model: nn.Module) -> Callable[[str], bool]:
@@ -139,9 +151,11 @@ def _from_torch(path: Path) -> Any:
             f"code ({cause.partition('. ')[0]}). Where you trust it, load it yourself and save its "
             f"state_dict() alone."
         ) from error
-    for key in NESTING:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            return loaded[key]
+    while isinstance(loaded, Mapping):
+        inner = [loaded[key] for key in NESTING if isinstance(loaded.get(key), Mapping)]
+        if not inner:
+            break
+        loaded = inner[0]
     return loaded
 
 
@@ -195,10 +209,35 @@ def _fits(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, Tensor)
 
 
-def _unwrapped(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if all(name.startswith(WRAPPER) for name in found):
-        return {name.removeprefix(WRAPPER): value for name, value in found.items()}
-    return found
+def _unwrapped(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], deep: int = 4
+) -> Mapping[str, Tensor]:
+    """With those prefixes off, up to ``deep``, by which most names are the model's."""
+    best = found
+    for prefix in PREFIXES if deep and not expected.keys() <= found.keys() else ():
+        if any(name.startswith(prefix) for name in found):
+            short = {name.removeprefix(prefix): value for name, value in found.items()}
+            tried = _unwrapped(short, expected, deep - 1) if len(short) == len(found) else found
+            if len(expected.keys() & tried.keys()) > len(expected.keys() & best.keys()):
+                best = tried
+    return best
+
+
+def _width(tensor: Tensor) -> list[int]:
+    """Shape of what an output is made of; a 1 × 1 convolution is a linear layer."""
+    return [size for size in tensor.shape[1:] if size != 1]
+
+
+def digest_of(path: Path) -> str:
+    """Hash of a file, read again where it has changed."""
+    there = path.stat()
+    return _digest_of(path, there.st_mtime_ns, there.st_size)
+
+
+@cache
+def _digest_of(path: Path, _changed: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _listed(names: Sequence[str], fault: str) -> str:

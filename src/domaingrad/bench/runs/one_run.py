@@ -10,16 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from domaingrad.bench.disk import FullDiskError
-from domaingrad.bench.domains import DataError, DomainData, News, is_drawn, load
+from domaingrad.bench.domains import DataError, DomainData, News, is_drawn
 from domaingrad.bench.names import import_plugins
-from domaingrad.bench.protocol import generator_of
 
 from .events import Failed, Finished, Progress
 from .isolation import isolated
 from .plan import PlannedRun, key_of
 from .resumable import Listener, Status
 from .settings import TrainConfig, written
-from .training import drawing_names, train
+from .training import data_of, train
 
 NEWS_EVERY = 0.2
 """Seconds between two pieces of news of a run."""
@@ -77,10 +76,13 @@ def attempt(
 
 def _data_of(config: TrainConfig) -> DomainData:
     """The data of a run; read once, where no trial draws them anew."""
-    names = drawing_names(config) if is_drawn(config.data) else ()
-    return _data(config.data, json.dumps(dict(config.data_options), sort_keys=True), names)
+    names = ["data", "data_options"]
+    names += ["seed", "trial"] if is_drawn(config.data) else []
+    names += ["frozen_backbone", "backbone", "weights", "accelerator"] * config.frozen_backbone
+    told = {"hold_out": None} | {name: getattr(config, name) for name in names}
+    return _data(json.dumps(told | {"data_options": dict(config.data_options)}, sort_keys=True))
 
 
 @lru_cache(maxsize=2)
-def _data(data: str, options: str, names: tuple[object, ...]) -> DomainData:
-    return load(data, json.loads(options), News(), generator_of(*names))
+def _data(told: str) -> DomainData:
+    return data_of(TrainConfig(**json.loads(told)), News())

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, Task, load
+from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, Task
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.protocol import SELECTIONS, drawn
@@ -26,7 +26,7 @@ from .settings import (
     written,
 )
 from .trainer import require_sources
-from .training import drawing, held_out_in_turn
+from .training import data_of, held_out_in_turn
 
 KEY = "^[0-9a-f]{16}$"
 """What is a run's name, and so no path that leads elsewhere."""
@@ -161,8 +161,10 @@ def make_plan(request: SweepConfig, news: News | None = None) -> tuple[Plan, dic
     holdable: dict[str, None] = {}
     planned, prints = [], {}
     for given in request.data:
-        first = TrainConfig(given, None, seed=request.seed, data_options=request.data_options)
-        data = load(given, request.data_options, news, drawing(first))
+        first = TrainConfig(
+            given, None, seed=request.seed, data_options=request.data_options, **request.settings
+        )
+        data = data_of(first, news)
         if data.name in read:
             raise DataError(
                 f"two of the data are called {data.name}; give one of them another name, or "

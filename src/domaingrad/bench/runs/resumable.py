@@ -24,6 +24,7 @@ from .directory import RunDirectory
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
 from .loggers import end, log_again, logged, logger_in
+from .probing import fit_head
 from .ranks import Ranks
 from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, training_of
 from .trained import TrainedModel
@@ -254,10 +255,13 @@ def _network(
     shape = splits.preparation.shape
     model = architecture.build(shape, data.outputs)
     notes = [*splits.preparation.notes]
-    if config.weights is not None:
+    if config.weights is not None and not config.frozen_backbone:
         report = load_weights(model, Path(config.weights))
         fresh = ", ".join(report.head) or "none"
-        notes.append(f"{report.loaded} tensors of weights loaded; with fresh values: {fresh}")
+        unused = f"; left out of the file: {', '.join(report.unused)}" if report.unused else ""
+        notes.append(
+            f"{report.loaded} tensors of weights loaded; with fresh values: {fresh}{unused}"
+        )
     if config.frozen_norms and not (count := freeze_norms(model)):
         raise DataError(
             f"there are no norms to freeze in {config.backbone}: it has no BatchNorm with running "
@@ -265,7 +269,10 @@ def _network(
         )
     if config.frozen_norms:
         notes.append(f"{count} norms with frozen statistics")
-    return Network(model, shape, config.dropout, PRECISIONS[config.precision]), notes
+    network = Network(model, shape, config.dropout, PRECISIONS[config.precision])
+    if config.lp_ft:
+        notes.append(fit_head(network, config, data, splits))
+    return network, notes
 
 
 def _shared_groups(data: DomainData, splits: Splits) -> Iterator[str]:

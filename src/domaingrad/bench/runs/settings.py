@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -16,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 import domaingrad
 from domaingrad.bench.domains import (
     DATA_SETS,
+    HEADS,
     IN_MEMORY,
     Balance,
     DataError,
@@ -27,7 +26,8 @@ from domaingrad.bench.domains import (
 )
 from domaingrad.bench.methods import METHODS, Method
 from domaingrad.bench.metrics import METRICS
-from domaingrad.bench.models import BACKBONES, Architecture
+from domaingrad.bench.models import BACKBONES, Architecture, digest_of
+from domaingrad.bench.models.pretrained import HF, PACKAGE, directory_digest, weights_at
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.schema import (
     Count,
@@ -87,14 +87,34 @@ class TrainConfig:
     backbone: Annotated[
         str | None,
         Option(
-            "mlp, mnist-cnn, resnet18, resnet50, timm:NAME or torchvision:NAME; by the data "
-            "unless told."
+            "mlp, mnist-cnn, resnet18, resnet50, squeezenet, efficientnet-lite0, timm:NAME, "
+            "torchvision:NAME or hf:DIR; by the data unless told."
         ),
     ] = None
     weights: Annotated[
         str | None,
-        Option("The backbone's weights: .pt, .safetensors or .npz, in its names."),
+        Option(
+            "The backbone's weights: .pt, .safetensors or .npz, in its names; `package` for those "
+            "of efficientnet-lite0."
+        ),
     ] = None
+    frozen_backbone: Annotated[
+        bool,
+        Option(
+            "Embed all images once by the backbone, and train a head on the embeddings.",
+            "--frozen-backbone",
+        ),
+    ] = False
+    head: Annotated[
+        Literal["linear", "mlp"] | None, Option("What is trained on embeddings; mlp unless told.")
+    ] = None
+    lp_ft: Annotated[
+        bool,
+        Option(
+            "Begin with a linear head fitted to the backbone's features, then fine-tune all.",
+            "--lp-ft",
+        ),
+    ] = False
     frozen_norms: Annotated[
         bool, Option("Keep BatchNorm's statistics.", "--frozen-norms/--trained-norms")
     ] = False
@@ -176,11 +196,13 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
     """
     training, recipe = training_of(config, data), data.recipe
     model, chosen = str(architecture_of(config, data)), recipe.chosen
+    model += f" on embeddings by {config.backbone}" if config.frozen_backbone else ""
     given = [name for name in OPTIMISATION if getattr(recipe, name) != getattr(training, name)]
     if given:
         chosen += f"; given, not chosen so: {', '.join(name.replace('_', ' ') for name in given)}"
     if config.weights is not None:
         model += f" with weights of {Path(config.weights).name}"
+    model += ", from a fitted head" if config.lp_ft else ""
     if config.average != "none":
         model += f" averaged over training ({config.average})"
     scored = f", scored by {METRICS[config.metric].title}" if config.metric else ""
@@ -195,7 +217,17 @@ def checked(config: TrainConfig) -> TrainConfig:
         DataError: no such file of weights.
     """
     import_plugins(config.plugins)
-    if config.weights is not None and not Path(config.weights).expanduser().is_file():
+    if (config.frozen_backbone or config.lp_ft) and config.backbone is None:
+        raise SettingError(
+            "expected the backbone to be named where it is frozen or fine-tuned from a fitted "
+            "head; found none. Name one that has weights, as efficientnet-lite0."
+        )
+    if config.frozen_backbone and config.lp_ft:
+        raise SettingError(
+            "a frozen backbone is not fine-tuned; found frozen_backbone and lp_ft. Leave one out."
+        )
+    file = _weights(config)
+    if file is not None and not Path(file).is_file():
         raise DataError(f"there is no file of weights {config.weights}.")
     method_of(config)
     return config
@@ -236,8 +268,8 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         data=_from_anywhere(config.data),
         data_options=_told(config),
         hyperparameters=method_of(config).hyperparameters(),
-        backbone=config.backbone or (OWN if usual.arguments else usual.name),
-        weights=config.weights and str(Path(config.weights).expanduser().absolute()),
+        backbone=_placed(config.backbone) or (OWN if usual.arguments else usual.name),
+        weights=_weights(config),
         **{name: getattr(training, name) for name in OPTIMISATION},
     )
 
@@ -293,7 +325,9 @@ def _require_average(config: TrainConfig, training: Training) -> None:
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
     """The backbone of resolved settings, or that which the data bring along."""
     assert config.backbone is not None
-    if config.backbone == OWN:
+    if config.head is not None:
+        return HEADS[config.head]
+    if config.backbone == OWN or config.frozen_backbone:
         return data.recipe.backbone
     return Architecture(config.backbone)
 
@@ -315,7 +349,9 @@ def written(config: TrainConfig, data: DomainData, processes: int = 1) -> dict[s
         "processes": processes,
     }
     if config.weights is not None:
-        decided_by["weights"] = _digest(Path(config.weights))
+        decided_by["weights"] = digest_of(Path(config.weights))
+    elif config.backbone is not None and config.backbone.startswith(HF):
+        decided_by["weights"] = directory_digest(Path(config.backbone.removeprefix(HF)))
     made_by = {
         "domaingrad": domaingrad.__version__,
         "code": code_fingerprint(),
@@ -386,6 +422,21 @@ def _told(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def _weights(config: TrainConfig) -> str | None:
+    """The file of the backbone's weights, if there is one."""
+    given = config.weights
+    if config.backbone is not None and (given == PACKAGE or config.frozen_backbone or config.lp_ft):
+        given = weights_at(config.backbone, given)
+    return given and str(Path(given).expanduser().absolute())
+
+
+def _placed(backbone: str | None) -> str | None:
+    """With an absolute path, where it has one."""
+    if backbone is None or not backbone.startswith(HF):
+        return backbone
+    return f"{HF}{Path(backbone.removeprefix(HF)).expanduser().absolute()}"
+
+
 def _from_anywhere(data: str) -> str:
     """With an absolute path, where there is one."""
     kind, separator, place = data.rpartition(":")
@@ -396,17 +447,3 @@ def _from_anywhere(data: str) -> str:
     if data in DATA_SETS or not Path(place).expanduser().exists():
         return data
     return f"{kind}{separator}{Path(place).expanduser().absolute()}"
-
-
-def _digest(path: Path) -> str:
-    there = path.stat()
-    return _digest_of(path, there.st_mtime_ns, there.st_size)
-
-
-@cache
-def _digest_of(path: Path, _changed: int, _size: int) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Generator
 
 from domaingrad.bench.disk import RunDirectoryError, in_name, require_no_link
-from domaingrad.bench.domains import DataError, DomainData, Task, load
+from domaingrad.bench.domains import DataError, DomainData, Embeddings, News, Task, embedded, load
 from domaingrad.bench.names import import_plugins
 from domaingrad.bench.protocol import generator_of, training_domain_validation
 
@@ -169,9 +169,11 @@ def _read(
     """The data, and the settings with nothing left open."""
     import_plugins(config.plugins)
     if data is None:
-        data = load(config.data, config.data_options, listener.news, drawing(config))
+        data = data_of(config, listener.news)
         for note in data.notes:
             listener.news.say(f"Note: {note}")
+    elif config.frozen_backbone and not isinstance(data.preparation, Embeddings):
+        data = _embedded(config, data, listener.news)
     if config.hold_out is None and NONE in data.domains:
         raise DataError(
             f"a domain is called {NONE!r}, which stands for no domain held out; rename it."
@@ -257,6 +259,22 @@ def held_out_in_turn(data: DomainData) -> list[str]:
     """Domains that an estimate holds out: those that leave a source to train on."""
     several = len(data.domains) - len(data.never_sources) > 1
     return [name for name in data.domains if several or name in data.never_sources]
+
+
+def data_of(config: TrainConfig, news: News) -> DomainData:
+    """The data of a run; as embeddings, where its backbone is frozen.
+
+    Raises:
+        DataError, ValueError: they cannot be read, or not be embedded.
+    """
+    data = load(config.data, config.data_options, news, drawing(config))
+    return _embedded(config, data, news) if config.frozen_backbone else data
+
+
+def _embedded(config: TrainConfig, data: DomainData, news: News) -> DomainData:
+    backbone = checked(config).backbone
+    assert backbone is not None
+    return embedded(data, backbone, config.weights, news, config.accelerator)
 
 
 def drawing(config: TrainConfig) -> Generator:

@@ -1,15 +1,18 @@
-"""What is done with a trained model: it is evaluated, inspected, and asked about new samples."""
+"""What is done with a trained model: it is evaluated, inspected, exported, asked about samples."""
 
 from .evaluation import DomainEvaluation, Evaluation, evaluate
+from .exporting import Exported, export
 from .inspection import Inspection, inspect
 from .prediction import Predictions, load_model, predict
 
 __all__ = [
     "DomainEvaluation",
     "Evaluation",
+    "Exported",
     "Inspection",
     "Predictions",
     "evaluate",
+    "export",
     "inspect",
     "load_model",
     "predict",

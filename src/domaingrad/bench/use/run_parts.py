@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from domaingrad.bench.domains import DataError, DomainData, News, load
+from domaingrad.bench.domains import DataError, DomainData, News
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import DECIDED_BY, config_from, training_of
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.trainer import Splits
-from domaingrad.bench.runs.training import drawing
+from domaingrad.bench.runs.training import data_of
 
 
 def directory_of(run: str | Path | RunDirectory) -> RunDirectory:
@@ -43,7 +43,7 @@ def parts_of_run(
     """
     settings = directory.config()
     config = config_from(settings)
-    own = load(config.data, config.data_options, news, drawing(config))
+    own = data_of(config, news)
     trained_on = (trained.data, (settings.get(DECIDED_BY) or {}).get("data"))
     if (own.name, own.fingerprint) != trained_on:
         raise DataError(

@@ -1,0 +1,259 @@
+"""Embeddings of inputs by a frozen backbone: made once, kept in the cache, made on after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from domaingrad.bench.models import Network, build, digest_of, load_weights
+from domaingrad.bench.models.pretrained import PACKAGE, BackboneError, directory_digest, weights_at
+
+from .cache import alone, cache_directory
+from .data import DataError, DomainData, News, Preparation
+from .fetched import FetchedInputs
+
+FORMAT = 1
+"""Part of every key; counted up when an entry's file or what makes vectors changes."""
+ON_CPU, ELSEWHERE = 8, 128
+"""Inputs that pass through a backbone together; few on a CPU, for its caches."""
+KEPT = 128
+"""Vectors that are written at a time; a kill loses as many at most."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes vectors: a frozen backbone, its weights, and what its inputs are made by."""
+
+    backbone: str
+    weights: str | None
+    """The file, or ``None`` where the backbone brings them along."""
+    digest: str
+    """Hash of the weights."""
+    inputs: Mapping[str, Any]
+    """The preparation of what is stored, as it is written down."""
+
+    @classmethod
+    def of(cls, backbone: str, weights: str | None, inputs: Preparation) -> Maker:
+        """Find the weights.
+
+        Raises:
+            BackboneError: there are none.
+            DataError: inputs that no backbone takes.
+        """
+        if len(inputs.shape) != 3:
+            raise DataError(
+                f"a frozen backbone makes embeddings of images; these data are {inputs.kind} of "
+                f"shape {list(inputs.shape)}. Train on them as they are."
+            )
+        file = weights_at(backbone, weights)
+        if file is not None and not Path(file).expanduser().is_file():
+            raise DataError(f"there is no file of weights {file}.")
+        if file is None:
+            digest = directory_digest(Path(backbone.partition(":")[2]).expanduser())
+        else:
+            file = str(Path(file).expanduser().absolute())
+            digest = digest_of(Path(file))
+        return cls(backbone, file, digest, inputs.described())
+
+    def key(self) -> list[object]:
+        """What decides the vectors beside the inputs; nothing of where the weights lie."""
+        name = "hf" if self.weights is None else self.backbone
+        return [FORMAT, name, self.digest, dict(self.inputs)]
+
+    def features(self, shape: tuple[int, ...], device: torch.device) -> Network:
+        """The backbone, ready.
+
+        Raises:
+            BackboneError, WeightsError: weights that are not there, are others, or do not fit.
+        """
+        return _features(self.backbone, self.weights, self.digest, shape, device)
+
+
+@lru_cache(maxsize=2)
+def _features(
+    backbone: str, weights: str | None, digest: str, shape: tuple[int, ...], device: torch.device
+) -> Network:
+    if weights is not None and not Path(weights).is_file():
+        package = weights_at(backbone, PACKAGE) if backbone == "efficientnet-lite0" else None
+        if package is None:
+            raise BackboneError(
+                f"the weights of the frozen {backbone} were at {weights}, where no file is now; "
+                f"put them back there."
+            )
+        weights = package
+    if weights is not None and (found := digest_of(Path(weights))) != digest:
+        raise BackboneError(
+            f"{weights} holds other weights than the embeddings were made with: expected the hash "
+            f"{digest}, found {found}. Put those back, or make the embeddings anew."
+        )
+    with torch.random.fork_rng():  # fresh heads draw
+        model = build(backbone, shape, 2)
+    if weights is not None:
+        load_weights(model, Path(weights))
+    network = Network(model, shape)
+    if not network.divided:
+        raise BackboneError(
+            f"the features that enter the classifier of {backbone} cannot be told apart; choose "
+            f"another backbone (squeezenet, efficientnet-lite0, most of timm)."
+        )
+    network.eval().requires_grad_(requires_grad=False)
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Where embeddings are made."""
+    if accelerator == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    found: torch.device = torch.accelerator.current_accelerator()  # type: ignore[assignment]
+    return found
+
+
+def vectors(
+    maker: Maker, inputs: Preparation, stored: Tensor, device: torch.device | None = None
+) -> Tensor:
+    """Embeddings of stored inputs, float32 [n, width].
+
+    On a CPU each thread has a few inputs of its own: several threads within one small convolution
+    wait for each other, an order of magnitude longer than they compute where the CPU is busy.
+    """
+    device = device or stored.device
+    network = maker.features(inputs.shape, device)
+
+    @torch.no_grad()
+    def of(piece: Tensor) -> Tensor:
+        return network.features(inputs(piece.to(device))).float().cpu()
+
+    if device.type != "cpu":
+        pieces = stored.split(ELSEWHERE)  # type: ignore[no-untyped-call]
+        return torch.cat([of(piece) for piece in pieces])
+    threads = torch.get_num_threads()
+    pieces = stored.split(ON_CPU)  # type: ignore[no-untyped-call]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return torch.cat(list(pool.map(of, pieces)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def embedded_domains(
+    data: DomainData, maker: Maker, news: News, accelerator: str
+) -> dict[str, Any]:
+    """By domain, embeddings [n, width] in place of the stored inputs, and the labels.
+
+    An entry of the cache is found by the content of a domain's inputs, the weights and all that
+    decides how inputs are seen; so domains that have been embedded once are not embedded again,
+    wherever their files lie. What a killed process has left is gone on with.
+
+    Raises:
+        DataError: too little room on disk.
+    """
+    device = device_of(accelerator)
+    total = sum(len(domain) for domain in data.domains.values())
+    made, done = {}, 0
+    for name, domain in data.domains.items():
+        stored, labels = domain.tensors
+        key = [*maker.key(), _content(stored, f"{data.fingerprint} {name}")]
+        of = partial(vectors, maker, data.preparation, device=device)
+        told = partial(_told, news, maker.backbone, done, total)
+        made[name] = TensorDataset(kept(key, stored, of, news, told), labels)
+        done += len(domain)
+    return made
+
+
+def _told(news: News, backbone: str, before: int, total: int, done: int) -> None:
+    news.advance(f"embedding by {backbone}", before + done, total)
+
+
+def _content(stored: Tensor, otherwise: str) -> str:
+    """Hash of the inputs; what else they are known by, where they are fetched as needed."""
+    if isinstance(stored, FetchedInputs):
+        return otherwise
+    digest = hashlib.sha256(f"{stored.dtype} {list(stored.shape)}".encode())
+    digest.update(stored.contiguous().numpy().view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def kept(
+    key: Sequence[object],
+    inputs: Sequence[Any] | Tensor,
+    make: Callable[[Any], Tensor],
+    news: News,
+    told: Callable[[int], None],
+) -> Tensor:
+    """Vectors of inputs from the cache, or else made into it, ``KEPT`` by ``KEPT``.
+
+    Args:
+        key: what decides them.
+        inputs: that may be indexed by rows (tensors) or sliced (lists).
+        make: of some inputs their vectors, float32 [n, width].
+        news: hears where another process is at work.
+        told: hears how many are done.
+    """
+    directory = cache_directory() / "embeddings"
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    entry = directory / f"{name}.npy"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not entry.exists():
+            with alone(entry, news, "making these embeddings"):
+                if not entry.exists():
+                    _make(entry, inputs, make, told)
+    except OSError as error:
+        raise DataError(
+            f"embeddings cannot be written to {directory} ({error.strerror}); make room there, or "
+            f"set DOMAINGRAD_CACHE to a directory that can be written to."
+        ) from error
+    try:
+        # A memory map whose changes stay in memory.
+        return torch.from_numpy(np.load(entry, mmap_mode="c"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the cache entry {entry} is damaged ({error}); remove it, and it is made anew."
+        ) from error
+
+
+def _make(
+    entry: Path, inputs: Any, make: Callable[[Any], Tensor], told: Callable[[int], None]
+) -> None:
+    partly, total = entry.with_suffix(".partial"), len(inputs)
+    probe = make(_rows(inputs, 0, 1))
+    width = probe.shape[1]
+    size = partly.stat().st_size if partly.exists() else 0
+    done = min(size // (4 * width * KEPT) * KEPT, total)
+    with partly.open("r+b" if done else "wb") as file:
+        file.truncate(4 * width * done)
+        file.seek(0, os.SEEK_END)
+        while done < total:
+            some = make(_rows(inputs, done, min(done + KEPT, total)))
+            file.write(some.numpy().astype("<f4", copy=False).tobytes())
+            file.flush()
+            done += len(some)
+            told(done)
+    ready = entry.with_suffix(".ready")
+    found = np.fromfile(partly, "<f4").reshape(total, width)
+    with ready.open("wb") as file:
+        np.save(file, found)
+        file.flush()
+        os.fsync(file.fileno())
+    ready.rename(entry)
+    with suppress(OSError):
+        partly.unlink()
+
+
+def _rows(inputs: Any, first: int, end: int) -> Any:
+    if isinstance(inputs, (Tensor, FetchedInputs)):
+        return inputs[torch.arange(first, end)]
+    return inputs[first:end]
