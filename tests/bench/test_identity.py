@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,18 +69,23 @@ def test_methods_of_this_package_have_code_of_their_own():
     assert code_of(type(METHODS["and-mask"]), METHODS["and-mask"].code) == code_of()
 
 
-def test_a_method_is_known_by_its_source_and_that_of_its_own_bases(monkeypatch):
-    erm = METHODS["erm"].code
-    before, told = code_of(erm), []
-    source = identity.inspect.getsource
-
-    def seen(kind):
-        told.append(kind.__name__)
-        return source(kind)
-
-    monkeypatch.setattr(identity.inspect, "getsource", seen)
-    assert code_of(erm) == before
-    assert told == ["ERMLearner"]
+@pytest.mark.parametrize(
+    ("module", "known"), [("coral", {"coral"}), ("distances", {"coral"}), ("irm", {"irm"})]
+)
+def test_a_method_is_known_by_its_module_and_what_that_imports_of_methods(
+    monkeypatch, tmp_path, module, known
+):
+    before = {name: code_of(METHODS[name].code) for name in ("coral", "irm", "erm")}
+    file_of, name = identity._file, f"domaingrad.bench.methods.{module}"
+    copy = tmp_path / "copy.py"
+    monkeypatch.setattr(
+        identity, "_file", lambda asked: str(copy) if asked == name else file_of(asked)
+    )
+    source = Path(file_of(name)).read_text()
+    for added, changed in (("\n# a comment\n", set()), ("\ndef more():\n    return 1\n", known)):
+        copy.write_text(source + added)
+        after = {other: code_of(METHODS[other].code) for other in before}
+        assert {other for other in before if after[other] != before[other]} == changed
 
 
 def test_what_is_left_at_its_default_does_not_decide():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import sys
-import textwrap
 from collections.abc import Iterator
 from functools import cache, partial
 from hashlib import sha256
@@ -24,8 +22,8 @@ every run's key, so that runs of other numbers are never put together; a release
 it is goes on with the runs of an older one.
 """
 OWN = "domaingrad"
-METHODS = "domaingrad.bench.methods."
-LOOP = tuple(METHODS + name for name in ("base", "learner", "rules"))
+METHODS = "domaingrad.bench.methods"
+LOOP = tuple(f"{METHODS}.{name}" for name in ("base", "learner", "rules"))
 """Modules of methods that are of the loop, so that NUMERICS stands for them."""
 
 LIBRARIES = sys.stdlib_module_names | {"torch", "numpy"}
@@ -45,47 +43,45 @@ def code_fingerprint() -> str:
 def code_of(*parts: object) -> str:
     """Hash of what a run takes beside the loop: its method, what plug-ins have registered for it.
 
-    Of a class of :mod:`domaingrad.bench.methods` its own source, with those that it derives from;
-    of what comes from elsewhere its module, with those of the same package that this imports.
+    Its module, and those of the same package that this imports: of a method of this package, those
+    of methods (the loop's apart), of a plug-in all.
     Comments, docstrings and layout do not count. What else is of this package has ``NUMERICS``.
 
     Args:
         parts: classes and functions.
     """
     digest = sha256()
-    told: set[str] = set()
+    told = {METHODS, *LOOP}
     for given in parts:
         part = given.func if isinstance(given, partial) else given
         for each in part.__mro__ if isinstance(part, type) else (part,):
             module = getattr(each, "__module__", None) or ""
-            if module.startswith(METHODS) and module not in LOOP and isinstance(each, type):
-                digest.update(_stripped(textwrap.dedent(inspect.getsource(each))).encode())
-            elif module.partition(".")[0] != OWN:
-                for source in _sources(module, told):
+            top = module.partition(".")[0]
+            if top != OWN or (module.startswith(f"{METHODS}.") and isinstance(each, type)):
+                for source in _sources(module, METHODS if top == OWN else top, told):
                     digest.update(source.encode())
     return digest.hexdigest()[:16]
 
 
-def _sources(module: str, told: set[str]) -> Iterator[str]:
-    """A module, and what it imports of its own package; each once, nothing of installed Python."""
-    top = module.partition(".")[0]
-    path = None if module in told or top in LIBRARIES else _file(module)
+def _sources(module: str, package: str, told: set[str]) -> Iterator[str]:
+    """A module, and what it imports of a package; each once, nothing of installed Python."""
+    path = None if module in told or package in LIBRARIES else _file(module)
     if path is None:
         return
     told.add(module)
     text = Path(path).read_text(encoding="utf-8")
     yield f"{module}\n{_stripped(text)}"
-    package = module if Path(path).name == "__init__.py" else module.rpartition(".")[0]
+    own = module if Path(path).name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(text)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
+            base = resolve_name("." * node.level + (node.module or ""), own)
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for name in names:
-            if name.partition(".")[0] == top:
-                yield from _sources(name, told)
+            if name == package or name.startswith(f"{package}."):
+                yield from _sources(name, package, told)
 
 
 def _file(module: str) -> str | None:

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import DataError, Embeddings, News
 from domaingrad.bench.domains import load as load_data
 from domaingrad.bench.models import Network
-from domaingrad.bench.runs.files import RunDirectoryError
 from domaingrad.bench.runs.settings import config_from
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.training import drawing
