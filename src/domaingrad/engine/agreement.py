@@ -40,7 +40,8 @@ from .writing import NonFinite
 
 if TYPE_CHECKING:
     from .graph.capture import RuleInGraph
-    from .graph.engine import GraphEngine, MixedPass
+    from .graph.engine import GraphEngine
+    from .graph.mixed_pass import MixedPass
 
 Engine = Literal["auto", "single-pass", "streaming"]
 Unused = Literal["zero", "skip"]
