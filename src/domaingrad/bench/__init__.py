@@ -55,6 +55,7 @@ from .runs import (
     uninterrupted,
 )
 from .runs.loggers import LOGGERS
+from .runs.meeting import end_with_first
 from .schema import Option, options_of, without_none
 from .sections import SECTIONS
 from .sections import Table as SectionTable
@@ -110,6 +111,7 @@ __all__ = [
     "TrainedModel",
     "config_of",
     "csv_cell",
+    "end_with_first",
     "evaluate",
     "hyperparameter",
     "import_plugins",

@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from domaingrad import __version__
+from domaingrad.bench import end_with_first
 
 from . import ablate, compare, evaluate, faces, inspect, listing, predict, report, sweep, train
+
+__all__ = ["app", "end_with_first"]
 
 app = typer.Typer(
     name="domaingrad",
