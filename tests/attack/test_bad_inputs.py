@@ -29,7 +29,13 @@ def filled(good, tmp_path):
     return fill
 
 
-@pytest.mark.parametrize(("line", "said"), COMMANDS, ids=range(len(COMMANDS)))
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        pytest.param(*each, id=str(n), marks=[] if n % 3 == 0 else [pytest.mark.slow])
+        for n, each in enumerate(COMMANDS)
+    ],
+)
 def test_a_bad_command_ends_with_a_clear_line(line, said, filled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     require_clear_end(command(filled(line)), filled(said))
@@ -44,7 +50,11 @@ def test_a_video_that_cannot_be_read_is_told(line, said, filled):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), SETTINGS, ids=[f"{name}-{n}" for n, (name, _) in enumerate(SETTINGS)]
+    ("name", "value"),
+    [
+        pytest.param(*each, id=f"{each[0]}-{n}", marks=[] if n % 5 == 0 else [pytest.mark.slow])
+        for n, each in enumerate(SETTINGS)
+    ],
 )
 def test_a_setting_of_a_wrong_kind_is_named(name, value, good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

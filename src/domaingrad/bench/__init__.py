@@ -55,6 +55,7 @@ from .runs import (
     uninterrupted,
 )
 from .runs.loggers import LOGGERS
+from .runs.meeting import end_with_first
 from .schema import Option, options_of, without_none
 from .sections import SECTIONS
 from .sections import Table as SectionTable
@@ -114,6 +115,7 @@ __all__ = [
     "config_of",
     "csv_cell",
     "embed",
+    "end_with_first",
     "evaluate",
     "export",
     "hyperparameter",

@@ -14,7 +14,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from .app import app  # noqa: PLC0415 - the libraries may be missing
+        from .app import app, end_with_first  # noqa: PLC0415 - the libraries may be missing
     except ModuleNotFoundError as error:
         sys.exit(
             f"The command line needs the package {error.name}, which is not installed. Install "
@@ -22,4 +22,5 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
+    end_with_first()
     app()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from domaingrad import __version__
+from domaingrad.bench import end_with_first
 
 from . import (
     ablate,
@@ -22,6 +23,8 @@ from . import (
     sweep,
     train,
 )
+
+__all__ = ["app", "end_with_first"]
 
 app = typer.Typer(
     name="domaingrad",

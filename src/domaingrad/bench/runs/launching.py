@@ -15,6 +15,7 @@ import torch.distributed as dist
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.methods import Method
 
+from .meeting import end_with_first, expect_others, meet
 from .ranks import Ranks
 from .settings import TrainConfig
 
@@ -82,7 +83,7 @@ def fabric_of(config: TrainConfig, devices: int = 1, nodes: int = 1) -> Any:
         raise DataError("16-mixed needs a GPU, and there is none; use bf16-mixed or 32.")
     if devices * nodes == 1:
         return _fabric(config)
-    fabric = _fabric(config, devices=devices, num_nodes=nodes, strategy="ddp")
+    fabric = _fabric(config, devices=devices, num_nodes=nodes, strategy=_strategy())
     lacking = [name for name in BY_HAND if name not in os.environ]
     if nodes > 1 and lacking and _environment(fabric) == "LightningEnvironment":
         raise DataError(
@@ -128,6 +129,10 @@ def joined(fabric: Any, prepare: Callable[[], T]) -> tuple[Ranks, T]:
     logging.getLogger("lightning_fabric.utilities").setLevel(logging.WARNING)
     if not dist.is_initialized():
         atexit.register(_part)
+        environment = fabric.strategy.cluster_environment
+        if not environment.creates_processes_externally and fabric.strategy.num_nodes == 1:
+            expect_others()
+    end_with_first()
     fabric.launch()
     ranks = Ranks(lambda: fabric, fabric.global_rank, fabric.world_size)
     ranks.require_none_failed(failed)
@@ -139,6 +144,21 @@ def _part() -> None:
     """End the threads of gloo while Python is whole; later they may abort the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _strategy() -> Any:
+    """DistributedDataParallel, by which processes of one machine meet as :mod:`.meeting` says."""
+    from lightning_fabric.strategies.ddp import DDPStrategy  # noqa: PLC0415 - takes seconds
+
+    class Meeting(DDPStrategy):
+        def setup_environment(self) -> None:
+            """Meet first, since Lightning would listen to every network."""
+            if self.root_device.type == "cuda":
+                torch.cuda.set_device(self.root_device)
+            meet(self)
+            super().setup_environment()
+
+    return Meeting()
 
 
 def is_first(fabric: Any) -> bool:

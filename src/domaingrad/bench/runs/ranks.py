@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from domaingrad.bench.methods import Sharding
+from domaingrad.engine.distributed.collectives import broadcast_value, gather_values
 from domaingrad.engine.distributed.placement import unlike
 
 T = TypeVar("T")
@@ -79,23 +79,23 @@ class Ranks:
             gradient.copy_(mean.view_as(gradient))
 
     def first(self, act: Callable[[], T]) -> T:
-        """Do something on the first process alone; all get what it returns.
+        """Do something on the first process alone; all get the plain values that it returns.
 
         Raises:
             FailedElsewhereError: it raised there; the first process raises what was raised.
         """
         if self.world == 1:
             return act()
-        failed, told = None, [b""]
+        failed: Exception | None = None
+        told: tuple[T | None, str | None] = (None, None)
         if self.rank == 0:
             try:
-                told = [pickle.dumps((act(), None))]
+                told = (act(), None)
             except Exception as error:  # noqa: BLE001 - raised below, once all know
-                failed, told = error, [pickle.dumps((None, _said(error)))]
-        dist.broadcast_object_list(told)
+                failed, told = error, (None, _said(error))
+        returned, why = broadcast_value(told)
         if failed is not None:
             raise failed
-        returned, why = pickle.loads(told[0])
         if why is not None:
             raise FailedElsewhereError(why)
         value: T = returned
@@ -118,9 +118,7 @@ class Ranks:
         """What each process has, by rank."""
         if self.world == 1:
             return [own]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, own)
-        return found
+        return gather_values(own)
 
     def require_same(self, own: Mapping[str, Any]) -> None:
         """See that all processes have the same.

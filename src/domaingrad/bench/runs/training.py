@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from torch import Generator
 
@@ -227,7 +228,8 @@ def _train(
             )
         if at_work and not ranks.first(lambda: _is_whole(directory)):
             carry_on(config, data, directory, carried, begun)
-        return ranks.first(lambda: _result(directory, config, data, estimate))
+        told = ranks.first(lambda: _told(directory))
+        return _result(directory, config, data, estimate, told)
 
 
 def _is_whole(directory: RunDirectory) -> bool:
@@ -322,25 +324,37 @@ def _require_turns(config: TrainConfig, data: DomainData) -> None:
             require_sources(method_of(config), sources)
 
 
-def _result(
-    directory: RunDirectory, config: TrainConfig, data: DomainData, estimate: Estimate | None
-) -> Result:
+def _told(directory: RunDirectory) -> dict[str, Any]:
+    """What a run that has ended says of itself, in plain values."""
     records = directory.records()
-    ended, known = records.ended, records.checkpoints
-    selected = _selected(known)
-    warned = list(ended["warnings"])
-    if any(each.loss is None for each in known) and not any(DIVERGED in text for text in warned):
+    selected = _selected(records.checkpoints)
+    sealed = records.sealed.get(selected.step, {})
+    return {
+        **records.ended,
+        "selected": asdict(selected),
+        "held_out": {name: asdict(found) for name, found in sealed.items()},
+        "diverged": any(each.loss is None for each in records.checkpoints),
+    }
+
+
+def _result(
+    directory: RunDirectory,
+    config: TrainConfig,
+    data: DomainData,
+    estimate: Estimate | None,
+    told: Mapping[str, Any],
+) -> Result:
+    warned, held_out = list(told["warnings"]), told["held_out"].get(config.hold_out)
+    if told["diverged"] and not any(DIVERGED in text for text in warned):
         warned.append(DIVERGED)
     return Result(
         directory=directory,
         config=config,
         task=data.task,
-        selected=selected,
-        held_out=None
-        if config.hold_out is None
-        else records.sealed[selected.step].get(config.hold_out),
+        selected=Checkpoint(**told["selected"]),
+        held_out=None if held_out is None else HeldOutScores(**held_out),
         estimate=estimate,
-        seconds=ended["seconds"],
+        seconds=told["seconds"],
         warnings=tuple(warned),
-        notes=(*data.notes, *ended["notes"]),
+        notes=(*data.notes, *told["notes"]),
     )

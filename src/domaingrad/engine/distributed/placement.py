@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from domaingrad import rules
 
 from ..errors import AgreementError
-from .collectives import all_gather
+from .collectives import all_gather, gather_values
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy
     Raises:
         AgreementError: it is not; on every process, with what differs where.
     """
-    found: list[Mapping[str, str]] = [{}] * dist.get_world_size(group)
-    dist.all_gather_object(found, dict(own), group=group)
+    found = gather_values(dict(own), group)
     if differing := unlike(found):
         told = "; ".join(f"{name}: {ranks}" for name, ranks in differing.items())
         raise AgreementError(f"the processes differ, so they cannot agree: {told}. {remedy}")

@@ -1,0 +1,219 @@
+"""Files of ours, damaged: the numbers stay as they were, or a clear line says that they cannot."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from domaingrad.bench.runs import trained
+from domaingrad.bench.runs.directory import RunDirectory
+
+from .conftest import TRAIN
+from .invoking import command, require_clear_end
+
+FEW = settings(
+    max_examples=25, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+MANY = settings(FEW, max_examples=300)
+FILES = ["config.yaml", "run.jsonl", "held_out.jsonl", "checkpoint.pt", "model.safetensors"]
+PLACES = st.floats(0, 1, exclude_max=True)
+
+
+@st.composite
+def damages(draw):
+    """What happens to the bytes of a file; ``None`` removes it."""
+    kind = draw(st.sampled_from(["flip", "cut", "insert", "drop line", "swap lines", "remove"]))
+    place, other, bit = draw(PLACES), draw(PLACES), draw(st.integers(0, 7))
+
+    def damage(content):
+        at = int(place * len(content))
+        lines = content.splitlines(keepends=True)
+        line, second = int(place * len(lines)), int(other * len(lines))
+        match kind:
+            case "flip":
+                return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+            case "cut":
+                return content[:at]
+            case "insert":
+                return content[:at] + bytes([int(256 * other)]) + content[at:]
+            case "drop line":
+                return b"".join(lines[:line] + lines[line + 1 :])
+            case "swap lines":
+                lines[line], lines[second] = lines[second], lines[line]
+                return b"".join(lines)
+        return None
+
+    return damage
+
+
+def spoil(path, damage):
+    content = damage(path.read_bytes())
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+
+
+def numbers(result):
+    told = json.loads(result.stdout)
+    return {name: told[name] for name in told if name not in ("seconds", "directory")}
+
+
+def check_train(good, name, damage):
+    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out"]
+    whole = numbers(command([*line, good["run"]]))
+    with tempfile.TemporaryDirectory() as root:
+        run = shutil.copytree(good["run"], Path(root) / "run")
+        spoil(run / name, damage)
+        again = command([*line, run])
+        if again.exit_code:
+            require_clear_end(again, "")
+            return
+        assert numbers(again) == whole
+        assert RunDirectory(run).condition == "finished"
+        one, other = (
+            trained.read_model(place / "model.safetensors") for place in (good["run"], run)
+        )
+        assert one[0]["facts"] == other[0]["facts"]
+        assert all(torch.equal(one[1][key], other[1][key]) for key in one[1])
+
+
+@pytest.mark.parametrize("name", FILES)
+@FEW
+@given(damage=damages())
+def test_a_damaged_run_comes_to_its_numbers_again_or_says_why_not(good, name, damage):
+    check_train(good, name, damage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+@MANY
+@given(damage=damages())
+def test_many_damaged_runs_come_to_their_numbers_again_or_say_why_not(good, name, damage):
+    check_train(good, name, damage)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors"])
+@FEW
+@given(damage=damages())
+def test_an_evaluation_of_a_damaged_run_is_the_same_or_says_why_not(good, name, damage):
+    whole = json.loads(command(["evaluate", good["run"], "--json", "--no-plot"]).stdout)
+    with tempfile.TemporaryDirectory() as root:
+        run = shutil.copytree(good["run"], Path(root) / "run")
+        spoil(run / name, damage)
+        again = command(["evaluate", run, "--json", "--no-plot"])
+        if again.exit_code:
+            require_clear_end(again, "")
+        else:
+            assert json.loads(again.stdout) == whole
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.jsonl", "held_out.jsonl"])
+@FEW
+@given(damage=damages(), run=st.integers(0, 3))
+def test_a_report_of_a_damaged_sweep_is_the_same_or_says_what_is_missing(good, name, damage, run):
+    whole = json.loads(command(["report", good["sweep"], "--json"]).stdout)
+    with tempfile.TemporaryDirectory() as root:
+        sweep = shutil.copytree(good["sweep"], Path(root) / "sweep")
+        runs = sorted((sweep / "runs").iterdir())
+        place = sweep if name == "plan.json" else runs[run % len(runs)]
+        spoil(place / name, damage)
+        again = command(["report", sweep, "--json"])
+        if again.exit_code:
+            require_clear_end(again, "")
+            return
+        told = json.loads(again.stdout)
+        assert told == whole or (told["missing"] and "Missing:" in again.stderr)
+
+
+def test_a_damaged_sweep_comes_to_its_numbers_again(good, copied):
+    sweep = copied("sweep")
+    whole = json.loads(command(["report", sweep, "--json"]).stdout)
+    for run in sorted((sweep / "runs").iterdir())[:3]:
+        spoil(run / "held_out.jsonl", lambda content: content.replace(b"0", b"1", 1))
+    again = command([*good["sweep command"][:-1], sweep, "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["selected"] == whole["selected"]
+
+
+def test_a_run_without_its_state_and_records_begins_again(good, copied):
+    run = copied("run")
+    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out", run]
+    whole = numbers(command(line))
+    (run / "checkpoint.pt").write_bytes(b"nothing")
+    (run / "run.jsonl").write_bytes((run / "run.jsonl").read_bytes()[:-30])
+    assert numbers(command(line)) == whole
+    assert (run / "checkpoint.pt.damaged").read_bytes() == b"nothing"
+
+
+DEEP = "[" * 100_000
+MODELS = [
+    *((key, value)
+      for key in ("predictor", "architecture", "preparation", "task", "classes", "target",
+                  "sources", "facts", "data")
+      for value in (7, [], {}, {"name": "x"}, [[1]], "x")
+      if (key, value) not in {("facts", {}), ("facts", {"name": "x"}), ("data", "x")}),
+    ("format", 1), ("format", None), ("held_out", {"a": 1}),
+    ("architecture", {"name": "mlp", "arguments": {"hidden": [10**9]}}),
+    ("architecture", {"name": "resnet18", "arguments": {}}),
+    ("architecture", {"name": "no-such", "arguments": {}}),
+    ("preparation", {"kind": "photographs", "size": 8}),
+    ("preparation", {"kind": "photographs", "size": -8}),
+    ("preparation", {"kind": "no-such"}),
+    ("predictor", {"name": "no-such", "arguments": {}}),
+    ("target", {"mean": "x", "scale": 1}), ("target", {"scale": 0, "size": 1}),
+    ("task", "guessing"), ("classes", ["a"]), ("classes", ["a"] * 3),
+]  # fmt: skip
+"""What a stranger's model may say of itself, its checksum right."""
+WEIGHTS = {
+    "another shape": lambda w: {name: t.flatten()[:1] for name, t in w.items()},
+    "none": lambda _: {"x": torch.zeros(1)},
+    "one more": lambda w: {**w, "x": torch.zeros(1)},
+    "one less": lambda w: dict(list(w.items())[1:]),
+    "of text": lambda w: {name: t.to(torch.int8) for name, t in w.items()},
+    "not finite": lambda w: {name: t * float("nan") for name, t in w.items()},
+}
+
+
+def rewrite(path, change, weights=lambda w: w):
+    with safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["domaingrad"])
+        tensors = weights({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    told.pop("sha256")
+    text = json.dumps(told | change)[:-1]
+    mark = f'{text}, "sha256": "{trained._digest(tensors, text)}"}}'
+    save_file(tensors, path, {"domaingrad": mark})
+
+
+@pytest.mark.parametrize(("key", "value"), MODELS, ids=range(len(MODELS)))
+def test_a_model_that_says_something_else_of_itself_is_refused(good, copied, key, value):
+    run = copied("run")
+    rewrite(run / "model.safetensors", {key: value})
+    require_clear_end(command(["predict", run, good["table"]]), "model")
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_a_model_of_other_weights_is_refused(good, copied, weights):
+    run = copied("run")
+    rewrite(run / "model.safetensors", {}, weights)
+    require_clear_end(command(["predict", run, good["table"]]), "model")
+
+
+@pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "..", "x" * 16, "0" * 15, ""])
+def test_a_key_that_leaves_the_folder_is_refused(copied, key):
+    from domaingrad.bench.checked import read_document, write_document
+
+    sweep = copied("sweep")
+    plan = read_document(sweep / "plan.json")
+    plan.pop("sum", None)
+    plan["runs"][0]["key"] = key
+    write_document(sweep / "plan.json", plan)
+    require_clear_end(command(["report", sweep]), "no plan of this version")
