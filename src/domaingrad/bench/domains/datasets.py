@@ -100,7 +100,10 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
         try:
             samples = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
             inputs = torch.stack([x for x, _ in samples])
-            labels = torch.tensor([y for _, y in samples])
+            truth = [y for _, y in samples]
+            # Python's numbers keep their digits.
+            precise = torch.float64 if any(type(y) is float for y in truth) else None
+            labels = torch.tensor(truth, dtype=precise)
         except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise DataError(
                 f"domain {domain}: expected a map-style data set of samples (tensor, label), all "
@@ -114,7 +117,9 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
         )
     if inputs.is_floating_point():
         inputs = inputs.float()
-    return TensorDataset(inputs, labels.float() if labels.is_floating_point() else labels.long())
+    whole = not labels.is_floating_point()
+    kept = labels.long() if whole else labels if labels.dtype == torch.float64 else labels.float()
+    return TensorDataset(inputs, kept)
 
 
 def _passed(domain: str, data: Dataset[Any], digest: Any) -> TensorDataset:

@@ -19,6 +19,7 @@ from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
 from .presets import PRESETS
 from .table import TABLE
+from .table_file import SUFFIXES
 from .wilds import WILDS
 
 DATA_SETS = Registry[DataSet]("data set")
@@ -41,7 +42,10 @@ for _reader in (
 IN_MEMORY = "python"
 """What stands for a kind where data came from a Python program."""
 
-BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST}
+BY_SUFFIX = {
+    **dict.fromkeys((end + packed for end in SUFFIXES for packed in ("", ".gz")), TABLE),
+    ".json": MANIFEST,
+}
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
 

@@ -111,11 +111,14 @@ class TargetScaler:
 
     def scaled(self, labels: Tensor) -> Tensor:
         """As the loss sees them."""
-        return labels if self == TargetScaler() else (labels - self.mean) / self.scale
+        if self == TargetScaler():
+            return labels
+        # In double precision, as labels near 1e9 need.
+        return ((labels.double() - self.mean) / self.scale).float()
 
     def unscaled(self, outputs: Tensor) -> Tensor:
         """A model's outputs in the unit of the labels."""
-        return outputs if self == TargetScaler() else outputs * self.scale + self.mean
+        return outputs if self == TargetScaler() else outputs.double() * self.scale + self.mean
 
 
 @dataclass(frozen=True)
@@ -439,13 +442,14 @@ class Trainer:
         prepare, generator = self._splits.preparation, self._generators["augmentation"]
         ready = {}
         for name, (taken, truth) in feed.take().items():
-            stored, labels = taken.to(device), truth.to(device)
+            stored = placed(taken, device)
             inputs = (
                 prepare.augmented(stored, generator, size, self._shares[name])
                 if augment
                 else prepare(stored)
             )
-            ready[name] = inputs, self._splits.target.scaled(labels)
+            labels = self._splits.target.scaled(truth).to(device)
+            ready[name] = inputs.to(device), labels
         return ready
 
     def _agreement(self) -> float | None:
@@ -567,8 +571,16 @@ def outputs_on(
     at_once = max(1, EVALUATED_AT_ONCE // max(1, math.prod(preparation.shape)))
     pieces: tuple[Tensor, ...] = rows.split(at_once)  # type: ignore[no-untyped-call]
     return torch.cat(
-        [model(preparation(stored[piece].to(device))).float().cpu() for piece in pieces]
+        [
+            model(preparation(placed(stored[piece], device)).to(device)).float().cpu()
+            for piece in pieces
+        ]
     )
+
+
+def placed(stored: Tensor, device: torch.device) -> Tensor:
+    """Stored inputs where they are prepared: in double precision on the CPU, as MPS has none."""
+    return stored if stored.dtype == torch.float64 else stored.to(device)
 
 
 def _losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
