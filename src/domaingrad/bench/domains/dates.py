@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,8 @@ def format_of(text: pd.Series, day_first: bool | None = None) -> tuple[str, bool
         return None
     clock = once.head(FIRST).map(lambda each: _CLOCK.fullmatch(each) is not None).all()
     formats = _ALONE if clock else _formats(day_first)
-    found = [each for each in formats if _fits(once.head(FIRST), each)]
+    first = once.head(FIRST).tolist()
+    found = [form for form in formats if all(_may_fit(each, form) for each in first)]
     found = [each for each in found if _fits(once, each)]
     if not found:
         return None
@@ -101,6 +103,14 @@ def _formats(day_first: bool | None) -> Iterator[str]:
         for time in _TIMES:
             for day in _DAYS[order]:
                 yield day + time
+
+
+def _may_fit(text: str, form: str) -> bool:
+    """Quickly, for most formats are ruled out by a few texts."""
+    try:
+        return form == ISO or bool(datetime.strptime(text, form))
+    except ValueError:
+        return False
 
 
 def _fits(texts: pd.Series, form: str) -> bool:

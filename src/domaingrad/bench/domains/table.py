@@ -21,7 +21,7 @@ from .data import GROUP, DataError, DomainData, Groups, News, Reader, ReaderOpti
 from .files import listed
 from .recipes import TABLES
 from .table_columns import features_of
-from .table_file import SUFFIXES, TableFile, Writing, open_table
+from .table_file import SUFFIXES, TableFile, Writing, each_text, open_table
 from .table_rows import (
     WHOLE,
     Table,
@@ -156,7 +156,9 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     used = [name for name in values if name not in named]
     numeric = tuple(name for name in used if is_numeric(values[name]))
     categorical = tuple(
-        (name, _in_order(values[name].dropna().map(short))) for name in used if name not in numeric
+        (name, _in_order(map(short, values[name].dropna().unique())))
+        for name in used
+        if name not in numeric
     )
     inputs = encoded(path, values, numeric, categorical)
     task = options.task or _guessed_task(path, values[target])
@@ -165,7 +167,7 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     of_group = _as_names(values[options.group]) if options.group else None
     domains = {
         name: TensorDataset(inputs[rows], labels[rows])
-        for name in _in_order(of_domain)
+        for name in _in_order(of_domain.unique())
         for rows in [torch.from_numpy(np.flatnonzero(of_domain == name))]
     }
     if len(domains) < options.least:
@@ -257,7 +259,7 @@ def _labels(
             raise DataError(f"{path}: target {target.name!r} has less than two different numbers.")
         return torch.from_numpy(numbers.to_numpy(dtype=np.float64, copy=True)), ()
     names = _as_names(target)
-    classes = _in_order(names)
+    classes = _in_order(names.unique())
     if len(classes) < least:
         raise DataError(
             f"{path}: target {target.name!r} should have two classes or more and has "
@@ -268,8 +270,8 @@ def _labels(
 
 def _as_names(column: pd.Series) -> pd.Series:
     """Names as they are written, but whole numbers in short if all are."""
-    whole = column.map(lambda text: WHOLE.fullmatch(text) is not None).all()
-    return column.map(short) if whole else column
+    whole = all(WHOLE.fullmatch(text) for text in column.unique())
+    return each_text(column, short) if whole else column
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:

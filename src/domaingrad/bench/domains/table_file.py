@@ -8,7 +8,7 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -16,7 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from domaingrad.bench.names import UnknownNameError, look_up
 
@@ -129,30 +131,30 @@ class TableFile:
                 value is a number.
             missing: texts that stand for a missing value, beside the empty one.
         """
+        absent = {"", *missing}
+
+        def stripped(each: str) -> str | None:
+            return None if each.strip() in absent else each.strip()
+
         guessed = self._parsed([name for name in names if name not in texts], missing, None)
         # Read as text anew, since pandas takes true for True, and so on.
-        as_text = [
-            name
-            for name in names
-            if name not in guessed
-            or not pd.api.types.is_numeric_dtype(guessed[name])
-            or pd.api.types.is_bool_dtype(guessed[name])
-        ]
-        parsed = self._parsed(as_text, missing, str)
+        kinds = guessed.dtypes.map(lambda kind: kind.kind if hasattr(kind, "kind") else "O")
+        parsed = self._parsed([n for n in names if kinds.get(n, "b") in "bmM"], missing, str)
         values = {}
         for name in names:
-            if name not in parsed:
+            if kinds.get(name, "") in tuple("iuf"):
                 values[name] = guessed[name].astype(float)
                 continue
-            text = parsed[name].str.strip()
-            text = text.mask(text.isin(["", *missing]))
+            if name not in parsed:
+                parsed[name] = _as_text(guessed[name])
+            text = each_text(parsed[name], stripped)
             if name in texts:
                 values[name] = text
                 continue
             text = self.in_plain(text)
-            numbers = pd.to_numeric(text, errors="coerce")
-            plain = bool((numbers.isna() == text.isna()).all())
-            values[name] = numbers.astype(float) if plain else text
+            once = pd.Series(text.dropna().unique(), dtype=object)
+            plain = bool(pd.to_numeric(once, errors="coerce").notna().all())
+            values[name] = pd.to_numeric(text).astype(float) if plain else text
         return pd.DataFrame(values)
 
     def in_plain(self, text: pd.Series) -> pd.Series:
@@ -162,14 +164,12 @@ class TableFile:
         grouped = rf"\d{{1,3}}(?:\{mark}\d{{3}})+(?:\{decimal}\d*)?"
         plain = rf"\d*\{decimal}?\d+(?:[eE][+-]?\d+)?"
         number = re.compile(rf"[+-]?(?:{grouped}|{plain})")
-        if decimal == "." and not text.str.contains(",", regex=False).any():
-            return text
-        written = {
-            each: each.replace(mark, "").replace(decimal, ".")
-            for each in text.dropna().unique()
-            if number.fullmatch(each)
-        }
-        return text.map(lambda each: written.get(each, each), na_action="ignore")
+
+        def in_plain(each: str) -> str:
+            written = number.fullmatch(each) if {mark, decimal} - {"."} & {*each} else None
+            return each.replace(mark, "").replace(decimal, ".") if written else each
+
+        return each_text(text, in_plain)
 
     def _parsed(
         self, names: Sequence[str], missing: Sequence[str], dtype: type | None
@@ -238,6 +238,19 @@ def open_table(path: Path, told: Writing | None = None) -> TableFile:
     return TableFile(path, columns, digest, lines, Writing(separator, decimal, encoding), text)
 
 
+def text_codes(column: pd.Series) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """Of each row the place of its text among the different ones, −1 where missing; and these."""
+    codes, once = pd.factorize(column)
+    return np.asarray(codes), np.asarray(once, dtype=object)
+
+
+def each_text(column: pd.Series, change: Callable[[str], str | None]) -> pd.Series:
+    """A column with its texts changed, each different one once."""
+    codes, once = text_codes(column)
+    changed = np.array([*map(change, once), None], dtype=object)
+    return pd.Series(changed[codes], index=column.index, name=column.name, dtype=object)
+
+
 def _binary(path: Path, content: bytes, digest: str) -> TableFile:
     function, library, what = BINARIES[path.suffix.lower()]
     try:
@@ -269,7 +282,7 @@ def _as_text(column: pd.Series) -> pd.Series:
     """As it would be in a CSV file."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return column.map(lambda each: each.isoformat(), na_action="ignore").astype(object)
-    return column.map(str, na_action="ignore").astype(object)
+    return each_text(column, str)
 
 
 def _encoding(content: bytes) -> str:

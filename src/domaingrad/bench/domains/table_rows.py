@@ -18,7 +18,7 @@ from torch import Tensor
 from .data import AS_USUAL, DataError, Preparation, Reading
 from .dates import calendar
 from .files import listed
-from .table_file import TableFile, Writing, open_table
+from .table_file import TableFile, Writing, open_table, text_codes
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
@@ -107,7 +107,7 @@ class Table(Preparation):
             self,
             numbers=_fitted_numbers(numeric, rows[:, self._places(numeric)]),
             categories=tuple(
-                (name, *_fitted_category(words, rows[:, self._places([name])]))
+                (name, *_fitted_category(words, rows[:, self._places([name])[0]]))
                 for name, words in categorical
             ),
             left_out=tuple(left_out.items()),
@@ -269,8 +269,9 @@ def encoded(
     columns = [values[name].to_numpy(dtype=np.float64) for name in numeric]
     for name, words in categorical:
         text = values[name]
-        places = places_in(words, text.map(short, na_action="ignore"))
-        columns.append(np.where(text.isna(), np.nan, places))
+        codes, texts = text_codes(text)
+        places = np.append(places_in(words, pd.Series(map(short, texts), dtype=object)), -1)
+        columns.append(np.where(codes < 0, np.nan, places[codes]))
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
@@ -357,27 +358,19 @@ def _says_nothing(column: NDArray[np.float64]) -> str | None:
 def _fitted_numbers(
     names: Sequence[str], rows: NDArray[np.float64]
 ) -> tuple[tuple[str, float, float, float], ...]:
-    if not names:
-        return ()
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - takes seconds to import
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
-
-    imputer = SimpleImputer(strategy="median")
-    scaler = StandardScaler().fit(imputer.fit_transform(rows))
-    estimates = (imputer.statistics_, scaler.mean_, scaler.scale_)
-    return tuple(zip(names, *(estimate.tolist() for estimate in estimates), strict=True))
+    """Median, and mean and standard deviation once it stands for what is missing."""
+    found = []
+    for name, column in zip(names, rows.T, strict=True):
+        missing = np.isnan(column)
+        median = float(np.median(column[~missing]))
+        filled = np.where(missing, median, column)
+        found.append((name, median, float(filled.mean()), float(filled.std()) or 1.0))
+    return tuple(found)
 
 
 def _fitted_category(
-    vocabulary: Sequence[str], rows: NDArray[np.float64]
+    vocabulary: Sequence[str], codes: NDArray[np.float64]
 ) -> tuple[str, tuple[str, ...]]:
     """The most frequent text, the first of several, and those that are known."""
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - takes seconds to import
-    from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
-
-    imputer = SimpleImputer(strategy="most_frequent")
-    encoder = OneHotEncoder(handle_unknown="ignore").fit(imputer.fit_transform(rows))
-    return (
-        vocabulary[int(imputer.statistics_[0])],
-        tuple(vocabulary[int(code)] for code in encoder.categories_[0]),
-    )
+    known, counts = np.unique(codes[~np.isnan(codes)].astype(int), return_counts=True)
+    return vocabulary[known[counts.argmax()]], tuple(vocabulary[code] for code in known)
