@@ -8,8 +8,8 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 
 from . import register
 from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
-from .entry import config_of, name_of, train
-from .methods import ABLATIONS, QUICK, listed_methods
+from .entry import config_of, name_of, of_model, train
+from .methods import ABLATIONS, QUICK, REFERENCES, listed_methods
 from .metrics import METRICS, in_words
 from .names import import_plugins, look_up
 from .protocol import SELECTIONS
@@ -73,6 +73,7 @@ __all__ = [
     "METRICS",
     "QUICK",
     "READERS",
+    "REFERENCES",
     "SECTIONS",
     "SELECTIONS",
     "Checkpoint",
@@ -117,6 +118,7 @@ __all__ = [
     "markdown",
     "missing_lines",
     "name_of",
+    "of_model",
     "options_of",
     "plan_sweep",
     "plot_confusion",

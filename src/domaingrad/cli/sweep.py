@@ -12,6 +12,7 @@ from rich.console import Console
 from domaingrad.bench import (
     DATA_SETS,
     READERS,
+    REFERENCES,
     SELECTIONS,
     PlannedSweep,
     RayCrew,
@@ -42,6 +43,13 @@ def sweep(
         list[str],
         typer.Option(help=f"Repeated or with commas: {', '.join(listed_methods())}."),
     ] = ["erm", "and-mask", "sand-mask", "agr-sum"],  # noqa: B006 - typer reads it
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="References of scikit-learn beside the methods, repeated or with commas: "
+            f"{', '.join(REFERENCES)}; or a backbone."
+        ),
+    ] = [],  # noqa: B006
     hold_out: Annotated[
         list[str],
         typer.Option(help="A domain to hold out, repeated for several.  [default: all in turn]"),
@@ -100,6 +108,9 @@ def sweep(
 
     - `domaingrad sweep --data spirals --methods erm,and-mask --draws 5 --dry-run`
 
+    - `domaingrad sweep --data patients.csv --target ill --domain hospital --methods erm,and-mask
+    --model hist-gradient-boosting,logistic`
+
     - `domaingrad sweep --data pacs:PACS --size 64 --steps 300 --draws 3 --out runs/pacs`
     """
     errors = Console(stderr=True)
@@ -112,9 +123,13 @@ def sweep(
         )
         import_plugins(plugins)
         chosen = [told_to_hold_out(each, told) for each in given]
+        models = options.listed(model) or ()
+        references = [each for each in models if each in REFERENCES]
+        for backbone in {*models} - {*references}:
+            shared["backbone"] = backbone
         config = SweepConfig(
             data=given,
-            methods=names(methods, "--methods"),
+            methods=(*names(methods, "--methods"), *references),
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),

@@ -14,12 +14,14 @@ from rich.table import Table
 from domaingrad.bench import (
     LOGGERS,
     READERS,
+    REFERENCES,
     DataError,
     Result,
     config_of,
     in_words,
     listed_methods,
     name_of,
+    of_model,
     processes_of,
     without_none,
 )
@@ -49,6 +51,12 @@ def train(
     ] = None,
     method: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(listed_methods())}.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A reference of scikit-learn ({', '.join(REFERENCES)}), or a backbone as mlp."
+        ),
     ] = None,
     set_: Annotated[
         list[str], typer.Option("--set", help="A hyper-parameter of the method, as tau=0.8.")
@@ -95,6 +103,9 @@ def train(
 
     - `domaingrad train --data patients.csv --target disease --domain hospital --hold-out none`
 
+    - `domaingrad train --data patients.csv --target ill --domain hospital --hold-out north
+    --model hist-gradient-boosting`
+
     - `domaingrad train --data colored-mnist:DIR --hold-out=-90% --method sand-mask --set tau=0.8`
 
     - `domaingrad train --data PACS/ --hold-out sketch --method and-mask --devices 4`
@@ -105,6 +116,13 @@ def train(
             "data": data, "hold_out": hold_out, "method": method, "seed": seed, "trial": trial,
             "hyperparameters": _pairs(set_) or None,
         }  # fmt: skip
+        if model is not None:
+            told = of_model(model)
+            if twice := [name for name in told if chosen.get(name) not in (None, model)]:
+                raise DataError(
+                    f"--model {model} is a {twice[0]}; found --{twice[0]} {chosen[twice[0]]}, too."
+                )
+            chosen |= told
         resolved = config_of(config, without_none(chosen))
         place = out or Path("runs/train") / name_of(resolved)
         processes = processes_of(devices, nodes)

@@ -8,7 +8,7 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -34,8 +34,8 @@ BINARIES = {
 """Of other tables: the function of pandas, what it needs, what it reads."""
 SUFFIXES = (*TEXTS, *BINARIES)
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-LOOKED_AT = 200
-"""Rows from which the separator is found."""
+LOOKED_AT, ENOUGH = 200, 10**6
+"""Rows, and characters, from which the separator is found."""
 
 _GZIP = b"\x1f\x8b"
 _MARKS = {
@@ -305,12 +305,18 @@ def _rows(text: str, separator: str) -> Any:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
 
 
+def _first(text: str, separator: str) -> Iterator[list[str]]:
+    """The first rows, without looking at all of a large file."""
+    part = text if len(text) < ENOUGH else text[:ENOUGH].rpartition("\n")[0]
+    return islice(_rows(part, separator), LOOKED_AT)
+
+
 def _separator(text: str) -> str:
     """That which makes the most columns, of those that make the same number in each row."""
     found = {}
     for mark in SEPARATORS:
         try:
-            lengths = [len(row) for row in islice(_rows(text, mark), LOOKED_AT) if row]
+            lengths = [len(row) for row in _first(text, mark) if row]
         except csv.Error:
             continue
         if lengths:
@@ -321,7 +327,7 @@ def _separator(text: str) -> str:
 def _decimal(text: str, separator: str) -> str:
     if separator == ",":
         return "."
-    fields = [each.strip() for row in islice(_rows(text, separator), LOOKED_AT) for each in row]
+    fields = [each.strip() for row in _first(text, separator) for each in row]
     commas = sum(
         re.fullmatch(r"[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+", each) is not None for each in fields
     )

@@ -17,6 +17,7 @@ from domaingrad.bench.names import Registry, UnknownNameError, look_up
 
 from .mlp import linear, mlp
 from .mnist_cnn import mnist_cnn
+from .trees import Trees
 
 Builder = Callable[..., nn.Module]
 """Makes a model from the shape of an input, the number of outputs, and its own arguments."""
@@ -201,6 +202,9 @@ BACKBONES = Registry[Builder]("backbone")
 
 BACKBONES.add("mlp", mlp)
 BACKBONES.add("linear", linear)
+BACKBONES.add("affine", partial(mlp, hidden=()))
+BACKBONES.add("boosted-trees", Trees)
+BACKBONES.add("forest", partial(Trees, forest=True))
 BACKBONES.add("mnist-cnn", mnist_cnn)
 BACKBONES.add("resnet18", partial(_torchvision, "resnet18"))
 BACKBONES.add("resnet50", partial(_torchvision, "resnet50"))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from domaingrad.bench.methods import METHODS, Method
-from domaingrad.bench.names import look_up
+from domaingrad.bench.methods import Method, method_named
 from domaingrad.bench.protocol import SELECTIONS, Selection
 from domaingrad.bench.runs import Plan, PlannedData, SweepDirectory
 from domaingrad.bench.schema import without_none
@@ -144,7 +143,7 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
     numbers, draws = collected.numbers(), collected.draws()
     chosen = selected[selected["selection"] == plan.request.selections[0]]
     first, recorded = chosen[PLACE], collected.groups(chosen)
-    methods = [look_up("method", name, METHODS) for name in plan.request.methods]
+    methods = [method_named(name) for name in plan.request.methods]
     summaries = []
     for data in plan.data:
         own = selected[selected["data"] == data.name]

@@ -25,7 +25,7 @@ from domaingrad.bench.domains import (
     Training,
     options_of,
 )
-from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.methods import Method, method_named
 from domaingrad.bench.metrics import METRICS
 from domaingrad.bench.models import BACKBONES, Architecture
 from domaingrad.bench.names import import_plugins, look_up
@@ -236,7 +236,9 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         data=_from_anywhere(config.data),
         data_options=_told(config),
         hyperparameters=method_of(config).hyperparameters(),
-        backbone=config.backbone or (OWN if usual.arguments else usual.name),
+        backbone=method_of(config).backbone
+        or config.backbone
+        or (OWN if usual.arguments else usual.name),
         weights=config.weights and str(Path(config.weights).expanduser().absolute()),
         **{name: getattr(training, name) for name in OPTIMISATION},
     )
@@ -244,10 +246,9 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
 
 def training_of(config: TrainConfig, data: DomainData) -> Training:
     """The part of the settings that is optimisation."""
-    return replace(
-        data.recipe,
-        **without_none({name: getattr(config, name) for name in OPTIMISATION}),
-    )
+    once = {"steps": 1, "checkpoints": 1, "warm_up": 0} if method_of(config).requires.whole else {}
+    given = without_none({name: getattr(config, name) for name in OPTIMISATION})
+    return replace(data.recipe, **given | once)
 
 
 def method_of(config: TrainConfig) -> Method:
@@ -257,7 +258,7 @@ def method_of(config: TrainConfig) -> Method:
         UnknownNameError: it, or one of them, does not exist.
         SettingError: a value of the wrong type.
     """
-    method = look_up("method", config.method, METHODS)
+    method = method_named(config.method)
     known, kinds = method.hyperparameters(), get_type_hints(type(method))
     found = {}
     for name, value in config.hyperparameters.items():

@@ -42,7 +42,7 @@ from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
 from .averaging import averaging_of
-from .feeding import Feed
+from .feeding import Feed, WholeFeed
 from .optimizers import Optimizers
 from .ranks import Ranks
 from .settings import TrainConfig, method_of, training_of
@@ -278,7 +278,7 @@ class Trainer:
         self.data_time = 0.0
         """Seconds spent on getting batches ready."""
         self._data, self._splits, self._training = data, splits, training
-        self._context, self._augment = context, config.augment
+        self._context = context
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
         self._optimizers = Optimizers(training)
         self._loss = partial(_losses, data.task)
@@ -291,6 +291,8 @@ class Trainer:
         self._shares = dict(zip(sources, shares, strict=True))
         generators = self._generators
         self._feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
+        self._whole = WholeFeed(sources) if method.requires.whole else None
+        self._augment = config.augment and not method.requires.whole
         whole = dict.fromkeys(sources, slice(None))
         self._looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
@@ -336,7 +338,7 @@ class Trainer:
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._prepared(self._feed, augment=self._augment)
+        batches = self._prepared(self._whole or self._feed, augment=self._augment)
         self.data_time += time.perf_counter() - began
         self._last_loss = self.learner.update(batches)
         self._context.scaler.update()
@@ -436,7 +438,7 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self._context.device)
         return states
 
-    def _prepared(self, feed: Feed, augment: bool) -> Batches:
+    def _prepared(self, feed: Feed | WholeFeed, augment: bool) -> Batches:
         """The next batch of each source, or this process's share, where the model computes."""
         device, size = self._context.device, self._training.batch
         prepare, generator = self._splits.preparation, self._generators["augmentation"]
@@ -453,7 +455,8 @@ class Trainer:
         return ready
 
     def _agreement(self) -> float | None:
-        if len(self._splits.sources) < 2:
+        learns = any(p.requires_grad for p in self.network.parameters())
+        if len(self._splits.sources) < 2 or not learns:
             return None
         batches = self._prepared(self._looked_at, augment=False)
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
