@@ -103,7 +103,9 @@ RUNS: dict[str, TrainConfig] = {
     },
     "spirals": replace(DIGITS, data="spirals", hold_out="random-shortcut", method="and-mask"),
     "linear-toy": replace(DIGITS, data="linear-toy", hold_out="noise", method="and-mask"),
-    "regression": replace(DIGITS, data="sensors", hold_out="sensor-2", method="sand-mask"),
+    "regression": replace(
+        DIGITS, data="sensors", hold_out="sensor-2", method="sand-mask", score_over="domains"
+    ),
     "rotated-digits": replace(ROTATED, method="agr-rand"),
     "table": replace(
         DIGITS,
@@ -153,7 +155,12 @@ def numbers_of(name: str, out: Path) -> dict[str, list[float]]:
     return {
         **{key: [each[key] for each in seen] for key in ("loss", "val_score", "agreement")},
         "metrics": [value for each in seen for _, value in sorted(each["metrics"].items())],
-        "held out": [s for each in sealed for one in each.values() for s in vars(one).values()],
+        "held out": [
+            score
+            for each in sealed
+            for one in each.values()
+            for score in (one.score, one.oracle_validation)
+        ],
         "weights": [sum(f(w.double()) for w in weights) for f in (_sum, _square)],
     }  # fmt: skip
 

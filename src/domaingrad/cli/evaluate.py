@@ -94,6 +94,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "role": found.role,
                 "samples": found.samples,
                 "metrics": dict(found.metrics),
+                "interval": found.interval,
                 "groups": [vars(group) for group in found.groups],
                 "confusion": None if found.confusion is None else found.confusion.tolist(),
             }
@@ -115,12 +116,24 @@ def _section(table: SectionTable) -> Table:
 def _by_domain(evaluation: Evaluation) -> Table:
     names = list(dict.fromkeys(name for found in evaluation.domains for name in found.metrics))
     table = Table("domain", "", Column("samples", justify="right"), box=None)
-    for name in names:
+    for place, name in enumerate(names):
         table.add_column(name, justify="right")
+        if not place:
+            table.add_column("95 %", justify="right")
     for found in evaluation.domains:
-        values = [_value(name, found) for name in names]
-        table.add_row(found.domain, found.role, str(found.samples), *values)
+        first, *others = [_value(name, found) for name in names]
+        row = [first, _interval(names[0], found), *others]
+        table.add_row(escape(found.domain), found.role, str(found.samples), *row)
     return table
+
+
+def _interval(name: str, found: DomainEvaluation) -> str:
+    """Of the first metric."""
+    if found.interval is None or name not in found.metrics:
+        return "–"
+    percent = any(metric.percent for metric in METRICS.values() if metric.title == name)
+    low, high = (f"{100 * end:.1f}" if percent else f"{end:.3g}" for end in found.interval)
+    return f"{low} to {high}"
 
 
 def _by_group(evaluation: Evaluation) -> Table:

@@ -172,6 +172,10 @@ def _as_json(result: Result) -> dict[str, Any]:
         "selected_step": result.selected.step,
         "source_validation": result.selected.val_score,
         "held_out": None if held_out is None else held_out.score,
+        "beside": {
+            "source_validation": dict(result.selected.beside),
+            "held_out": {} if held_out is None else dict(held_out.beside),
+        },
         "estimate": result.estimate and result.estimate.scores,
         "seconds": result.seconds,
     }
@@ -181,16 +185,18 @@ def _table(result: Result) -> Table:
     table = Table("", "score", box=None, show_header=False)
     table.add_row(
         "source validation",
-        f"{_number(result.selected.val_score, result)} at step "
+        f"{_number(result.selected.val_score, result, result.selected.beside)} at step "
         f"{result.selected.step}, which is selected by it",
     )
     if result.held_out is not None:
-        told = _number(result.held_out.score, result)
+        told = _number(result.held_out.score, result, result.held_out.beside)
         table.add_row(f"{result.config.hold_out}, held out", f"{told} on 80 % of it")
     if result.estimate is not None:
         scores = result.estimate.scores
         for name, score in scores.items():
-            table.add_row(f"{name}, while held out", _number(score, result))
+            own = result.estimate.results[name].held_out
+            beside = {} if own is None else own.beside
+            table.add_row(f"{name}, while held out", _number(score, result, beside))
         mean = sum(scores.values()) / len(scores)
         worst = min(scores, key=lambda name: scores[name])
         table.add_row(
@@ -200,5 +206,5 @@ def _table(result: Result) -> Table:
     return table
 
 
-def _number(score: float, result: Result) -> str:
-    return in_words(score, result.task, result.config.metric)
+def _number(score: float, result: Result, beside: Mapping[str, float] | None = None) -> str:
+    return in_words(score, result.task, result.config.metric, beside)

@@ -62,9 +62,11 @@ class ReferenceLearner(Learner[Reference]):
         x, y, _ = pooled(batches)
         rows, labels = x.flatten(1).cpu().numpy(), y.cpu().numpy()
         seed = int(torch.randint(2**31, (), generator=self.setup.generator))
-        fit = self.hp.estimator(outputs > 1, seed).fit(rows, labels)
-        weights = {name: t.to(x.device) for name, t in self.hp.weights(fit, outputs).items()}
-        self.network.classifier.load_state_dict(weights)
+        given = self.setup.class_weights
+        weights = None if given is None else given.cpu().numpy()[labels]
+        fit = self.hp.estimator(outputs > 1, seed).fit(rows, labels, sample_weight=weights)
+        tensors = {name: t.to(x.device) for name, t in self.hp.weights(fit, outputs).items()}
+        self.network.classifier.load_state_dict(tensors)
         found = self.network(x[:200]).detach()
         self._require_same(fit, rows[:200], found.cpu())
         some = slice(None, None, 1 + len(x) // MOST)

@@ -17,7 +17,7 @@ import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
-from domaingrad.bench.protocol import seed_of
+from domaingrad.bench.protocol import seed_of, training_domain_validation
 
 from .directory import RunDirectory
 from .isolation import isolated, noted_warnings
@@ -27,6 +27,9 @@ from .ranks import Ranks
 from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, training_of
 from .trained import TrainedModel
 from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer, require_fit
+
+RISES = 0.01
+"""What a score has to gain in the last fifth of a run for the run to be called too short."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def carry_on(
         if not isinstance(begun, Begun):
             begun = _begun_together(config, data, ranks, begun)
         torch.set_rng_state(begun.drawn)
-        trainer, notes = begun.trainer, begun.built.notes
+        trainer, notes = begun.trainer, [*begun.built.notes]
         if config.compile:
             trainer.network.compile()
         for note in notes:
@@ -173,11 +176,14 @@ def carry_on(
         first, last = trainer.steps_done, None
         listener.begin(config, first)
         steps = training_of(config, data).steps
+        scores = [c.val_score for c in directory.checkpoints() if c.step <= first] if first else []
+        scores = ranks.first(lambda: scores)
         began = time.perf_counter()
-        while trainer.steps_done < steps:
+        while trainer.steps_done < steps and not _ended(config, scores):
             if trainer.step():
                 found = trainer.checkpoint()
                 last = found[0]
+                scores.append(last.val_score)
                 if chosen is None or last.val_score >= chosen.val_score:
                     with trainer.predicting() as predictor:
                         chosen = _Chosen.now(predictor, last)
@@ -190,11 +196,50 @@ def carry_on(
             told = (last and in_words(last.val_score, data.task, config.metric)) or ""
             listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
         seconds = before + time.perf_counter() - began
+        for note in _notes_at_end(config, scores, trainer.steps_done, steps):
+            listener.news.say(f"Note: {note}")
+            notes.append(note)
     for logger in loggers:
         end(logger)
     ranks.first(
         lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
     )
+
+
+def _ended(config: TrainConfig, scores: Sequence[float]) -> str | None:
+    """Why training ends before its last step, if it does."""
+    since = len(scores) - 1 - training_domain_validation(scores) if scores else 0
+    if config.patience is None or since < config.patience:
+        return None
+    return f"source validation has not risen for {since} checkpoints"
+
+
+def _notes_at_end(
+    config: TrainConfig, scores: Sequence[float], done: int, steps: int
+) -> Iterator[str]:
+    """That a run has ended early, or is too short."""
+    if done < steps:
+        yield f"ended at step {done} of {steps}: {_ended(config, scores)}"
+    elif rises := _still_rises(scores):
+        yield f"{rises}; train longer than {steps} steps"
+
+
+def _still_rises(scores: Sequence[float]) -> str | None:
+    """That the last fifth of the checkpoints is better than those before, at its best and in mean.
+
+    >>> _still_rises([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+    'source validation still rises at the end, by 0.150 in the last fifth'
+    >>> _still_rises([0.9, 0.9, 0.9, 0.9, 0.9, 0.905])
+    """
+    count = len(scores) // 5
+    if not count:
+        return None
+    before, last = scores[:-count], scores[-count:]
+    gain = max(last) - max(before)
+    mean = sum(last) / count - sum(before[-count:]) / count
+    if not min(gain, mean) > RISES:
+        return None
+    return f"source validation still rises at the end, by {gain:.3f} in the last fifth"
 
 
 def _begun_together(

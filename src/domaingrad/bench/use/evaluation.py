@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, DomainData, News, correct, load
-from domaingrad.bench.metrics import told
+from domaingrad.bench.domains import DataError, DomainData, News, Task, correct, load
+from domaingrad.bench.metrics import beside_score, scoring, told
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
@@ -51,6 +52,8 @@ class DomainEvaluation:
     """What the data's recorder keeps of groups."""
     groups: tuple[GroupEvaluation, ...] = ()
     """The worst first, where they are asked for."""
+    interval: tuple[float, float] | None = None
+    """95 % of accuracy or R², where the samples allow one."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,19 @@ def _on(
     if data.recorder is not None and domain in data.groups:
         recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
     groups = _by_group(trained, domain, rows, outputs, truth, data) if by_group else ()
-    return DomainEvaluation(domain, role, len(truth), metrics, confusion, recorded, groups)
+    beside = beside_score(
+        trained.task, None, [outputs], [truth], lambda *parts: _first(trained.task, *parts)
+    )
+    interval = (beside["low"], beside["high"]) if "low" in beside else None
+    return DomainEvaluation(
+        domain, role, len(truth), metrics, confusion, recorded, groups, interval
+    )
+
+
+def _first(task: Task, outputs: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
+    """Accuracy or R²; NaN where the samples do not define it."""
+    found = scoring(task, None).of(torch.cat(list(outputs)), torch.cat(list(labels)))
+    return math.nan if found is None else float(found)
 
 
 def _by_group(
