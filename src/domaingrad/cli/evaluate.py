@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +16,13 @@ from rich.table import Column, Table
 from domaingrad.bench import (
     METRICS,
     SECTIONS,
+    DataError,
     DomainEvaluation,
     Evaluation,
     SectionTable,
+    in_words,
     plot_confusion,
+    print_whole,
 )
 from domaingrad.bench import evaluate as run_evaluation
 
@@ -57,27 +62,56 @@ def evaluate(
         evaluation = run_evaluation(run, data, view.listener.news, by_group)
         picture = plot or run / "confusion.png"
         drawn = evaluation.trained.task == "classification"
-        pictures = [picture] if drawn else []
-        if drawn:
-            plot_confusion(evaluation, picture)
-        for name, section in evaluation.sections.items():
-            if section.draw is not None:
-                pictures.append(run / SECTIONS[name].picture)
-                section.draw(pictures[-1])
+        drawings: list[tuple[Path, Callable[[Path], None]]]
+        drawings = [(picture, partial(plot_confusion, evaluation))] if drawn else []
+        drawings += [
+            (run / SECTIONS[name].picture, section.draw)
+            for name, section in evaluation.sections.items()
+            if section.draw is not None
+        ]
+        said = [_draw(draw, place, plot is not None) for place, draw in drawings]
     if as_json:
         typer.echo(json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False))
     else:
         console = Console()
-        console.print(_by_domain(evaluation))
+        print_whole(console, _by_domain(evaluation))
+        if evaluation.estimate:
+            print_whole(console, _estimate(evaluation))
         if evaluation.trained.task == "classification":
-            console.print(_by_class(evaluation))
+            print_whole(console, _by_class(evaluation))
         if by_group:
-            console.print(_by_group(evaluation))
+            print_whole(console, _by_group(evaluation))
         for section in evaluation.sections.values():
             for table in section.tables:
-                console.print(_section(table))
-    for path in pictures:
-        errors.print(f"Wrote {path}.", highlight=False, markup=False, soft_wrap=True)
+                print_whole(console, _section(table))
+    for text in (*(f"Note: {note}." for note in evaluation.notes), *said):
+        errors.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _draw(draw: Callable[[Path], None], place: Path, asked: bool) -> str:
+    """What came of a picture; where nobody has asked for it, the numbers do without."""
+    try:
+        draw(place)
+    except DataError as error:
+        if asked:
+            raise
+        return f"Note: {error}"
+    return f"Wrote {place}."
+
+
+def _estimate(evaluation: Evaluation) -> Table:
+    """What to expect on a new domain, from the trainings that held out one each."""
+    task, scores = evaluation.trained.task, evaluation.estimate
+    name = evaluation.trained.facts.get("metric")
+    table = Table("estimate for a new domain", "", box=None)
+    for domain, found in scores.items():
+        told = in_words(found.score, task, name, found.beside)
+        table.add_row(f"{escape(domain)}, while held out", told)
+    mean = sum(found.score for found in scores.values()) / len(scores)
+    worst = min(scores, key=lambda domain: scores[domain].score)
+    table.add_row("mean", in_words(mean, task, name))
+    table.add_row("worst", f"{in_words(scores[worst].score, task, name)} ({escape(worst)})")
+    return table
 
 
 def _as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -100,6 +134,8 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for found in evaluation.domains
         ],
+        "estimate": {domain: found.score for domain, found in evaluation.estimate.items()},
+        "notes": list(evaluation.notes),
         **{name: section.document for name, section in evaluation.sections.items()},
     }
 

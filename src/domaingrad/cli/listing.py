@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from domaingrad.bench import DATA_SETS, READERS, REFERENCES, hyperparameter, listed_methods
 
-app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("data")

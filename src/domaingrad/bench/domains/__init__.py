@@ -2,6 +2,7 @@
 
 from .base import DataSet, correct, losses, score
 from .data import (
+    HALF,
     AsStored,
     DataError,
     DomainData,
@@ -20,6 +21,7 @@ from .recipes import Balance, OptimizerName, Recipe, Schedule, Training
 
 __all__ = [
     "DATA_SETS",
+    "HALF",
     "IN_MEMORY",
     "PREPARATIONS",
     "READERS",

@@ -16,6 +16,9 @@ from domaingrad.bench.schema import Option, Whole, settings
 
 from .recipes import Recipe
 
+HALF = 32
+"""Characters of the half of a fingerprint."""
+
 Task = Literal["classification", "regression", "signed-regression"]
 """Classes with cross-entropy; numbers with half the squared error; or labels −1 and 1 with half the
 squared error, told by the sign."""
@@ -215,7 +218,7 @@ class DomainData:
     notes: tuple[str, ...] = ()
     """What was noticed on reading: files ignored, classes missing in a domain."""
     fingerprint: str = ""
-    """Changes when the data do."""
+    """Changes when the data do; of a file's data the first half is that of the file."""
     built_in: bool = False
     """Whether they are drawn by a program, an entry of the list of data sets."""
     groups: Mapping[str, Groups] = field(default_factory=dict)

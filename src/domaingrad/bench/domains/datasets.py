@@ -15,7 +15,7 @@ from domaingrad.bench.names import look_up
 from .data import AsStored, DataError, DomainData, Groups
 from .fetched import Fetch, FetchedSamples, MapStyle
 from .photographs import Photographs
-from .recipes import TABLES, Recipe, for_digits, for_photographs
+from .recipes import Recipe, for_digits, for_photographs, for_tables
 
 AT_ONCE = 256
 """Samples of a data set that is not kept that are in memory together."""
@@ -77,7 +77,7 @@ def from_datasets(
         name=name,
         domains=stored,
         preparation=Photographs(shape[1]) if photographs else AsStored(shape),
-        recipe=_recipe(shape, photographs),
+        recipe=_recipe(shape, photographs, [len(data) for data in stored.values()]),
         task="regression" if regression else "classification",
         classes=() if regression else _classes(name, stored, classes),
         fingerprint=_fingerprint(stored, groups or {}, None if fetch == "once" else digest),
@@ -85,9 +85,9 @@ def from_datasets(
     )
 
 
-def _recipe(shape: tuple[int, ...], photographs: bool) -> Recipe:
+def _recipe(shape: tuple[int, ...], photographs: bool, sizes: Sequence[int]) -> Recipe:
     if len(shape) == 1:
-        return TABLES
+        return for_tables(sizes)
     return for_photographs(shape) if photographs else for_digits(shape)
 
 

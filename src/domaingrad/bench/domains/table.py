@@ -17,9 +17,9 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.schema import Option, settings
 
-from .data import GROUP, DataError, DomainData, Groups, News, Reader, ReaderOptions
+from .data import GROUP, HALF, DataError, DomainData, Groups, News, Reader, ReaderOptions
 from .files import listed
-from .recipes import TABLES
+from .recipes import for_tables
 from .table_columns import features_of
 from .table_file import SUFFIXES, TableFile, Writing, each_text, open_table
 from .table_rows import (
@@ -192,11 +192,11 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
         name=_plain_name(path),
         domains=domains,
         preparation=table,
-        recipe=TABLES,
+        recipe=for_tables([len(samples) for samples in domains.values()]),
         task=task,
         classes=classes,
         notes=tuple(notes),
-        fingerprint=sha256(repr((file.digest, told)).encode()).hexdigest(),
+        fingerprint=file.digest[:HALF] + sha256(repr(told).encode()).hexdigest()[:HALF],
         groups={}
         if of_group is None
         else {name: Groups.of(of_group[of_domain == name].tolist()) for name in domains},

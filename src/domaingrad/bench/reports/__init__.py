@@ -7,7 +7,7 @@ from .markdown import markdown
 from .plot_files import written_to
 from .published import against_published, not_comparable, published_lines
 from .summary import Cell, DataSummary, MethodSummary, Summary, summarise
-from .tables import hyperparameter, json_of, missing_lines, print_tables, to_json
+from .tables import hyperparameter, json_of, missing_lines, print_tables, print_whole, to_json
 
 __all__ = [
     "Cell",
@@ -23,6 +23,7 @@ __all__ = [
     "not_comparable",
     "plot_confusion",
     "print_tables",
+    "print_whole",
     "published_lines",
     "summarise",
     "to_json",

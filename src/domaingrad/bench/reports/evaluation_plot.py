@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from domaingrad.bench.use import Evaluation
 
 from .plot_files import RESOLUTION, written_to
@@ -24,6 +22,8 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     Raises:
         DataError: it cannot be written there.
     """
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second to import
+
     drawn = [domain for domain in evaluation.domains if domain.confusion is not None]
     classes = evaluation.trained.classes
     side = max(3.2, 0.45 * len(classes) + 1.6)

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .html import write_html
 from .latex import latex
 from .markdown import markdown
 from .summary import Summary
@@ -27,6 +26,8 @@ def write_report(
     Raises:
         OSError: a file that cannot be written.
     """
+    from .html import write_html  # noqa: PLC0415 - draws plots, whose library takes a second
+
     out.mkdir(parents=True, exist_ok=True)
     write_csv(summary, out)
     texts = {

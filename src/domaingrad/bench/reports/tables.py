@@ -143,27 +143,27 @@ def print_tables(summary: Summary, console: Console) -> None:
         table = _table(title, columns(data))
         for row in data.methods:
             table.add_row(*map(escape, row_texts(data, row, draws)))
-        _print(table, console)
+        print_whole(console, table)
         console.print(f"  ({data.data.chosen})", soft_wrap=True, highlight=False, markup=False)
         if len(data.tables) > 1:
             titles = [SELECTIONS[name].title for name in data.tables]
             other = _table("by selection method", ["method", *titles])
             for texts in side_by_side(data):
                 other.add_row(*map(escape, texts))
-            _print(other, console)
+            print_whole(console, other)
         if data.differences[data.headline.name]:
             paired = _table("paired over trials", PAIRED_COLUMNS)
             paired.columns[1].justify = "left"
             for texts in paired_texts(data):
                 paired.add_row(*map(escape, texts))
-            _print(paired, console)
+            print_whole(console, paired)
         for section in data.sections.values():
             more = _table(section.table.title, section.table.columns)
             for column in more.columns[: section.table.left]:
                 column.justify = "left"
             for cells in section.table.rows:
                 more.add_row(*map(escape, cells))
-            _print(more, console)
+            print_whole(console, more)
     for caption in captions(summary):
         console.print(caption, soft_wrap=True, highlight=False)
 
@@ -189,7 +189,8 @@ def _table(title: str, heads: Sequence[str]) -> Table:
     return table
 
 
-def _print(table: Table, console: Console) -> None:
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table wide enough that no number is cut, whatever the terminal's width."""
     needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(table)

@@ -17,7 +17,7 @@ import domaingrad
 from domaingrad.bench.domains import DataError, DomainData, News
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
-from domaingrad.bench.protocol import seed_of, training_domain_validation
+from domaingrad.bench.protocol import seed_of
 
 from .directory import RunDirectory
 from .isolation import isolated, noted_warnings
@@ -208,7 +208,7 @@ def carry_on(
 
 def _ended(config: TrainConfig, scores: Sequence[float]) -> str | None:
     """Why training ends before its last step, if it does."""
-    since = len(scores) - 1 - training_domain_validation(scores) if scores else 0
+    since = len(scores) - 1 - scores.index(max(scores)) if scores else 0
     if config.patience is None or since < config.patience:
         return None
     return f"source validation has not risen for {since} checkpoints"
@@ -343,6 +343,7 @@ class _Chosen:
             "method": config.method,
             "hyperparameters": dict(config.hyperparameters),
             "average": config.average,
+            "metric": config.metric,
             "step": self.step,
             "source_validation": self.val_score,
             "version": domaingrad.__version__,

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, DomainData, News, Task, correct, load
+from domaingrad.bench.domains import HALF, DataError, DomainData, News, Task, correct, load
 from domaingrad.bench.metrics import beside_score, scoring, told
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.settings import TrainConfig, config_from
+from domaingrad.bench.runs.settings import DECIDED_BY, TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
-from domaingrad.bench.runs.trainer import Splits
-from domaingrad.bench.runs.training import drawing
+from domaingrad.bench.runs.trainer import HeldOutScores, Splits
+from domaingrad.bench.runs.training import drawing, estimate_in
 from domaingrad.bench.schema import without_none
 from domaingrad.bench.sections import SECTIONS, EvaluationSection
 
@@ -64,6 +64,10 @@ class Evaluation:
     domains: tuple[DomainEvaluation, ...]
     sections: Mapping[str, EvaluationSection] = field(default_factory=dict)
     """What only such data have, by name."""
+    estimate: Mapping[str, HeldOutScores] = field(default_factory=dict)
+    """Of a run that holds out none: each domain while a training of its own held it out."""
+    notes: tuple[str, ...] = ()
+    """What the reader has to know, as that the model was trained on these data."""
 
 
 def evaluate(
@@ -93,13 +97,19 @@ def evaluate(
     news = news or News()
     if data is not None:
         config = config_from(directory.config())
-        new = _on_new_data(trained, config, data, news, by_group)
-        if not any(found.recorded for found in new):
-            return Evaluation(trained, tuple(new))
-        own, parts = parts_of_run(directory, trained, news)
-        return Evaluation(
-            trained, tuple(new), _sections(new, _on_sources(trained, own, parts, by_group))
-        )
+        new, notes = _on_new_data(trained, config, data, news, by_group)
+        decided_by = directory.config().get(DECIDED_BY) or {}
+        if same_file(decided_by.get("data", ""), notes.pop()):
+            trained_on = ", ".join(trained.sources)
+            notes.append(
+                f"{data} is what this model was trained on (80 % of {trained_on}), so scores there "
+                f"are no estimate for new data; see evaluate without data"
+            )
+        sections = {}
+        if any(found.recorded for found in new):
+            own, parts = parts_of_run(directory, trained, news)
+            sections = _sections(new, _on_sources(trained, own, parts, by_group))
+        return Evaluation(trained, tuple(new), sections, notes=tuple(notes))
     own, parts = parts_of_run(directory, trained, news)
     sources = _on_sources(trained, own, parts, by_group)
     found = [*sources]
@@ -107,7 +117,13 @@ def evaluate(
         samples = split.data.tensors
         every = torch.arange(len(samples[1]))
         found.append(_on(trained, name, "held out", samples, every, own, by_group))
-    return Evaluation(trained, tuple(found), _sections(found[len(sources) :], sources))
+    sections = _sections(found[len(sources) :], sources)
+    return Evaluation(trained, tuple(found), sections, estimate_in(directory))
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same file, whatever was made of it."""
+    return one[:HALF] == other[:HALF]
 
 
 def _on_sources(
@@ -130,7 +146,8 @@ def _sections(
 
 def _on_new_data(
     trained: TrainedModel, config: TrainConfig, data: str, news: News, by_group: bool
-) -> list[DomainEvaluation]:
+) -> tuple[list[DomainEvaluation], list[str]]:
+    """Of each domain; and notes, the last of which is the fingerprint of the data."""
     if trained.task == "signed-regression":
         raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
     options = {**config.data_options, "least": 1}
@@ -154,7 +171,7 @@ def _on_new_data(
         known = (stored, places[labels] if len(places) else labels)
         every = torch.arange(len(labels))
         found.append(_on(trained, name, "new data", known, every, new, by_group))
-    return found
+    return found, [*new.notes, new.fingerprint]
 
 
 def _on(
