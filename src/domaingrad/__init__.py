@@ -6,13 +6,13 @@ gradients out of any model in anyone's training loop.
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import inspect, rules, samplers
     from .dropout import GSNRDropout, LearnedRatio
-    from .engine import (
+    from .engine import (  # type: ignore[no-redef]
         AgreementError,
         AuditError,
         DDPAgreement,
@@ -69,8 +69,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _PACKAGES:
-        return import_module(f".{name}", __name__)
-    found = getattr(import_module(f".{_HOMES.get(name, 'rules')}", __name__), name)
+        return importlib.import_module(f".{name}", __name__)
+    found = getattr(importlib.import_module(f".{_HOMES.get(name, 'rules')}", __name__), name)
     globals()[name] = found
     return found
 

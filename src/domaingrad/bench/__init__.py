@@ -7,7 +7,16 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 """
 
 from . import register
-from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
+from .domains import (
+    DATA_SETS,
+    READERS,
+    DataError,
+    News,
+    cache_directory,
+    cached_bytes,
+    clear_cache,
+    told_to_hold_out,
+)
 from .entry import config_of, name_of, of_model, train
 from .methods import ABLATIONS, QUICK, REFERENCES, listed_methods
 from .metrics import METRICS, in_words
@@ -110,6 +119,9 @@ __all__ = [
     "SweepDirectory",
     "TrainConfig",
     "TrainedModel",
+    "cache_directory",
+    "cached_bytes",
+    "clear_cache",
     "config_of",
     "estimate",
     "evaluate",

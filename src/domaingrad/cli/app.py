@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": ("inspect", "inspect"),
     "sweep": ("sweep", "sweep"),
     "report": ("report", "report"),
+    "cache": ("cache", "cache"),
     "prepare-faces": ("faces", "prepare"),
     "fas-synthetic": ("faces", "synthesise"),
 }

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from domaingrad.bench import Inspection, json_of, written_to
+from domaingrad.bench import Inspection, json_of, print_whole, written_to
 from domaingrad.bench import inspect as run_inspection
 from domaingrad.inspect import Interval, plot_conflict
 
@@ -46,8 +46,8 @@ def inspect(
         typer.echo(json_of(_as_json(found)))
         return
     console = Console()
-    console.print(_cosines(found))
-    console.print(_layers(found))
+    print_whole(console, _cosines(found))
+    print_whole(console, _layers(found))
     if found.similarity is not None:
         console.print(
             f"Same class: cosine {_interval(found.similarity.intra)} within a domain, "

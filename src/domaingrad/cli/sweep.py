@@ -25,7 +25,7 @@ from domaingrad.bench import (
 
 from . import options
 from .errors import bad_input
-from .live import duration
+from .live import duration, in_bytes
 from .session import AsJson, Seed, Trials, carry_out_and_report, names
 from .training_view import TrainingView
 
@@ -174,20 +174,8 @@ def _tell_plan(console: Console, planned: PlannedSweep) -> None:
     console.print(
         f"To be done: {len(planned.todo)} runs, {crew.jobs} at a time{where}, about "
         f"{duration(cost.seconds / crew.jobs)} by the speed of a few steps; "
-        f"{_bytes(cost.kept)} on disk at the end, {_bytes(cost.meanwhile * crew.jobs)} more "
+        f"{in_bytes(cost.kept)} on disk at the end, {in_bytes(cost.meanwhile * crew.jobs)} more "
         f"meanwhile.",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _bytes(count: int) -> str:
-    """In a unit that suits.
-
-    >>> _bytes(4096), _bytes(3_200_000_000)
-    ('4 kB', '3.2 GB')
-    """
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"

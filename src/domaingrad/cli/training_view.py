@@ -8,7 +8,12 @@ from rich.progress import TaskID
 
 from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig
 
-from .live import Bars, duration, scores
+from .live import Bars, duration, pace, scores
+
+AGREEMENT = (
+    "Agreement: the share of gradient components on whose sign all source domains agree, on fresh "
+    "batches; for signs at random it would be 2^(1−K) of K domains."
+)
 
 
 class TrainingView(Bars):
@@ -19,6 +24,7 @@ class TrainingView(Bars):
         self._task: TaskID | None = None
         self._work = ""
         self._shown: Checkpoint | None = None
+        self._explained = False
 
     @property
     def listener(self) -> Listener:
@@ -41,7 +47,10 @@ class TrainingView(Bars):
     def _step(self, status: Status) -> None:
         speed = status.here / status.seconds
         left = duration((status.steps - status.step) / speed)
-        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint, status.score)}"
+        news = f"{pace(speed)}, {left} left{scores(status.checkpoint, status.score)}"
+        if status.checkpoint and status.checkpoint.agreement is not None and not self._explained:
+            self._explained = True
+            self._say(AGREEMENT)
         self._update(self._work, status.step, status.steps, news)
         if status.checkpoint is not self._shown:
             self._shown = status.checkpoint

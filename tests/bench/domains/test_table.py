@@ -443,7 +443,10 @@ def test_the_fingerprint_changes_with_the_file_and_with_what_is_made_of_it(path)
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("west,1,y\nWest ,2,n\neast,3,y\n", "domains that differ only by case, 'West', 'west'"),
+        (
+            "west,1,y\nWest ,2,n\neast,3,y\n",
+            "domains that differ only by case or spaces, 'West', 'west'",
+        ),
         ("west,1,no\neast,2,NO\neast,3,yes\n", "classes that differ only by case"),
     ],
 )

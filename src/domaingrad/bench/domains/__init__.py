@@ -1,6 +1,7 @@
 """Domains: data sets whose samples come from several named domains."""
 
 from .base import DataSet, correct, losses, score
+from .cache import cache_directory, cached_bytes, clear_cache
 from .data import (
     HALF,
     AsStored,
@@ -41,6 +42,9 @@ __all__ = [
     "Schedule",
     "Task",
     "Training",
+    "cache_directory",
+    "cached_bytes",
+    "clear_cache",
     "correct",
     "from_datasets",
     "is_drawn",

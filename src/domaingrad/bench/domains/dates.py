@@ -6,10 +6,17 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from domaingrad.bench.names import imported_when_used
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 ISO = "ISO8601"
 _DAYS = {

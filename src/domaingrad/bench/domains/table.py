@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.schema import Option, settings
 
 from .data import GROUP, HALF, DataError, DomainData, Groups, News, Reader, ReaderOptions
-from .files import listed
+from .files import alike, listed
 from .recipes import for_tables
 from .table_columns import features_of
 from .table_file import SUFFIXES, TableFile, Writing, each_text, open_table
@@ -33,6 +33,11 @@ from .table_rows import (
     places_in,
     short,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 __all__ = ["MOST_CLASSES", "TABLE", "Table", "read_table"]
 
@@ -336,10 +341,10 @@ def _notes_on_columns(file: TableFile) -> Iterator[str]:
 def _refuse_alike(path: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
     """A domain held out must not be among the sources under another spelling."""
     for kind, names in (("domains", domains), ("classes", classes)):
-        alike = Counter(name.casefold() for name in names)
-        if same := [repr(name) for name in names if alike[name.casefold()] > 1]:
+        if same := [repr(name) for group in alike(names) for name in group]:
             raise DataError(
-                f"{path}: {kind} that differ only by case, {listed(same)}; write each in one way."
+                f"{path}: {kind} that differ only by case or spaces, {listed(same)}; write each in "
+                f"one way."
             )
 
 

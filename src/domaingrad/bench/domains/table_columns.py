@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+from domaingrad.bench.names import imported_when_used
 
 from .dates import CYCLES, PARTS, format_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 FEW = 20
 """So many different texts are never too many; so many rows are too few to see that they count."""

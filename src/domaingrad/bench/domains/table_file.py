@@ -14,16 +14,20 @@ from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from domaingrad.bench.names import UnknownNameError, look_up
+from domaingrad.bench.names import UnknownNameError, imported_when_used, look_up
 
 from .data import DataError
 from .files import listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 TEXTS = (".csv", ".tsv", ".txt")
 """Ends of names of tables as text, packed or not."""

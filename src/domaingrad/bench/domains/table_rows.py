@@ -7,18 +7,24 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from domaingrad.bench.names import imported_when_used
 
 from .data import AS_USUAL, DataError, Preparation, Reading
 from .dates import calendar
 from .files import listed
 from .table_file import TableFile, Writing, open_table, text_codes
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 

@@ -20,6 +20,8 @@ MARKERS = "osD^vPX*"
 LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 """What a legend has room for, and what a line and its gap take of it."""
 
+LETTERS_OF_TICKS = 70
+"""Letters of names below an axis up to which they lie beside each other."""
 DRAWS_IN_A_ROW = 3
 
 
@@ -111,11 +113,14 @@ def _mark(axes: Any, place: float, cell: Cell, data: DataSummary, style: dict[st
 
 
 def _finish(figure: Figure, axes: Any, data: DataSummary, places: Sequence[str]) -> None:
-    if data.chance is not None:
-        axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
-    axes.set_xticks(range(len(places)), places)
+    crowded = sum(map(len, places)) > LETTERS_OF_TICKS
+    turned = {"rotation": 40, "ha": "right"} if crowded else {}
+    axes.set_xticks(range(len(places)), places, **turned)
     axes.set_xlim(-0.5, len(places) - 0.5)
     _limit(axes, data)
+    low, high = axes.get_ylim()
+    if data.chance is not None and low <= 100 * data.chance <= high:
+        axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
     axes.set_ylabel(_unit(data))
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside right center")
@@ -132,10 +137,10 @@ def _unit(data: DataSummary) -> str:
 
 
 def _limit(axes: Any, data: DataSummary) -> None:
-    if data.data.task == "regression":
-        axes.set_ylim(-1.05, 1.05)
-    else:
-        axes.set_ylim(0, 103)
+    """Fit the axis to what is drawn; of R² what lies below −1 is left out."""
+    low, high = axes.get_ylim()
+    least, most = (-1.05, 1.05) if data.data.task == "regression" else (-1.0, 103.0)
+    axes.set_ylim(max(low, least), max(min(high, most), max(low, least) + 0.01 * (most - least)))
 
 
 def _draw_draws(data: DataSummary) -> Figure:
@@ -157,6 +162,9 @@ def _draw_draws(data: DataSummary) -> Figure:
                 axes.plot(points["value"], _scale(data) * points[column], fillstyle=fill, **style)
         if own["value"].min() > 0 and own["value"].max() > 5 * own["value"].min():
             axes.set_xscale("log")
+            # Without mathematics, which the style does not set.
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(name)
         _limit(axes, data)
     for i, row in enumerate(data.methods):

@@ -6,10 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.protocol import (
     SELECTIONS,
     Candidate,
@@ -26,6 +25,11 @@ from domaingrad.bench.runs import (
 from domaingrad.bench.runs.directory import Condition, Records
 from domaingrad.bench.runs.settings import OPTIMISATION
 from domaingrad.bench.runs.trainer import Recorded
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
