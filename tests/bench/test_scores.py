@@ -81,3 +81,23 @@ def test_class_weights_make_rare_classes_count_as_much(tmp_path):
     weights = _class_weights({"d0": split}, 2)
     counts = torch.bincount(labels)
     assert torch.allclose(weights * counts, torch.full((2,), len(labels) / 2))
+
+
+def test_rare_classes_are_named_unless_something_is_done_about_them(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 100, 3, generator=generator)
+    y = torch.zeros(2, 100, dtype=torch.long)
+    y[:, :3] = 1
+    data = from_datasets(
+        {f"d{k}": TensorDataset(x[k], y[k]) for k in range(2)}, "rare", ["well", "ill"]
+    )
+    config = TrainConfig("rare", "d1", method="logistic", accelerator="cpu")
+    split = split_domain(data.domains["d0"], generator_of(0, "rare", "trial 0", "split", "d0"))
+    count = int((y[0][split.train] == 1).sum())
+    notes = train(config, tmp_path / "plain", data=data).notes
+    assert any(f"few of 80 training samples are of class ill ({count})" in note for note in notes)
+    for at, settings in enumerate(
+        ({"class_weights": "balanced"}, {"balance": "class"}, {"metric": "macro-f1"})
+    ):
+        done = train(replace(config, **settings), tmp_path / str(at), data=data)
+        assert not any("few of" in note for note in done.notes)

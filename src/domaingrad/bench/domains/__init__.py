@@ -16,6 +16,7 @@ from .data import (
     Task,
 )
 from .datasets import from_datasets
+from .files import listed
 from .loading import DATA_SETS, IN_MEMORY, READERS, is_drawn, load, options_of, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
 from .recipes import Balance, OptimizerName, Recipe, Schedule, Training
@@ -48,6 +49,7 @@ __all__ = [
     "correct",
     "from_datasets",
     "is_drawn",
+    "listed",
     "load",
     "losses",
     "options_of",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 import domaingrad
-from domaingrad.bench.domains import DataError, DomainData, News
+from domaingrad.bench.domains import DataError, DomainData, News, listed
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
@@ -28,6 +28,8 @@ from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, train
 from .trained import TrainedModel
 from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer, require_fit
 
+RARE, RARE_SHARE = 10, 0.2
+"""A class is rare with fewer samples than this, or than this share of a class of mean size."""
 RISES = 0.01
 """What a score has to gain in the last fifth of a run for the run to be called too short."""
 
@@ -104,6 +106,7 @@ def build(config: TrainConfig, data: DomainData) -> Built:
         network, notes = _network(config, data, splits, architecture)
         require_fit(method_of(config), list(splits.sources), network)
         notes += _shared_groups(data, splits)
+        notes += _rare_classes(config, data, splits)
         return Built(splits, architecture, network, notes, torch.get_rng_state())
 
 
@@ -304,6 +307,22 @@ def _network(
     if config.frozen_norms:
         notes.append(f"{count} norms with frozen statistics")
     return Network(model, shape, config.dropout, PRECISIONS[config.precision]), notes
+
+
+def _rare_classes(config: TrainConfig, data: DomainData, splits: Splits) -> Iterator[str]:
+    """That accuracy hardly sees some classes, unless something is done about it."""
+    done = config.class_weights != "none" or training_of(config, data).balance == "class"
+    if data.task != "classification" or done or config.metric not in (None, "accuracy"):
+        return
+    labels = torch.cat([split.data.tensors[1][split.train] for split in splits.sources.values()])
+    counts = torch.bincount(labels, minlength=len(data.classes)).tolist()
+    least = max(RARE, RARE_SHARE * len(labels) / len(counts))
+    rare = [f"{n} ({c:,})" for n, c in zip(data.classes, counts, strict=True) if 0 < c < least]
+    if rare:
+        yield (
+            f"few of {len(labels):,} training samples are of class {listed(rare)}, which accuracy "
+            f"hardly counts; see class_weights, balance, and balanced-accuracy or macro-f1 as metric"
+        )
 
 
 def _shared_groups(data: DomainData, splits: Splits) -> Iterator[str]:
