@@ -148,10 +148,10 @@ class HistGradientBoosting(Reference):
         "hist-gradient-boosting", "gradient boosting", "boosted trees over histograms", PAPER
     )
     search = space(
-        learning_rate=PowerOfTen(-2, 0), leaves=PowerOfTwo(3, 6.99), iterations=PowerOfTwo(5, 8.99)
+        shrinkage=PowerOfTen(-2, 0), leaves=PowerOfTwo(3, 6.99), iterations=PowerOfTwo(5, 8.99)
     )
 
-    learning_rate: Rate = 0.1
+    shrinkage: Rate = 0.1
     iterations: Count = 100
     leaves: Annotated[Count, "most of a tree"] = 31
 
@@ -161,7 +161,7 @@ class HistGradientBoosting(Reference):
 
         kind = "Classifier" if classes else "Regressor"
         return getattr(ensemble, f"HistGradientBoosting{kind}")(
-            learning_rate=self.learning_rate,
+            learning_rate=self.shrinkage,
             max_iter=self.iterations,
             max_leaf_nodes=max(2, self.leaves),
             early_stopping=False,

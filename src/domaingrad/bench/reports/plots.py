@@ -20,8 +20,8 @@ MARKERS = "osD^vPX*"
 LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 """What a legend has room for, and what a line and its gap take of it."""
 
-LETTERS_OF_TICKS = 70
-"""Letters of names below an axis up to which they lie beside each other."""
+LETTERS_OF_TICKS = 100
+"""Letters of names below an axis, all as long as the longest, that lie beside each other."""
 DRAWS_IN_A_ROW = 3
 
 
@@ -49,7 +49,7 @@ def plots_of(data: DataSummary) -> list[Plot]:
             "Through training",
             "Means over trials by step. Agreement is the share of gradient components on whose "
             "sign all source domains agree, on fresh batches; for signs at random it would be "
-            "2^(1−K).",
+            "2^(1−K). Dashed: references, which are fit once.",
             True,
             _draw_training,
         ),
@@ -113,7 +113,7 @@ def _mark(axes: Any, place: float, cell: Cell, data: DataSummary, style: dict[st
 
 
 def _finish(figure: Figure, axes: Any, data: DataSummary, places: Sequence[str]) -> None:
-    crowded = sum(map(len, places)) > LETTERS_OF_TICKS
+    crowded = max(map(len, places)) * len(places) > LETTERS_OF_TICKS
     turned = {"rotation": 40, "ha": "right"} if crowded else {}
     axes.set_xticks(range(len(places)), places, **turned)
     axes.set_xlim(-0.5, len(places) - 0.5)
@@ -207,6 +207,9 @@ def _draw_training(data: DataSummary) -> Figure:
                     continue
                 curve = means.loc[(domain, method.method.info.name), column]
                 scale = 100 if column == "agreement" else _scale(data)
+                if len(curve) == 1:  # a reference, which has no steps
+                    axes.axhline(scale * curve.iloc[0], color=_colour(i), linestyle="--")
+                    continue
                 axes.plot(
                     curve.index, scale * curve, color=_colour(i), marker=_marker(i), markersize=3
                 )
@@ -219,6 +222,9 @@ def _draw_training(data: DataSummary) -> Figure:
                 label = f"{label}, {_unit(data)}"  # noqa: PLW2901
             axes.set_title(label, fontsize="small")
         row[0].set_ylabel(f"held out: {domain}")
+        ends = [end for axes in row[:2] for end in axes.get_ylim()]
+        for axes in row[:2]:
+            axes.set_ylim(min(ends), max(ends))
     for axes in grid[-1]:
         axes.set_xlabel("step")
     for i, method in enumerate(data.methods):

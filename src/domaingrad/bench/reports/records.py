@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from domaingrad.bench.methods import method_named
 from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.protocol import (
     SELECTIONS,
@@ -140,9 +141,11 @@ class Collected:
         for course in self.courses:
             best = training_domain_validation([c.val_score for c in course.checkpoints])
             config = course.run.config
+            # A reference takes no steps.
+            shared = () if method_named(config.method).requires.whole else OPTIMISATION
             values = {
                 name.replace("_", " "): getattr(config, name)
-                for name in OPTIMISATION
+                for name in shared
                 if isinstance(getattr(config, name), int | float)
             } | dict(config.hyperparameters)
             rows += [

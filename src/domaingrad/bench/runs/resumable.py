@@ -321,7 +321,7 @@ def _rare_classes(config: TrainConfig, data: DomainData, splits: Splits) -> Iter
     if rare:
         yield (
             f"few of {len(labels):,} training samples are of class {listed(rare)}, which accuracy "
-            f"hardly counts; see class_weights, balance, and balanced-accuracy or macro-f1 as metric"
+            f"hardly counts; see class_weights, balance and the metrics balanced-accuracy, macro-f1"
         )
 
 
