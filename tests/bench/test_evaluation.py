@@ -8,6 +8,7 @@ import torch
 from sklearn import metrics as sk
 
 from domaingrad.bench.domains import DataError
+from domaingrad.bench.metrics import beside_score
 from domaingrad.bench.metrics import told as told_of
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.settings import TrainConfig
@@ -144,3 +145,47 @@ def test_data_that_have_changed_since_are_refused(trained, table):
 def test_a_directory_without_a_run_or_a_model_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"is no run: it has no config\.yaml"):
         RunDirectory.existing(tmp_path)
+
+
+def _accuracy(outputs, labels):
+    return sk.accuracy_score(torch.cat(list(labels)), torch.cat(list(outputs)).argmax(1))
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    """Against its equation solved for p by bisection: |p̂ − p| = z √(p (1 − p) / n)."""
+    for right, count in ((4, 4), (37, 50), (0, 9)):
+        outputs = torch.zeros(count, 2)
+        outputs[:, 1] = 1
+        labels = torch.tensor([1] * right + [0] * (count - right))
+        share = right / count
+        found = beside_score("classification", None, [outputs], [labels], _accuracy)
+        for low, high, end in ((0.0, share, "low"), (share, 1.0, "high")):
+            outside, inside = (low, high) if end == "low" else (high, low)
+            for _ in range(60):
+                p = (outside + inside) / 2
+                far = abs(share - p) > 1.959964 * (p * (1 - p) / count) ** 0.5
+                outside, inside = (p, inside) if far else (outside, p)
+            assert found[end] == pytest.approx(p, abs=1e-6)
+        assert found["samples"] == count
+
+
+def test_other_intervals_hold_what_they_say():
+    """Of 200 draws of 400 samples, the R² of many lies in nearly 95 % of the intervals."""
+    generator = np.random.default_rng(0)
+
+    def of(count):
+        y = torch.as_tensor(generator.normal(size=count))
+        return y + torch.as_tensor(generator.normal(size=count)) * 0.5, y
+
+    def r2(outputs, labels):
+        return sk.r2_score(torch.cat(list(labels)), torch.cat(list(outputs)))
+
+    truth = r2(*([part] for part in of(10**6)))
+    inside = 0
+    for _ in range(200):
+        outputs, labels = of(400)
+        found = beside_score("regression", None, [outputs], [labels], r2)
+        inside += found["low"] < truth < found["high"]
+    assert 0.9 <= inside / 200 <= 0.99
+    few = beside_score("regression", None, [outputs[:30]], [labels[:30]], r2)
+    assert "low" not in few

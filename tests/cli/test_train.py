@@ -220,7 +220,7 @@ def test_a_table_of_numbers_is_trained_on_evaluated_and_predicted(tmp_path):
     new = tmp_path / "new.csv"
     new.write_text("rooms,size\n0.5,50\n0.5,90\n")
     rows = list(csv.DictReader(io.StringIO(run("predict", out, new, "--csv").stdout)))
-    assert [row["file"] for row in rows] == [f"{new}:1", f"{new}:2"]
+    assert [row["file"] for row in rows] == [f"{new}:2", f"{new}:3"]
     assert [float(row["prediction"]) for row in rows] == pytest.approx([1750, 2950], abs=300)
     lacking = tmp_path / "lacking.csv"
     lacking.write_text("rooms\n1\n")

@@ -335,3 +335,22 @@ def test_a_misspelt_protocol_is_answered_with_the_nearest(four):
 def test_a_protocol_without_its_sets_says_whom_to_ask(root):
     with pytest.raises(DataError, match=r"needs the domains C, I, M; faces has O, mine\. CASIA"):
         of_protocol(read(root), "M&I-C")
+
+
+@pytest.mark.parametrize("written", [int, str])
+def test_numbers_of_videos_are_of_their_list_as_text_too(tmp_path, save, written):
+    """Lists of SSDG number videos from 0 each; those of two lists are not the same videos."""
+    for name, label in (("train", 1), ("test", 0)):
+        rows = []
+        for video in range(2):
+            path = save(tmp_path / "faces" / "mine" / name / f"{video}.png", 2 * label + video)
+            rows.append(entry(path, label, written(video), None if label else "print"))
+        write(tmp_path / "faces" / "mine", rows, name)
+        rows = [{**row, "photo_path": row["photo_path"].replace("mine", "other")} for row in rows]
+        write(tmp_path / "faces" / "other", rows, name)
+    for path in (tmp_path / "faces" / "mine").rglob("*.png"):
+        copy = Path(str(path).replace("mine", "other"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    data = read(tmp_path / "faces")
+    assert {*data.groups["mine"].names} == {"train/0", "train/1", "test/0", "test/1"}

@@ -8,10 +8,19 @@ view of these needs: lists of names, news of what goes on, reports in parts.
 
 from . import register
 from .disk import FullDiskError, RunDirectoryError, is_writable
-from .domains import DATA_SETS, READERS, DataError, News, told_to_hold_out
-from .entry import config_of, embed, name_of, train
+from .domains import (
+    DATA_SETS,
+    READERS,
+    DataError,
+    News,
+    cache_directory,
+    cached_bytes,
+    clear_cache,
+    told_to_hold_out,
+)
+from .entry import config_of, embed, name_of, of_model, train
 from .escaping import csv_cell, on_plot, plain, terminal
-from .methods import ABLATIONS, QUICK, listed_methods
+from .methods import ABLATIONS, QUICK, REFERENCES, listed_methods
 from .metrics import METRICS, in_words
 from .names import import_plugins, look_up
 from .protocol import SELECTIONS
@@ -62,10 +71,13 @@ from .sections import Table as SectionTable
 from .sweeping import PlannedSweep, plan_sweep, sweep
 from .use import (
     DomainEvaluation,
+    Estimates,
+    Estimation,
     Evaluation,
     Exported,
     Inspection,
     Predictions,
+    estimate,
     evaluate,
     export,
     inspect,
@@ -80,11 +92,14 @@ __all__ = [
     "METRICS",
     "QUICK",
     "READERS",
+    "REFERENCES",
     "SECTIONS",
     "SELECTIONS",
     "Checkpoint",
     "DataError",
     "DomainEvaluation",
+    "Estimates",
+    "Estimation",
     "Evaluation",
     "Event",
     "Exported",
@@ -112,10 +127,14 @@ __all__ = [
     "SweepDirectory",
     "TrainConfig",
     "TrainedModel",
+    "cache_directory",
+    "cached_bytes",
+    "clear_cache",
     "config_of",
     "csv_cell",
     "embed",
     "end_with_first",
+    "estimate",
     "evaluate",
     "export",
     "hyperparameter",
@@ -131,6 +150,7 @@ __all__ = [
     "markdown",
     "missing_lines",
     "name_of",
+    "of_model",
     "on_plot",
     "options_of",
     "plain",

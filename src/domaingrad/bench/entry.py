@@ -24,6 +24,7 @@ from .domains import (
     write_embeddings,
 )
 from .domains.fetched import Fetch
+from .methods import REFERENCES
 from .names import import_plugins
 from .runs.directory import CONFIG, read_config
 from .runs.resumable import Listener
@@ -185,6 +186,15 @@ def config_of(file: str | Path | None, given: Mapping[str, Any]) -> TrainConfig:
     if base["hold_out"] == NONE:
         base["hold_out"] = None
     return config_from(base)
+
+
+def of_model(name: str) -> dict[str, str]:
+    """The setting that a model is: the method of a reference, else the backbone.
+
+    >>> of_model("random-forest"), of_model("mlp")
+    ({'method': 'random-forest'}, {'backbone': 'mlp'})
+    """
+    return {"method" if name in REFERENCES else "backbone": name}
 
 
 def name_of(config: TrainConfig) -> str:

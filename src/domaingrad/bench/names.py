@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TypeVar
+from importlib.util import LazyLoader, find_spec, module_from_spec
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -99,6 +100,19 @@ class Registry(Mapping[str, T]):
                     told = f"{point.value} cannot be used: {type(error).__name__}: {error}"
                     warnings.warn(told, PluginWarning, stacklevel=3)
         return self._entries
+
+
+def imported_when_used(name: str) -> Any:
+    """A module that is imported when something in it is asked for, as it takes a while."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    loader = spec.loader = LazyLoader(spec.loader)
+    module = sys.modules[name] = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
 
 
 def import_plugins(modules: tuple[str, ...]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
+
+STARTED_BY = "DOMAINGRAD_FIRST"
+"""Set where another process of ours has started this one, and ends it with itself."""
 
 
 def main() -> None:
@@ -13,8 +17,15 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # which may know fewer letters than names have
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    given = [word for word in sys.argv[1:] if not word.startswith("-")][:1]
     try:
-        from .app import app, end_with_first  # noqa: PLC0415 - the libraries may be missing
+        from .app import app_with  # noqa: PLC0415 - the libraries may be missing
+
+        app = app_with(given)
+        if STARTED_BY in os.environ:
+            from domaingrad.bench import end_with_first  # noqa: PLC0415 - takes its time
+
+            end_with_first()
     except ModuleNotFoundError as error:
         sys.exit(
             f"The command line needs the package {error.name}, which is not installed. Install "
@@ -22,5 +33,4 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
-    end_with_first()
     app()

@@ -11,7 +11,7 @@ from domaingrad.bench import ABLATIONS
 
 from .session import AsJson, Data, Jobs, Out, Seed, Steps, Trials, compare_built_in
 
-app = typer.Typer(help="Find out what part of a method matters.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("gsnr")

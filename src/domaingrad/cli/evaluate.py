@@ -17,6 +17,7 @@ from domaingrad.bench import (
     DomainEvaluation,
     Evaluation,
     SectionTable,
+    in_words,
     plot_confusion,
     print_table,
     require_room_for_plot,
@@ -68,6 +69,8 @@ def evaluate(
         with TrainingView(errors) as view:
             evaluation = run_evaluation(run, data, view.listener.news, by_group)
         _tell(evaluation, by_group, as_json)
+        for note in evaluation.notes:
+            say(errors, f"{note}.", "Note:", "yellow")
         if not no_plot:
             _draw(evaluation, run, plot, errors)
 
@@ -96,6 +99,8 @@ def _tell(evaluation: Evaluation, by_group: bool, as_json: bool) -> None:
     else:
         console = Console()
         print_table(_by_domain(evaluation), console)
+        if evaluation.estimate:
+            print_table(_estimate(evaluation), console)
         if evaluation.trained.task == "classification":
             print_table(_by_class(evaluation), console)
         if by_group:
@@ -103,6 +108,21 @@ def _tell(evaluation: Evaluation, by_group: bool, as_json: bool) -> None:
         for section in evaluation.sections.values():
             for table in section.tables:
                 print_table(_section(table), console)
+
+
+def _estimate(evaluation: Evaluation) -> Table:
+    """What to expect on a new domain, from the trainings that held out one each."""
+    task, scores = evaluation.trained.task, evaluation.estimate
+    name = evaluation.trained.facts.get("metric")
+    table = Table("estimate for a new domain", "", box=None)
+    for domain, found in scores.items():
+        told = in_words(found.score, task, name, found.beside)
+        table.add_row(f"{terminal(domain)}, while held out", told)
+    mean = sum(found.score for found in scores.values()) / len(scores)
+    worst = min(scores, key=lambda domain: scores[domain].score)
+    table.add_row("mean", in_words(mean, task, name))
+    table.add_row("worst", f"{in_words(scores[worst].score, task, name)} ({terminal(worst)})")
+    return table
 
 
 def _as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -119,11 +139,14 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "role": found.role,
                 "samples": found.samples,
                 "metrics": dict(found.metrics),
+                "interval": found.interval,
                 "groups": [vars(group) for group in found.groups],
                 "confusion": _confusion(found),
             }
             for found in evaluation.domains
         ],
+        "estimate": {domain: found.score for domain, found in evaluation.estimate.items()},
+        "notes": list(evaluation.notes),
         **{name: section.document for name, section in evaluation.sections.items()},
     }
 
@@ -150,12 +173,24 @@ def _section(table: SectionTable) -> Table:
 def _by_domain(evaluation: Evaluation) -> Table:
     names = list(dict.fromkeys(name for found in evaluation.domains for name in found.metrics))
     table = Table("domain", "", Column("samples", justify="right"), box=None)
-    for name in names:
+    for place, name in enumerate(names):
         table.add_column(terminal(name), justify="right")
+        if not place:
+            table.add_column("95 %", justify="right")
     for found in evaluation.domains:
-        values = [_value(name, found) for name in names]
-        table.add_row(terminal(found.domain), found.role, str(found.samples), *values)
+        first, *others = [_value(name, found) for name in names]
+        row = [first, _interval(names[0], found), *others]
+        table.add_row(terminal(found.domain), found.role, str(found.samples), *row)
     return table
+
+
+def _interval(name: str, found: DomainEvaluation) -> str:
+    """Of the first metric."""
+    if found.interval is None or name not in found.metrics:
+        return "–"
+    percent = any(metric.percent for metric in METRICS.values() if metric.title == name)
+    low, high = (f"{100 * end:.1f}" if percent else f"{end:.3g}" for end in found.interval)
+    return f"{low} to {high}"
 
 
 def _by_group(evaluation: Evaluation) -> Table:

@@ -6,9 +6,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from domaingrad.bench import DATA_SETS, READERS, hyperparameter, listed_methods
+from domaingrad.bench import DATA_SETS, READERS, REFERENCES, hyperparameter, listed_methods
 
-app = typer.Typer(help="Show the names of data sets and methods.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("data")
@@ -29,7 +29,7 @@ def methods() -> None:
     """Methods: what they do, what a step costs, their hyper-parameters, where they are from."""
     columns = ("what it does", "cost of a step", "hyper-parameters", "paper")
     table = Table(Column("name", no_wrap=True), *columns)
-    for entry in listed_methods().values():
+    for entry in (*listed_methods().values(), *REFERENCES.values()):
         options = ", ".join(hyperparameter(*item) for item in entry.hyperparameters().items())
         info = entry.info
         table.add_row(info.name, info.summary, info.cost, options or "none", info.paper)

@@ -118,9 +118,8 @@ class LiveView(Bars):
                     self._pace.note(run, step, here, seconds)
                     self._begun.setdefault(run.key, step - here)
                     self._advance(run, step)
-                    news = (
-                        f"{here / seconds:.0f} steps/s{scores(checkpoint, _score(checkpoint, run))}"
-                    )
+                    told = scores(checkpoint, _score(checkpoint, run))
+                    news = f"{pace(here / seconds)}{told}"
                 self._progress.update(self._task(run), completed=step, news=news)
             case Finished(run, seconds, checkpoint):
                 self._pace.note(run, steps_of(run), steps_of(run), seconds)
@@ -171,7 +170,7 @@ class LiveView(Bars):
         if self._best is not None and self._one_kind:
             best = f"; best source validation {self._best[0]:.3f} ({plain(self._best[1])})"
         done = f"{self._ended} of {self._runs} runs{self._failures()}"
-        return f"{done}, {speed:.0f} steps/s{self._left()}{best}"
+        return f"{done}, {pace(speed)}{self._left()}{best}"
 
     def _failures(self) -> str:
         return f", {self._failed} failed" if self._failed else ""
@@ -199,6 +198,17 @@ def scores(checkpoint: Checkpoint | None, validation: str) -> str:
     return f", source validation {validation}{told}"
 
 
+def pace(steps: float) -> str:
+    """Of steps in a second, or seconds of a step where it is slow.
+
+    >>> pace(12.3), pace(0.25), pace(1234.5)
+    ('12.3 steps/s', '4.0 s/step', '1234 steps/s')
+    """
+    if 0 < steps < 1:
+        return f"{1 / steps:.1f} s/step"
+    return f"{steps:.{0 if steps >= 100 else 1}f} steps/s"
+
+
 def duration(seconds: float) -> str:
     """In words."""
     minutes, rest = divmod(round(seconds), 60)
@@ -206,3 +216,15 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {left:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def in_bytes(count: int) -> str:
+    """In a unit that suits.
+
+    >>> in_bytes(4096), in_bytes(3_200_000_000)
+    ('4 kB', '3.2 GB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

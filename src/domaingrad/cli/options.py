@@ -58,7 +58,7 @@ def _parameters(
     found = []
     for name, kind, default, option in settings:
         several = kind == tuple[str, ...]
-        flags = [option.flags or f"--{name.replace('_', '-')}"]
+        flags = (option.flags or f"--{name.replace('_', '-')}").split()
         shown = option.help
         if isinstance(default, str | float) and not isinstance(default, bool):
             shown += f"  [default: {default}]"

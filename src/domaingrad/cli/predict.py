@@ -17,6 +17,7 @@ from domaingrad.bench import predict as run_prediction
 from .errors import bad_input
 from .evaluate import Run
 from .shown import echo_json
+from .training_view import TrainingView
 
 SHOWN = 3
 """Classes whose probabilities a row of the table shows."""
@@ -25,8 +26,15 @@ SHOWN = 3
 def predict(
     run: Run,
     files: Annotated[
-        list[str], typer.Argument(help="Images, folders of them or patterns; or CSV tables.")
+        list[str], typer.Argument(help="Images, folders of them or patterns; or tables.")
     ],
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", help="The column of a table that names its rows.  [default: line]"),
+    ] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave broken images out, and say which.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: every probability.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every probability.")] = False,
 ) -> None:
@@ -34,10 +42,13 @@ def predict(
 
     - `domaingrad predict runs/train/PACS-none-erm-1a2b3c4d photos/ --csv > classes.csv`
     """
-    with bad_input(Console(stderr=True)):
+    errors = Console(stderr=True)
+    with bad_input(errors), TrainingView(errors) as view:
         if as_csv and as_json:
             raise DataError("expected --csv or --json; found both.")
-        found = run_prediction(run, files)
+        found = run_prediction(
+            run, files, skip_unreadable=skip_unreadable, name=id_, news=view.listener.news
+        )
     if as_json:
         echo_json(list(_as_json(found)))
     elif as_csv:
@@ -68,7 +79,7 @@ def _table(found: Predictions) -> Table:
     for name, label, output in _rows(found):
         likeliest = sorted(zip(output, classes, strict=True), key=lambda each: -each[0])[:SHOWN]
         each = ", ".join(f"{title} {100 * value:.1f} %" for value, title in likeliest)
-        told = label if isinstance(label, str) else f"{label:.6g}"
+        told = label if isinstance(label, str) else f"{label:.10g}"
         table.add_row(terminal(name), terminal(told), terminal(each))
     return table
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from domaingrad.bench import (
     DATA_SETS,
     READERS,
+    REFERENCES,
     SELECTIONS,
     PlannedSweep,
     RayCrew,
@@ -24,7 +25,7 @@ from domaingrad.bench import (
 
 from . import options
 from .errors import bad_input
-from .live import duration
+from .live import duration, in_bytes
 from .session import AsJson, Seed, Trials, carry_out_and_report, names
 from .shown import say
 from .training_view import TrainingView
@@ -43,6 +44,13 @@ def sweep(
         list[str],
         typer.Option(help=f"Repeated or with commas: {', '.join(listed_methods())}."),
     ] = ["erm", "and-mask", "sand-mask", "agr-sum"],  # noqa: B006 - typer reads it
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="References of scikit-learn beside the methods, repeated or with commas: "
+            f"{', '.join(REFERENCES)}; or a backbone."
+        ),
+    ] = [],  # noqa: B006
     hold_out: Annotated[
         list[str],
         typer.Option(help="A domain to hold out, repeated for several.  [default: all in turn]"),
@@ -101,6 +109,9 @@ def sweep(
 
     - `domaingrad sweep --data spirals --methods erm,and-mask --draws 5 --dry-run`
 
+    - `domaingrad sweep --data patients.csv --target ill --domain hospital --methods erm,and-mask
+    --model hist-gradient-boosting,logistic`
+
     - `domaingrad sweep --data pacs:PACS --size 64 --steps 300 --draws 3 --out runs/pacs`
     """
     errors = Console(stderr=True)
@@ -113,9 +124,13 @@ def sweep(
         )
         import_plugins(plugins)
         chosen = [told_to_hold_out(each, told) for each in given]
+        models = options.listed(model) or ()
+        references = [each for each in models if each in REFERENCES]
+        for backbone in {*models} - {*references}:
+            shared["backbone"] = backbone
         config = SweepConfig(
             data=given,
-            methods=names(methods, "--methods"),
+            methods=(*names(methods, "--methods"), *references),
             trials=trials,
             draws=draws,
             selections=names(selection, "--selection"),
@@ -159,18 +174,6 @@ def _tell_plan(console: Console, planned: PlannedSweep) -> None:
         console,
         f"To be done: {len(planned.todo)} runs, {crew.jobs} at a time{where}, about "
         f"{duration(cost.seconds / crew.jobs)} by the speed of a few steps; "
-        f"{_bytes(cost.kept)} on disk at the end, {_bytes(cost.meanwhile * crew.jobs)} more "
+        f"{in_bytes(cost.kept)} on disk at the end, {in_bytes(cost.meanwhile * crew.jobs)} more "
         f"meanwhile.",
     )
-
-
-def _bytes(count: int) -> str:
-    """In a unit that suits.
-
-    >>> _bytes(4096), _bytes(3_200_000_000)
-    ('4 kB', '3.2 GB')
-    """
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"

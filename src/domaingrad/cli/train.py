@@ -13,12 +13,14 @@ from rich.table import Table
 from domaingrad.bench import (
     LOGGERS,
     READERS,
+    REFERENCES,
     DataError,
     Result,
     config_of,
     in_words,
     listed_methods,
     name_of,
+    of_model,
     print_table,
     processes_of,
     terminal,
@@ -51,6 +53,12 @@ def train(
     ] = None,
     method: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(listed_methods())}.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A reference of scikit-learn ({', '.join(REFERENCES)}), or a backbone as mlp."
+        ),
     ] = None,
     set_: Annotated[
         list[str], typer.Option("--set", help="A hyper-parameter of the method, as tau=0.8.")
@@ -97,6 +105,9 @@ def train(
 
     - `domaingrad train --data patients.csv --target disease --domain hospital --hold-out none`
 
+    - `domaingrad train --data patients.csv --target ill --domain hospital --hold-out north
+    --model hist-gradient-boosting`
+
     - `domaingrad train --data colored-mnist:DIR --hold-out=-90% --method sand-mask --set tau=0.8`
 
     - `domaingrad train --data PACS/ --hold-out sketch --method and-mask --devices 4`
@@ -107,6 +118,13 @@ def train(
             "data": data, "hold_out": hold_out, "method": method, "seed": seed, "trial": trial,
             "hyperparameters": _pairs(set_) or None,
         }  # fmt: skip
+        if model is not None:
+            told = of_model(model)
+            if twice := [name for name in told if chosen.get(name) not in (None, model)]:
+                raise DataError(
+                    f"--model {model} is a {twice[0]}; found --{twice[0]} {chosen[twice[0]]}, too."
+                )
+            chosen |= told
         resolved = config_of(config, without_none(chosen))
         place = out or Path("runs/train") / name_of(resolved)
         processes = processes_of(devices, nodes)
@@ -156,6 +174,10 @@ def _as_json(result: Result) -> dict[str, Any]:
         "selected_step": result.selected.step,
         "source_validation": result.selected.val_score,
         "held_out": None if held_out is None else held_out.score,
+        "beside": {
+            "source_validation": dict(result.selected.beside),
+            "held_out": {} if held_out is None else dict(held_out.beside),
+        },
         "estimate": result.estimate and result.estimate.scores,
         "seconds": result.seconds,
     }
@@ -165,16 +187,18 @@ def _table(result: Result) -> Table:
     table = Table("", "score", box=None, show_header=False)
     table.add_row(
         "source validation",
-        f"{_number(result.selected.val_score, result)} at step "
+        f"{_number(result.selected.val_score, result, result.selected.beside)} at step "
         f"{result.selected.step}, which is selected by it",
     )
     if result.held_out is not None:
-        told = _number(result.held_out.score, result)
+        told = _number(result.held_out.score, result, result.held_out.beside)
         table.add_row(terminal(f"{result.config.hold_out}, held out"), f"{told} on 80 % of it")
     if result.estimate is not None:
         scores = result.estimate.scores
         for name, score in scores.items():
-            table.add_row(terminal(f"{name}, while held out"), _number(score, result))
+            own = result.estimate.results[name].held_out
+            beside = {} if own is None else own.beside
+            table.add_row(terminal(f"{name}, while held out"), _number(score, result, beside))
         mean = sum(scores.values()) / len(scores)
         worst = min(scores, key=lambda name: scores[name])
         table.add_row(
@@ -186,5 +210,5 @@ def _table(result: Result) -> Table:
     return table
 
 
-def _number(score: float, result: Result) -> str:
-    return in_words(score, result.task, result.config.metric)
+def _number(score: float, result: Result, beside: Mapping[str, float] | None = None) -> str:
+    return in_words(score, result.task, result.config.metric, beside)

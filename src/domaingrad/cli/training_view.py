@@ -9,11 +9,15 @@ from rich.progress import TaskID
 
 from domaingrad.bench import Checkpoint, Listener, News, Status, TrainConfig, plain
 
-from .live import Bars, duration, scores
+from .live import Bars, duration, pace, scores
 from .shown import say
 
 TOLD_EVERY = 15.0
 """Seconds between two lines on work that takes long, where there is no terminal."""
+AGREEMENT = (
+    "Agreement: the share of gradient components on whose sign all source domains agree, on fresh "
+    "batches; for signs at random it would be 2^(1−K) of K domains."
+)
 
 
 class TrainingView(Bars):
@@ -25,6 +29,7 @@ class TrainingView(Bars):
         self._work, self._counted, self._told = "", "", 0.0
         self._began = (0.0, 0)
         self._shown: Checkpoint | None = None
+        self._explained = False
 
     @property
     def listener(self) -> Listener:
@@ -57,7 +62,10 @@ class TrainingView(Bars):
     def _step(self, status: Status) -> None:
         speed = status.here / status.seconds
         left = duration((status.steps - status.step) / speed)
-        news = f"{speed:.1f} steps/s, {left} left{scores(status.checkpoint, status.score)}"
+        news = f"{pace(speed)}, {left} left{scores(status.checkpoint, status.score)}"
+        if status.checkpoint and status.checkpoint.agreement is not None and not self._explained:
+            self._explained = True
+            self._say(AGREEMENT)
         self._update(self._work, status.step, status.steps, news)
         if status.checkpoint is not self._shown:
             self._shown = status.checkpoint

@@ -203,8 +203,9 @@ def _images(folder: FaceFolder, root: Path) -> Iterator[LabelledImage]:
             _check_row(where, row)
             path = _found(folder.path, root, row["photo_path"])
             video = row.get(VIDEO)
-            if isinstance(video, int):
-                video = f"{scope}{video}"
+            # A number means the same as text, and is one of its list.
+            if isinstance(video, int) or (video or "").strip().isdecimal():
+                video = f"{scope}{int(video or 0)}"
             attack = unicodedata.normalize("NFC", (row.get(ATTACK) or "").strip())
             yield LabelledImage(
                 path,

@@ -92,8 +92,10 @@ def plot_watch(watch: ConflictWatch, path: str | Path) -> None:
         top.axhline(0, color=GREY, linewidth=0.8)
         rows = [[value(look.layers[name]) for look in looks] for name in layers]
         colours = "RdBu" if low < 0 else "Blues"
+        # Signs agree in few components where there are many domains: as far as there is anything.
+        most = high if low < 0 else max(1e-3, *map(max, rows))
         shown = below.imshow(
-            rows, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest"
+            rows, aspect="auto", cmap=colours, vmin=low, vmax=most, interpolation="nearest"
         )
         below.set_yticks(range(len(layers)), layers if column == 0 else [])
         ticks = sorted({0, len(batches) // 2, len(batches) - 1})

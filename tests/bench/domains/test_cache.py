@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from domaingrad.bench.domains import cache as cache_module
-from domaingrad.bench.domains.cache import cache_directory, decoded
+from domaingrad.bench.domains.cache import cache_directory, cached_bytes, clear_cache, decoded
 from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.decoding import decode
 
@@ -264,3 +264,13 @@ def test_after_a_kill_the_next_takes_over(files, cache):
     result = decoded(files, 6, SILENT)
     assert torch.equal(pixels(result), torch.stack([decode(path, 6) for path in files]))
     assert entries(cache) == [partial.removesuffix(".partial")]
+
+
+def test_the_cache_says_its_size_and_is_cleared(tmp_path, save, cache):
+    assert clear_cache() == 0
+    decoded([save(tmp_path / "a.png", 1), save(tmp_path / "b.png", 2)], 6, News())
+    assert cached_bytes() >= 2 * 3 * 6 * 6
+    assert clear_cache() >= 2 * 3 * 6 * 6
+    assert cached_bytes() == 0
+    assert not list(cache.glob("images/*"))
+    decoded([tmp_path / "a.png"], 6, News())

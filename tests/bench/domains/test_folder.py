@@ -178,3 +178,10 @@ def test_a_class_that_is_unreadable_throughout_stops_it_all_the_same(root):
             path.write_bytes(b"")
     with pytest.raises(DataError, match=r"not one image of class dog can be decoded"):
         read(root, FolderOptions(size=6, skip_unreadable=True))
+
+
+@pytest.mark.parametrize("names", [("cat", "cat "), ("a b", "a  b"), ("Cat", "cat ")])
+def test_classes_that_differ_by_spaces_alone_are_refused(tmp_path, sort_images, names):
+    sort_images(tmp_path, {f"{domain}/{name}": 1 for domain in "xy" for name in names})
+    with pytest.raises(DataError, match="classes that differ only by case or spaces"):
+        read(tmp_path)

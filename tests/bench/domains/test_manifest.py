@@ -130,8 +130,8 @@ def test_faults_are_named(folder, content, name, message):
 
 
 def test_what_is_not_text_is_named(folder):
-    (folder / "l.csv").write_bytes(b"path,label,domain\n\xff\xfe,a,b\n")
-    with pytest.raises(DataError, match=r"l\.csv should be a CSV file in UTF-8"):
+    (folder / "l.csv").write_bytes(b"path,label,domain\n\x00\x01,a,b\n")
+    with pytest.raises(DataError, match=r"l\.csv should be a table as text and holds"):
         MANIFEST.read(folder / "l.csv", ManifestOptions(), News())
 
 

@@ -261,3 +261,12 @@ def test_real_digits_are_rotated_as_pillow_rotates_them(test_data):
             assert np.abs(x[sample, 0].astype(int) - theirs).max() <= 1
         start += len(y)
     assert start == 70_000
+
+
+def test_names_with_a_dot_before_idx_are_the_same_files(tmp_path):
+    files = made_up()
+    dotted = {name.replace("-idx", ".idx"): array for name, array in files.items()}
+    plain = read(ROTATED_MNIST, write(tmp_path / "plain", files))
+    for packed in (False, True):
+        other = read(ROTATED_MNIST, write(tmp_path / f"dotted {packed}", dotted, packed=packed))
+        assert other.fingerprint == plain.fingerprint

@@ -60,8 +60,8 @@ def test_rows_are_dealt_out_with_numbers_before_the_places_of_texts(path):
     }
     for name, rows in expected.items():
         inputs, _ = data.domains[name].tensors
-        assert inputs.dtype == torch.float32
-        np.testing.assert_array_equal(inputs.numpy(), np.array(rows, dtype=np.float32))
+        assert inputs.dtype == torch.float64
+        np.testing.assert_array_equal(inputs.numpy(), rows)
     assert data.domains["north"].tensors[1].tolist() == [0, 1, 0]
     assert data.domains["south"].tensors[1].tolist() == [1, 1, 0]
 
@@ -224,7 +224,7 @@ def test_new_rows_are_read_by_name_whatever_their_order_and_columns(path, tmp_pa
     one = write(tmp_path / "one.csv", "ward,note,sex,age\n1.0,x,f,60\n10,y,m,70\n")
     two = write(tmp_path / "two.csv", "sex,age,ward\nz,?,99\n,65,?\n")
     names, stored = table.read([one, two])
-    assert names == [f"{one}:1", f"{one}:2", f"{two}:1", f"{two}:2"]
+    assert names == [f"{one}:2", f"{one}:3", f"{two}:2", f"{two}:3"]
     np.testing.assert_array_equal(table(stored[:2]), table(rows[[0, 2]]))
     # Median 60, no known sex, no known ward; 65, most frequent sex f and ward 1.
     sigma = np.std([60, 60, 70, 50, 55, 65])
@@ -271,28 +271,34 @@ def test_the_task_is_guessed_from_the_target_and_the_guess_noted(tmp_path, targe
     data = read(write(tmp_path / "t.csv", "d,x,y\n" + rows), target="y", domain="d")
     assert data.task == task
     assert data.classes == classes
-    assert sum("task tells otherwise" in note for note in data.notes) == 1
+    assert sum("tells otherwise" in note for note in data.notes) == 1
     labels = torch.stack([data.domains["a"].tensors[1], data.domains["b"].tensors[1]], 1).flatten()
     if classes:
         assert [classes[label] for label in labels] == [
             str(value).removesuffix(".0") for value in target
         ]
     else:
-        assert labels.dtype == torch.float32
+        assert labels.dtype == torch.float64
         assert labels.tolist() == target
 
 
-def test_more_than_twenty_whole_numbers_are_a_regression_unless_told(tmp_path):
+def test_whole_numbers_are_classes_or_numbers_and_between_one_is_asked(tmp_path):
     def table(count):
-        rows = "".join(f"{'ab'[i % 2]},{i},{i // 2}\n" for i in range(2 * count))
+        rows = "".join(f"{'ab'[i % 2]},{i * i},{i // 2}\n" for i in range(2 * count))
         return write(tmp_path / "t.csv", "d,x,y\n" + rows)
 
-    assert read(table(20), "y", "d").task == "classification"
-    assert read(table(21), "y", "d").task == "regression"
+    few = read(table(10), "y", "d")
+    assert few.task == "classification"
+    assert "taken as 10 classes (0, 1, 2," in few.notes[0]
+    assert "whose order does not count; task=regression" in few.notes[0]
+    assert read(table(40), "y", "d").task == "regression"
+    for count in (11, 39):
+        with pytest.raises(DataError, match=f"{count} different whole numbers, from 0 to .*task"):
+            read(table(count), "y", "d")
     told = read(table(21), "y", "d", task="classification")
     assert len(told.classes) == 21
     assert told.notes == ()
-    assert read(table(20), "y", "d", task="regression").classes == ()
+    assert read(table(10), "y", "d", task="regression").classes == ()
 
 
 @pytest.mark.parametrize(
@@ -324,11 +330,11 @@ def test_rows_without_target_or_domain_are_left_out_and_counted(tmp_path):
 
 
 def test_what_looks_wrong_but_can_be_trained_on_is_noted(tmp_path):
-    rows = "".join(f"{i},{'aB'[i % 2]},name{i},{'yzn'[i % 3]}\n" for i in range(30))
-    path = write(tmp_path / "t.csv", f",d,who,y\n{rows}30,A2,name30,y\n")
+    rows = "".join(f"{i},{'aB'[i % 2]},name{i},{i / 7},{'yzn'[i % 3]}\n" for i in range(30))
+    path = write(tmp_path / "t.csv", f",d,who,x,y\n{rows}30,A2,name30,1,y\n")
     notes = "\n".join(read(path, "y", "d").notes)
     assert "1 column without a name is left out" in notes
-    assert "'who' has 31 different texts" in notes
+    assert "'who' has 31 different texts in 31 rows and is left out" in notes
     assert "domain A2 has no row of class n, z" in notes
 
 
@@ -368,7 +374,6 @@ def test_a_mark_in_a_target_of_numbers_is_no_class(tmp_path):
         ("site,age,age,ill\na,1,2,0\n", "more than one column called age"),
         ("site,age,ill\na,1,0\na,1\n", "line 3: expected 3 fields .* found 2"),
         ("site,age,ill\na,1,0\na,1,0,0\n", "line 3: expected 3 fields .* found 4"),
-        ("site;age;ill\na;1;0\nb;1;0\n", "no column 'ill'.*separated by ';'"),
         ("site,age,ill\na,1,0\na,2,1\n", "two domains or more .* has a;"),
         ("site,age,ill\na,1,0\nb,2,0\n", "two classes or more and has 0;"),
         ("site,age,ill\n,1,0\nb,2,\n", "has none"),
@@ -385,9 +390,9 @@ def test_a_table_that_cannot_be_trained_on_says_why(tmp_path, content, complaint
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "should be a CSV file in UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "should be a table as text and holds bytes of no text"),
         (gzip.compress(ROWS.encode())[:-9], "cannot be read"),
-        (b'site,age\na,"' + b"x" * 200_000, "should be a CSV file and is not"),
+        (b'site,age\na,"' + b"x" * 200_000, "should be a table as text and is not"),
     ],
 )
 def test_a_file_that_is_no_csv_is_named(tmp_path, content, complaint):
@@ -438,7 +443,10 @@ def test_the_fingerprint_changes_with_the_file_and_with_what_is_made_of_it(path)
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("west,1,y\nWest ,2,n\neast,3,y\n", "domains that differ only by case, 'West', 'west'"),
+        (
+            "west,1,y\nWest ,2,n\neast,3,y\n",
+            "domains that differ only by .*, 'West', 'west'",
+        ),
         ("west,1,no\neast,2,NO\neast,3,yes\n", "classes that differ only by case"),
     ],
 )
@@ -450,7 +458,7 @@ def test_one_name_in_two_spellings_is_refused(tmp_path, rows, said):
 
 
 def test_columns_that_say_nothing_are_noted(tmp_path):
-    rows = "".join(f"{'ab'[i % 2]},{i},1,,{'yn'[i % 3 == 0]}\n" for i in range(30))
+    rows = "".join(f"{'ab'[i % 2]},{i * i},1,,{'yn'[i % 3 == 0]}\n" for i in range(30))
     path = write(tmp_path / "t.csv", f"d,x,constant,empty,y\n{rows}")
     data = read(path, "y", "d")
     fitted = data.preparation.fitted([part.tensors[0] for part in data.domains.values()])

@@ -191,3 +191,27 @@ def test_a_package_that_does_not_work_here_is_explained(monkeypatch, error, comp
     monkeypatch.setitem(sys.modules, "wilds", Given(error))
     with pytest.raises(DataError, match=complaint):
         read("rxrx1")
+
+
+def test_times_with_and_without_fractions_are_read_under_the_pinned_pandas(monkeypatch):
+    """wilds 2.0 gives pandas the times of FMoW without a format."""
+    plain = pd.to_datetime
+
+    def get_dataset(**_):
+        found = pd.to_datetime(pd.Series(["2015-08-02T01:12:44Z", "2016-01-01T00:00:00.5Z"]))
+        assert found.dt.year.tolist() == [2015, 2016]
+        raise FileNotFoundError("enough")
+
+    monkeypatch.setitem(sys.modules, "wilds", SimpleNamespace(get_dataset=get_dataset))
+    with pytest.raises(DataError, match="enough"):
+        read("fmow")
+    assert pd.to_datetime is plain
+
+
+def test_a_folder_called_wilds_is_not_taken_for_the_package(monkeypatch, tmp_path):
+    (tmp_path / "beside" / "wilds").mkdir(parents=True)
+    monkeypatch.delitem(sys.modules, "wilds", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "beside")])
+    with pytest.raises(DataError, match=r"cannot be imported .*is another one.*pip install wilds"):
+        read("fmow")
+    sys.modules.pop("wilds", None)

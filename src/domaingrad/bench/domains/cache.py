@@ -49,6 +49,28 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "domaingrad"
 
 
+def cached_bytes() -> int:
+    """What the cache takes on disk."""
+    files = (path for path in cache_directory().glob("images/**/*") if path.is_file())
+    return sum(path.stat().st_size for path in files)
+
+
+def clear_cache() -> int:
+    """Remove all decoded images; how many bytes they took. Runs decode them anew.
+
+    Raises:
+        DataError: the cache cannot be removed.
+    """
+    taken = cached_bytes()
+    try:
+        shutil.rmtree(cache_directory() / "images")
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise DataError(f"the cache cannot be removed ({error}).") from error
+    return taken
+
+
 def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool = False) -> Decoded:
     """The pixels of the files, from the cache or else decoded into it.
 

@@ -16,6 +16,9 @@ from domaingrad.bench.schema import Option, Whole, settings
 
 from .recipes import Recipe
 
+HALF = 32
+"""Characters of the half of a fingerprint."""
+
 Task = Literal["classification", "regression", "signed-regression"]
 """Classes with cross-entropy; numbers with half the squared error; or labels −1 and 1 with half the
 squared error, told by the sign."""
@@ -29,6 +32,34 @@ What is stored may be a memory map of uint8; a :class:`Preparation` makes of it 
 
 class DataError(ValueError):
     """Data that cannot be read or trained on: what was expected, what was found, what to do."""
+
+
+def _silent(*_: object) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class News:
+    """Who hears of work that takes long."""
+
+    say: Callable[[str], None] = _silent
+    """One line of text."""
+    advance: Callable[[str, int, int], None] = _silent
+    """What is being done, how many are done, of how many."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read that a model is to predict."""
+
+    skip_unreadable: bool = False
+    """Whether images that cannot be decoded are left out, and told."""
+    name: str | None = None
+    """The column of a table by which its rows are called."""
+    news: News = field(default_factory=News)
+
+
+AS_USUAL = Reading()
 
 
 @dataclass(frozen=True)
@@ -80,8 +111,12 @@ class Preparation(ABC):
         """
         return self(stored)
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
+    def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
         """Names and stored inputs of the samples in files.
+
+        Args:
+            paths: the files.
+            reading: what to do with those that are broken, what rows are called, who hears.
 
         Raises:
             DataError: files of another kind, unreadable ones, or data that has no files.
@@ -107,6 +142,10 @@ class Preparation(ABC):
                 f"{other.kind} of shape {list(other.shape)}."
             )
         return stored
+
+    def options_for_more(self) -> dict[str, Any]:
+        """What readers are told of other data that are to be :meth:`adopted`."""
+        return {}
 
     def described(self) -> dict[str, Any]:
         """Everything, for JSON; :func:`preparation_from` reads it."""
@@ -179,7 +218,7 @@ class DomainData:
     notes: tuple[str, ...] = ()
     """What was noticed on reading: files ignored, classes missing in a domain."""
     fingerprint: str = ""
-    """Changes when the data do."""
+    """Changes when the data do; of a file's data the first half is that of the file."""
     built_in: bool = False
     """Whether they are drawn by a program, an entry of the list of data sets."""
     groups: Mapping[str, Groups] = field(default_factory=dict)
@@ -191,20 +230,6 @@ class DomainData:
     def outputs(self) -> int:
         """How many numbers a model puts out for one input."""
         return len(self.classes) if self.task == "classification" else 1
-
-
-def _silent(*_: object) -> None:
-    """Say nothing."""
-
-
-@dataclass(frozen=True)
-class News:
-    """Who hears of work that takes long."""
-
-    say: Callable[[str], None] = _silent
-    """One line of text."""
-    advance: Callable[[str, int, int], None] = _silent
-    """What is being done, how many are done, of how many."""
 
 
 GROUP = Option(

@@ -15,7 +15,7 @@ from domaingrad.bench.names import look_up
 from .data import AsStored, DataError, DomainData, Groups
 from .fetched import Fetch, FetchedSamples, MapStyle
 from .photographs import Photographs
-from .recipes import TABLES, Recipe, for_digits, for_photographs
+from .recipes import Recipe, for_digits, for_photographs, for_tables
 
 AT_ONCE = 256
 """Samples of a data set that is not kept that are in memory together."""
@@ -77,7 +77,7 @@ def from_datasets(
         name=name,
         domains=stored,
         preparation=Photographs(shape[1]) if photographs else AsStored(shape),
-        recipe=_recipe(shape, photographs),
+        recipe=_recipe(shape, photographs, [len(data) for data in stored.values()]),
         task="regression" if regression else "classification",
         classes=() if regression else _classes(name, stored, classes),
         fingerprint=_fingerprint(stored, groups or {}, None if fetch == "once" else digest),
@@ -85,9 +85,9 @@ def from_datasets(
     )
 
 
-def _recipe(shape: tuple[int, ...], photographs: bool) -> Recipe:
+def _recipe(shape: tuple[int, ...], photographs: bool, sizes: Sequence[int]) -> Recipe:
     if len(shape) == 1:
-        return TABLES
+        return for_tables(sizes)
     return for_photographs(shape) if photographs else for_digits(shape)
 
 
@@ -100,7 +100,10 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
         try:
             samples = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
             inputs = torch.stack([x for x, _ in samples])
-            labels = torch.tensor([y for _, y in samples])
+            truth = [y for _, y in samples]
+            # Python's numbers keep their digits.
+            precise = torch.float64 if any(type(y) is float for y in truth) else None
+            labels = torch.tensor(truth, dtype=precise)
         except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise DataError(
                 f"domain {domain}: expected a map-style data set of samples (tensor, label), all "
@@ -114,7 +117,9 @@ def _stacked(domain: str, data: Dataset[Any]) -> TensorDataset:
         )
     if inputs.is_floating_point():
         inputs = inputs.float()
-    return TensorDataset(inputs, labels.float() if labels.is_floating_point() else labels.long())
+    whole = not labels.is_floating_point()
+    kept = labels.long() if whole else labels if labels.dtype == torch.float64 else labels.float()
+    return TensorDataset(inputs, kept)
 
 
 def _passed(domain: str, data: Dataset[Any], digest: Any) -> TensorDataset:

@@ -22,7 +22,18 @@ from domaingrad.bench.models import Network
 from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import Option, settings
 
-from .data import GROUP, DataError, DomainData, Groups, News, Preparation, Reader, ReaderOptions
+from .data import (
+    AS_USUAL,
+    GROUP,
+    DataError,
+    DomainData,
+    Groups,
+    News,
+    Preparation,
+    Reader,
+    ReaderOptions,
+    Reading,
+)
 from .files import listed
 from .recipes import for_embeddings
 from .vectors import Maker, embedded_domains, vectors
@@ -95,14 +106,16 @@ class Embeddings(Preparation):
         assert self.maker is not None
         return self.maker.features(self.raw.shape, device)
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
-        """Vectors in files, called ``FILE:ROW`` from 1; or inputs that the maker makes them of.
+    def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
+        """Vectors in files, or inputs that the maker makes them of.
+
+        Vectors are called ``FILE:ROW`` from 1, or by an array.
 
         Raises:
             DataError: as :func:`arrays_of`, or vectors of another width.
         """
         if self.maker is not None and not all(is_embeddings(path) for path in paths):
-            names, stored = self.raw.read(paths)
+            names, stored = self.raw.read(paths, reading)
             return names, vectors(self.maker, self.raw, stored)
         names, found = [], []
         for path in paths:
@@ -112,7 +125,11 @@ class Embeddings(Preparation):
                 raise DataError(
                     f"the model takes vectors of {self.width} numbers; {path} has {own.shape[1]}."
                 )
-            names += [f"{path}:{row}" for row in range(1, len(own) + 1)]
+            if reading.name is None:
+                names += [f"{path}:{row}" for row in range(1, len(own) + 1)]
+            else:
+                look_up("array", reading.name, dict(arrays))
+                names += [str(each) for each in arrays[reading.name]]
             found.append(own)
         return names, torch.cat(found)
 
@@ -345,8 +362,7 @@ def _parquet(path: Path) -> dict[str, NDArray[Any]]:
         table = pd.read_parquet(path)
     except ImportError as error:
         raise DataError(
-            f"{path} needs pyarrow, which is not installed; run "
-            f"`pip install 'domaingrad[parquet]'`."
+            f"{path} needs pyarrow, which is not installed; run `pip install 'domaingrad[tables]'`."
         ) from error
     found = {}
     for name in table.columns:
@@ -358,6 +374,20 @@ def _parquet(path: Path) -> dict[str, NDArray[Any]]:
         else:
             found[str(name)] = column.astype(str).to_numpy(dtype=str)
     return found
+
+
+def holds_vectors(path: Path) -> bool:
+    """Whether a Parquet file has a column of vectors; without pyarrow it is taken for none."""
+    try:
+        from pyarrow import ArrowInvalid, types  # noqa: PLC0415 - an extra
+        from pyarrow.parquet import read_schema  # noqa: PLC0415
+    except ImportError:
+        return False
+    try:
+        kinds = [field.type for field in read_schema(path)]
+    except (OSError, ArrowInvalid):
+        return False
+    return any(types.is_list(k) or types.is_fixed_size_list(k) for k in kinds)
 
 
 READ = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}

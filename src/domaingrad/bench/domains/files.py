@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,28 @@ def listed(names: Sequence[object], most: int = 10) -> str:
     """
     shown = ", ".join(map(str, names[:most]))
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """By which names sort as one counts.
+
+    >>> sorted(["10", "9", "a10", "a9"], key=natural)
+    ['9', '10', 'a9', 'a10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part]
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that differ only by case and by the space in and around them.
+
+    >>> alike(["cat", "Cat ", "dog", "a b", "a  b"])
+    [['cat', 'Cat '], ['a b', 'a  b']]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _hidden(name: str) -> bool:

@@ -19,7 +19,7 @@ from domaingrad.bench.schema import Option, Whole, settings
 from .cache import Decoded, decoded
 from .data import DataError, DomainData, Groups, News, ReaderOptions
 from .fetched import Fetch, FetchedSamples, ImageFiles
-from .files import listed
+from .files import alike, listed, natural
 from .photographs import Photographs
 from .recipes import for_photographs
 
@@ -77,13 +77,13 @@ def check_labelled(images: Sequence[LabelledImage], where: str, least: int = 2) 
                 f"{where}: expected images of two {_plural(kind)} or more, found {len(names)} "
                 f"({listed(names) or 'none'})."
             )
-        for same in _differing_by_case(names):
+        for same in alike(names):
             found = " and ".join(
                 f"{name!r} (in {listed(_distinct(place_of, images, name_of, name), most=3)})"
                 for name in same
             )
             raise DataError(
-                f"{where}: {_plural(kind)} that differ only by upper and lower case, {found}; "
+                f"{where}: {_plural(kind)} that differ only by case or spaces, {found}; "
                 f"rename one of them."
             )
 
@@ -127,7 +127,7 @@ def read_labelled(
                 f"the files."
             )
 
-    classes = tuple(sorted({*map(_label, kept)}))
+    classes = tuple(sorted({*map(_label, kept)}, key=natural))
     number = {label: index for index, label in enumerate(classes)}
     rows: dict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(kept):
@@ -199,13 +199,6 @@ def _missing(images: Sequence[LabelledImage], classes: Sequence[str]) -> Iterato
         if absent:
             noun, verb = ("class", "has") if len(absent) == 1 else ("classes", "have")
             yield f"{noun} {listed(absent)} {verb} no image in domain {domain}"
-
-
-def _differing_by_case(names: Sequence[str]) -> list[list[str]]:
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        groups[name.casefold()].append(name)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _distinct(

@@ -14,12 +14,13 @@ from domaingrad.bench.names import Registry, look_up
 from . import digits, linear_toy, spirals
 from .base import DataSet
 from .data import DataError, DomainData, News, Reader, ReaderOptions
-from .embeddings import EMBEDDINGS, READ
+from .embeddings import EMBEDDINGS, READ, holds_vectors
 from .folder import FOLDER
 from .manifest import MANIFEST
 from .mnist import COLORED_MNIST, ROTATED_MNIST
 from .presets import PRESETS
 from .table import TABLE
+from .table_file import SUFFIXES
 from .texts import TEXT
 from .wilds import WILDS
 
@@ -44,7 +45,11 @@ for _reader in (
 IN_MEMORY = "python"
 """What stands for a kind where data came from a Python program."""
 
-BY_SUFFIX = {".csv": TABLE, ".csv.gz": TABLE, ".json": MANIFEST} | dict.fromkeys(READ, EMBEDDINGS)
+BY_SUFFIX = {
+    **dict.fromkeys((end + packed for end in SUFFIXES for packed in ("", ".gz")), TABLE),
+    ".json": MANIFEST,
+    **dict.fromkeys(READ.keys() - {".parquet"}, EMBEDDINGS),
+}
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
 
@@ -132,6 +137,8 @@ def told_to_hold_out(data: str, options: Mapping[str, Any]) -> str | None:
 def _reader_of(path: Path) -> Reader:
     if path.is_dir():
         return FOLDER
+    if path.suffix.lower() == ".parquet" and holds_vectors(path):
+        return EMBEDDINGS
     for suffix, reader in BY_SUFFIX.items():
         if path.name.lower().endswith(suffix):
             return reader

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from domaingrad.bench.names import UnknownNameError, look_up
 from domaingrad.bench.schema import Option, settings
 
-from .csv_file import open_csv
 from .data import GROUP, DataError, DomainData, News, Reader
 from .files import listed, read_json
 from .labelled import ImageOptions, LabelledImage, check_labelled, read_labelled
+from .table_file import open_table
 
 Row = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Sequence[Row]:
     if not path.is_file():
         raise DataError(f"expected a manifest at {path}, found no file.")
     if path.suffix.lower() == ".csv":
-        file = open_csv(path)
+        file = open_table(path)
         file.check_columns(columns)
         values = file.values(columns, columns, missing=()).fillna("")
         rows: list[Row] = values.to_dict("records")

@@ -214,8 +214,9 @@ def _digits(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def _file(folder: Path, name: str) -> Path:
-    plain = folder / name
-    return plain if plain.exists() else folder / f"{name}.gz"
+    """By the official name, or with a dot before idx; either may be packed."""
+    names = [plain + end for end in ("", ".gz") for plain in (name.replace("-idx", ".idx"), name)]
+    return next((folder / each for each in names if (folder / each).exists()), folder / names[-1])
 
 
 def _names() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from .data import DataError, Preparation
+from .data import AS_USUAL, DataError, Preparation, Reading
 from .decoding import decode_each, is_image
 from .files import listed, visible
 
@@ -113,7 +113,7 @@ class Photographs(Preparation):
         images[rows] = luminance(images[rows]).expand(-1, 3, -1, -1)
         return _normalised(images)
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
+    def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
         """Decode image files, and those in folders however deep.
 
         Raises:
@@ -125,13 +125,13 @@ class Photographs(Preparation):
             raise DataError("no image files to read; give at least one file or folder.")
         outcomes = list(decode_each(files, self.kept))
         errors = [outcome for outcome in outcomes if isinstance(outcome, DataError)]
+        told = f"{len(errors):,} of {len(files):,} images cannot be decoded"
+        if len(errors) == len(files) or (errors and not reading.skip_unreadable):
+            raise DataError(f"{told}; mend them or leave them out.\n{listed(errors)}")
         if errors:
-            raise DataError(
-                f"{len(errors):,} of {len(files):,} images cannot be decoded; mend them or leave "
-                f"them out: {listed(errors)}"
-            )
-        images = [outcome for outcome in outcomes if isinstance(outcome, Tensor)]
-        return [str(file) for file in files], torch.stack(images)
+            reading.news.say(f"Note: {told} and are left out: {listed(errors)}")
+        read = [(str(f), o) for f, o in zip(files, outcomes, strict=True) if isinstance(o, Tensor)]
+        return [name for name, _ in read], torch.stack([image for _, image in read])
 
 
 def luminance(images: Tensor) -> Tensor:

@@ -7,35 +7,45 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.schema import Option, settings
 
-from .csv_file import CsvFile, open_csv
-from .data import GROUP, DataError, DomainData, Groups, News, Reader, ReaderOptions
-from .files import listed
-from .recipes import TABLES
+from .data import GROUP, HALF, DataError, DomainData, Groups, News, Reader, ReaderOptions
+from .files import alike, listed
+from .recipes import for_tables
+from .table_columns import features_of
+from .table_file import SUFFIXES, TableFile, Writing, each_text, open_table
 from .table_rows import (
     WHOLE,
     Table,
     check_float32,
     encoded,
+    in_calendar,
     is_numeric,
     odd_texts,
     places_in,
     short,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
+
 __all__ = ["MOST_CLASSES", "TABLE", "Table", "read_table"]
 
-MOST_CLASSES = 20
-"""Up to so many different whole numbers in the target are classes unless told otherwise."""
+MOST_CLASSES, FEWEST_NUMBERS = 10, 40
+"""Up to so many different whole numbers in the target are classes, and so many or more are numbers
+to predict; between them one has to say which."""
+FORM = 2
+"""Number of what is made of a file; another number makes other data of the same file."""
 
 
 @settings
@@ -56,29 +66,66 @@ class TableOptions(ReaderOptions):
     ] = ()
     task: Annotated[
         Literal["classification", "regression"] | None,
-        Option("Table: classes, or a number; classes unless there are many different numbers."),
+        Option(
+            f"Table: classes, or a number. Up to {MOST_CLASSES} different whole numbers are "
+            f"classes unless told."
+        ),
     ] = None
+    keep: Annotated[
+        tuple[str, ...],
+        Option("Table: columns to use though they look like row numbers, identifiers or texts."),
+    ] = ()
+    dates: Annotated[
+        Literal["calendar", "drop"],
+        Option("Table: columns of dates become year, month, weekday, hour and cycles, or go."),
+    ] = "calendar"
+    day_first: Annotated[
+        bool | None, Option("Table: of dates as 1/2/2020.", "--day-first/--month-first")
+    ] = None
+    separator: Annotated[
+        str | None,
+        Option("Table: a character, or tab; found out unless told.", commas=False),
+    ] = None
+    decimal: Annotated[
+        Literal[".", ","] | None, Option("Table: before fractions; found out unless told.")
+    ] = None
+    encoding: Annotated[
+        str | None, Option("Table: as latin-1 or utf-16; found out unless told.")
+    ] = None
+
+    @property
+    def writing(self) -> Writing:
+        """How the file is written, as far as that is told."""
+        return Writing(self.separator, self.decimal, self.encoding)
+
+    @property
+    def told_of_writing(self) -> tuple[str | None, ...]:
+        """The same, where anything is told, for new files."""
+        told = (self.separator, self.decimal, self.encoding)
+        return told if any(told) else ()
 
 
 def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # noqa: ARG001 – quick
-    """A CSV file whose rows are samples, ``.csv`` or ``.csv.gz``.
+    """A table whose rows are samples: as text, packed or not, or of Parquet or Excel.
 
-    Columns in which every value is a number are numbers, unless ``categorical`` names them; others
-    are categories. Whole numbers that name a domain, class or category are written without a
-    fraction, 1.0 as 1. The target is classes if it is text or has at most 20 different whole
-    numbers, unless ``task`` tells; a note says which.
+    Columns in which every value is a number are numbers, unless ``categorical`` names them; dates
+    become numbers of the calendar; others are categories. Columns that count the rows, identify
+    them or hold very many texts are left out unless ``keep`` (or ``categorical``) names them.
+    Whole numbers that name a domain, class or category are written without a fraction, 1.0 as 1.
+    The target is classes if it is text or has up to 10 different whole numbers, and numbers if it
+    has 40 or more or fractions, unless ``task`` tells. Of all of this there are notes.
 
     Args:
         path: the file.
-        options: ``target`` and ``domain`` name columns and are required; ``group``,
-            ``categorical``, ``drop``, ``missing`` and ``task`` are heeded.
+        options: ``target`` and ``domain`` name columns and are required.
         news: hears nothing, as this is quick.
 
     Raises:
-        DataError: no CSV, columns that are not there, fewer than two domains, classes or different
-            numbers in the target, texts among numbers, or no column to predict from.
+        DataError: no table, columns that are not there, fewer than two domains, classes or
+            different numbers in the target, whole numbers that may be either, texts among numbers,
+            or no column to predict from.
     """
-    file = open_csv(path)
+    file = open_table(path, options.writing)
     target, domain = _told(file, options)
     named = [target, domain, *([options.group] if options.group else [])]
     features = [name for name in file.named if name not in {*named, *options.drop}]
@@ -88,17 +135,34 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
             f"dropped; it has {listed(file.named)}."
         )
     values = file.values([*features, *named], {*named, *options.categorical}, options.missing)
+    values[target] = file.in_plain(values[target])
+    found = features_of(
+        values[features],
+        values[domain],
+        categorical=options.categorical,
+        keep=options.keep,
+        drop_dates=options.dates == "drop",
+        day_first=options.day_first,
+    )
+    if not found.used:
+        raise DataError(
+            f"{path} has no column to predict from: "
+            f"{'; '.join(f'{name!r} {why}' for name, why in found.left_out.items())}. Name those "
+            f"to use by keep."
+        )
     whole = values[named].notna().all(axis=1)
-    values = values[whole]
-    for name in features:
-        if name not in options.categorical and _looks_numeric(values[name]):
+    values = values.loc[whole, [*found.used, *named]]
+    for name in found.used:
+        if name not in {*options.categorical, *found.dates} and _looks_numeric(values[name]):
             remedy = "list them as missing, or name the column as categorical"
             raise DataError(odd_texts(path, values[name], remedy))
-
-    numeric = tuple(name for name in features if is_numeric(values[name]))
+    dates = tuple(found.dates.items())
+    values = in_calendar(path, values, dates)
+    used = [name for name in values if name not in named]
+    numeric = tuple(name for name in used if is_numeric(values[name]))
     categorical = tuple(
-        (name, _in_order(values[name].dropna().map(short)))
-        for name in features
+        (name, _in_order(map(short, values[name].dropna().unique())))
+        for name in used
         if name not in numeric
     )
     inputs = encoded(path, values, numeric, categorical)
@@ -108,7 +172,7 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
     of_group = _as_names(values[options.group]) if options.group else None
     domains = {
         name: TensorDataset(inputs[rows], labels[rows])
-        for name in _in_order(of_domain)
+        for name in _in_order(of_domain.unique())
         for rows in [torch.from_numpy(np.flatnonzero(of_domain == name))]
     }
     if len(domains) < options.least:
@@ -116,37 +180,35 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
             f"{path} should have two domains or more in column {domain!r} and has "
             f"{listed(list(domains)) or 'none'}; name another column as domain."
         )
-    chosen = f"{len(classes)} classes" if classes else "numbers"
-    told: tuple[object, ...] = (
-        target, domain, options.categorical, options.drop, options.missing, task
-    )  # fmt: skip
-    told += () if options.group is None else (options.group,)
     _refuse_alike(path, list(domains), classes)
+    table = Table(numeric, categorical, options.missing, dates, options.told_of_writing)
+    told = (FORM, target, domain, options.group, options.drop, task, table.described())
     notes = [
-        *_notes_on_columns(file, values, categorical),
+        *_notes_on_target(target, values[target], classes, options),
+        *file.notes(options.writing),
+        *_notes_on_columns(file),
+        *found.notes,
         *_notes_on_names(domains, classes),
     ]
     if not whole.all():
         what = "target, domain or group" if options.group else "target or domain"
         notes.append(f"{(~whole).sum():,} rows without a {what} are left out")
-    if options.task is None:
-        notes.append(f"target {target!r} is taken as {chosen}; task tells otherwise")
     return DomainData(
-        name=path.name.removesuffix(".gz").removesuffix(".csv"),
+        name=_plain_name(path),
         domains=domains,
-        preparation=Table(numeric, categorical, options.missing),
-        recipe=TABLES,
+        preparation=table,
+        recipe=for_tables([len(samples) for samples in domains.values()]),
         task=task,
         classes=classes,
         notes=tuple(notes),
-        fingerprint=sha256(repr((file.digest, told)).encode()).hexdigest(),
+        fingerprint=file.digest[:HALF] + sha256(repr(told).encode()).hexdigest()[:HALF],
         groups={}
         if of_group is None
         else {name: Groups.of(of_group[of_domain == name].tolist()) for name in domains},
     )
 
 
-def _told(file: CsvFile, options: TableOptions) -> tuple[str, str]:
+def _told(file: TableFile, options: TableOptions) -> tuple[str, str]:
     """The columns of the target and the domain, when all columns that are named are there."""
     if options.target is None or options.domain is None:
         raise DataError(
@@ -155,7 +217,7 @@ def _told(file: CsvFile, options: TableOptions) -> tuple[str, str]:
         )
     named = [options.target, options.domain, *([options.group] if options.group else [])]
     file.check_columns(
-        [*named, *options.categorical, *options.drop],
+        [*named, *options.categorical, *options.drop, *options.keep],
     )
     if twice := [name for name, times in Counter(named).items() if times > 1]:
         raise DataError(
@@ -177,8 +239,16 @@ def _guessed_task(path: Path, target: pd.Series) -> Literal["classification", "r
     numbers = pd.to_numeric(target, errors="coerce")
     if numbers.isna().any():
         return "classification"
-    few = numbers.nunique() <= MOST_CLASSES and bool((numbers % 1 == 0).all())
-    return "classification" if few else "regression"
+    different = numbers.nunique()
+    if (numbers % 1 != 0).any() or different >= FEWEST_NUMBERS:
+        return "regression"
+    if different > MOST_CLASSES:
+        raise DataError(
+            f"{path}: target {target.name!r} has {different} different whole numbers, from "
+            f"{numbers.min():g} to {numbers.max():g}, which may be classes or numbers to predict; "
+            f"say which by task, regression (in whose errors their order counts) or classification."
+        )
+    return "classification"
 
 
 def _labels(
@@ -192,9 +262,9 @@ def _labels(
         check_float32(path, target.name, numbers)
         if numbers.nunique() < least:
             raise DataError(f"{path}: target {target.name!r} has less than two different numbers.")
-        return torch.from_numpy(numbers.to_numpy(dtype=np.float32)), ()
+        return torch.from_numpy(numbers.to_numpy(dtype=np.float64, copy=True)), ()
     names = _as_names(target)
-    classes = _in_order(names)
+    classes = _in_order(names.unique())
     if len(classes) < least:
         raise DataError(
             f"{path}: target {target.name!r} should have two classes or more and has "
@@ -205,8 +275,8 @@ def _labels(
 
 def _as_names(column: pd.Series) -> pd.Series:
     """Names as they are written, but whole numbers in short if all are."""
-    whole = column.map(lambda text: WHOLE.fullmatch(text) is not None).all()
-    return column.map(short) if whole else column
+    whole = all(WHOLE.fullmatch(text) for text in column.unique())
+    return each_text(column, short) if whole else column
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -240,30 +310,41 @@ def _looks_numeric(column: pd.Series) -> bool:
     return bool(not numbers.all() and numbers.mean() >= 0.5)
 
 
-def _notes_on_columns(
-    file: CsvFile, values: pd.DataFrame, categorical: Sequence[tuple[str, Sequence[str]]]
+def _plain_name(path: Path) -> str:
+    """A file's name without what says of which kind it is."""
+    name = path.name.removesuffix(".gz")
+    kind = next((each for each in SUFFIXES if name.lower().endswith(each)), "")
+    return name[: len(name) - len(kind)]
+
+
+def _notes_on_target(
+    target: str, column: pd.Series, classes: Sequence[str], options: TableOptions
 ) -> Iterator[str]:
+    if options.task is not None:
+        return
+    said = f"target {target!r} is taken as {f'{len(classes)} classes' if classes else 'numbers'}"
+    if len(classes) > 2 and pd.to_numeric(column, errors="coerce").notna().all():
+        said += f" ({', '.join(classes)}), whose order does not count"
+    other = "regression" if classes else "classification"
+    yield f"{said}; task={other} tells otherwise"
+
+
+def _notes_on_columns(file: TableFile) -> Iterator[str]:
     if unnamed := len(file.columns) - len(file.named):
         yield (
             "1 column without a name is left out"
             if unnamed == 1
             else f"{unnamed:,} columns without a name are left out"
         )
-    for name, words in categorical:
-        if len(words) > max(MOST_CLASSES, len(values) / 2):
-            yield (
-                f"column {name!r} has {len(words):,} different texts in {len(values):,} rows; "
-                f"drop it if it names the row"
-            )
 
 
 def _refuse_alike(path: Path, domains: Sequence[str], classes: Sequence[str]) -> None:
     """A domain held out must not be among the sources under another spelling."""
     for kind, names in (("domains", domains), ("classes", classes)):
-        alike = Counter(name.casefold() for name in names)
-        if same := [repr(name) for name in names if alike[name.casefold()] > 1]:
+        if same := [repr(name) for group in alike(names) for name in group]:
             raise DataError(
-                f"{path}: {kind} that differ only by case, {listed(same)}; write each in one way."
+                f"{path}: {kind} that differ only by case or spaces, {listed(same)}; write each in "
+                f"one way."
             )
 
 
@@ -276,7 +357,8 @@ def _notes_on_names(domains: Mapping[str, TensorDataset], classes: Sequence[str]
 
 TABLE = Reader(
     kind="csv",
-    summary="A CSV file with a row per sample, one column the target and one the domain.",
+    summary="A table (CSV, TSV, Parquet, Excel) with a row per sample, one column the target and "
+    "one the domain.",
     read=read_table,
     options=TableOptions,
 )

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .csv_file import open_csv
-from .data import DataError, Preparation
+from domaingrad.bench.names import imported_when_used
+
+from .data import AS_USUAL, DataError, Preparation, Reading
+from .dates import calendar
 from .files import listed
+from .table_file import TableFile, Writing, open_table, text_codes
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
@@ -48,6 +55,10 @@ class Table(Preparation):
     is in none."""
     missing: tuple[str, ...]
     """Texts that stand for a missing value, beside the empty one."""
+    dates: tuple[tuple[str, str], ...] = ()
+    """Columns of dates and their formats; their parts are columns of numbers, ``NAME: PART``."""
+    writing: tuple[str | None, ...] = ()
+    """What was told of how the table is written as text."""
     numbers: tuple[tuple[str, float, float, float], ...] = ()
     """Of each column of numbers that is kept: name, median, mean and scale."""
     categories: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
@@ -71,6 +82,7 @@ class Table(Preparation):
         return tuple(
             f"column {name!r} is {why} in the sources' training splits and is left out"
             for name, why in self.left_out
+            if self._source(name) == name
         )
 
     def fitted(self, stored: Sequence[Tensor]) -> Table:
@@ -101,7 +113,7 @@ class Table(Preparation):
             self,
             numbers=_fitted_numbers(numeric, rows[:, self._places(numeric)]),
             categories=tuple(
-                (name, *_fitted_category(words, rows[:, self._places([name])]))
+                (name, *_fitted_category(words, rows[:, self._places([name])[0]]))
                 for name, words in categorical
             ),
             left_out=tuple(left_out.items()),
@@ -117,46 +129,85 @@ class Table(Preparation):
         parts = []
         if self.numbers:
             names, *estimates = zip(*self.numbers, strict=True)
-            median, mean, scale = torch.tensor(estimates, device=stored.device)
-            x = stored[:, self._places(names)].float()
-            parts.append((torch.where(x.isnan(), median, x) - mean) / scale)
+            # In double precision, which seconds since 1970 and account numbers need.
+            kept = torch.tensor(estimates, dtype=torch.float64, device=stored.device)
+            median, mean, scale = kept
+            x = stored[:, self._places(names)].double()
+            parts.append(((torch.where(x.isnan(), median, x) - mean) / scale).float())
         vocabularies = dict(self.categorical)
         for name, most_frequent, known in self.categories:
             place = {word: float(code) for code, word in enumerate(vocabularies[name])}
-            codes = stored[:, self._places([name])].float()
+            codes = stored[:, self._places([name])]
             codes = codes.nan_to_num(nan=place[most_frequent])
             parts.append((codes == codes.new_tensor([place[word] for word in known])).float())
         return torch.cat(parts, dim=1)
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
-        """The rows of CSV files, called ``FILE:ROW`` with the first row after the header as 1.
+    def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
+        """The rows of tables, called by a column or ``FILE:LINE`` with the header's line as 1.
 
         The target and the domain need not be there, and columns that are not known are ignored.
+        Texts that training has not seen, and columns that are empty, are told.
 
         Raises:
-            DataError: a file that is no CSV, lacks columns that are used, or has texts where there
-                should be numbers.
+            DataError: a file that is no table, lacks columns that are used, or has texts where
+                there should be numbers.
         """
-        unused = {name for name, _ in self.left_out}
         names: list[str] = []
         stored = []
         for path in paths:
-            file = open_csv(path)
-            wanted = [name for name in self._columns if name not in unused]
-            lacking = [name for name in wanted if name not in file.named]
-            if lacking:
-                raise DataError(
-                    f"{path} lacks columns that the model was trained on: {listed(lacking)}. "
-                    f"It has {listed(file.named)}."
-                )
-            values = file.values(wanted, {name for name, _ in self.categorical}, self.missing)
-            for name in self.numeric:
-                if name in values and not is_numeric(values[name]):
-                    raise DataError(odd_texts(path, values[name], "leave the fields empty"))
-            values = values.reindex(columns=list(self._columns))
-            stored.append(encoded(path, values, self.numeric, self.categorical))
-            names += [f"{path}:{row}" for row in range(1, len(values) + 1)]
+            file = open_table(path, Writing(*self.writing))
+            if reading.name is not None:
+                file.check_columns([reading.name])
+            rows = self._rows(path, file)
+            for told in self._oddities(path, rows):
+                reading.news.say(f"Note: {told}")
+            stored.append(rows)
+            names += names_of_rows(path, file, reading.name)
         return names, torch.cat(stored)
+
+    def _rows(self, path: Path, file: TableFile) -> Tensor:
+        unused = {name for name, _ in self.left_out}
+        used = [name for name in self._columns if name not in unused]
+        of_dates = {name for name, _ in self.dates}
+        wanted = dict.fromkeys(self._source(name) for name in used)
+        lacking = [name for name in wanted if name not in file.named]
+        if lacking:
+            raise DataError(
+                f"{path} lacks columns that the model was trained on: {listed(lacking)}. "
+                f"It has {listed(file.named)}."
+            )
+        texts = {name for name, _ in self.categorical} | of_dates
+        values = file.values(list(wanted), texts, self.missing)
+        for name in wanted:
+            if name not in texts and not is_numeric(values[name]):
+                raise DataError(odd_texts(path, values[name], "leave the fields empty"))
+        values = in_calendar(path, values, [each for each in self.dates if each[0] in wanted])
+        values = values.reindex(columns=list(self._columns))
+        return encoded(path, values, self.numeric, self.categorical)
+
+    def _oddities(self, path: Path, rows: Tensor) -> Iterator[str]:
+        """What a model makes little of."""
+        for name in [name for name, *_ in self.numbers] + [name for name, *_ in self.categories]:
+            (place,) = self._places([name])
+            column = rows[:, place]
+            if column.isnan().all():
+                yield f"column {name!r} of {path} is empty; what is usual in training stands for it"
+        vocabularies = dict(self.categorical)
+        for name, _, known in self.categories:
+            (place,) = self._places([name])
+            codes = rows.new_tensor([vocabularies[name].index(word) for word in known])
+            column = rows[:, place]
+            unseen = int((~torch.isin(column, codes) & ~column.isnan()).sum())
+            if unseen:
+                yield (
+                    f"column {name!r} of {path} has texts that training has not seen in {unseen:,} "
+                    f"of {len(rows):,} rows; it says nothing there"
+                )
+
+    def _source(self, name: str) -> str:
+        """The column of a file that a column comes from."""
+        date, separator, _ = name.rpartition(": ")
+        return date if separator and date in dict(self.dates) else name
 
     def adopted(self, other: Preparation, stored: Tensor) -> Tensor:
         """Rows that another table stored, with this table's columns and vocabularies.
@@ -188,6 +239,14 @@ class Table(Preparation):
             rows[:, at] = column
         return rows
 
+    def options_for_more(self) -> dict[str, Any]:
+        """That columns are used as here, whatever they look like there."""
+        names = tuple(name for name, *_ in self.categories)
+        numbers = dict.fromkeys(self._source(name) for name, *_ in self.numbers)
+        order = {form.startswith("%d") for _, form in self.dates if form[:2] in ("%d", "%m")}
+        told = {"day_first": order.pop()} if len(order) == 1 else {}
+        return {"keep": tuple(numbers), "categorical": names, "dates": "calendar", **told}
+
     @property
     def _columns(self) -> tuple[str, ...]:
         return (*self.numeric, *(name for name, _ in self.categorical))
@@ -213,12 +272,32 @@ def encoded(
     """Rows as they are stored: numbers, then places in the vocabularies; NaN where missing."""
     for name in numeric:
         check_float32(path, name, values[name])
-    columns = [values[name].to_numpy(dtype=np.float32) for name in numeric]
+    columns = [values[name].to_numpy(dtype=np.float64) for name in numeric]
     for name, words in categorical:
         text = values[name]
-        places = places_in(words, text.map(short, na_action="ignore")).astype(np.float32)
-        columns.append(np.where(text.isna(), np.float32(np.nan), places))
+        codes, texts = text_codes(text)
+        places = np.append(places_in(words, pd.Series(map(short, texts), dtype=object)), -1)
+        columns.append(np.where(codes < 0, np.nan, places[codes]))
     return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def in_calendar(path: Path, values: pd.DataFrame, dates: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """With the parts of dates as columns of numbers in the place of the dates.
+
+    Raises:
+        DataError: a text that is no date in its column's format.
+    """
+    for name, form in dates:
+        parts = calendar(values[name], form)
+        odd = values[name].notna() & np.isnan(parts["hour"])
+        if odd.any():
+            raise DataError(
+                f"{path}: column {name!r} should be dates as {form!r} and has "
+                f"{values[name][odd].iloc[0]!r} in {odd.sum():,} rows; write all alike."
+            )
+        made = pd.DataFrame({f"{name}: {part}": value for part, value in parts.items()})
+        values = pd.concat([values.drop(columns=name), made.set_index(values.index)], axis=1)
+    return values
 
 
 def places_in(vocabulary: Sequence[str], names: pd.Series) -> NDArray[np.int64]:
@@ -265,6 +344,15 @@ def check_float32(path: Path, name: object, numbers: pd.Series) -> None:
         )
 
 
+def names_of_rows(path: Path, file: TableFile, column: str | None) -> list[str]:
+    """What rows are called: by a column where it has a text, else by their line."""
+    by_line = [f"{path}:{line}" for line in file.lines]
+    if column is None:
+        return by_line
+    given = file.values([column], {column}, ())[column]
+    return [line if pd.isna(name) else str(name) for name, line in zip(given, by_line, strict=True)]
+
+
 def _says_nothing(column: NDArray[np.float64]) -> str | None:
     """Why a column is left out, if it is."""
     present = column[~np.isnan(column)]
@@ -276,27 +364,19 @@ def _says_nothing(column: NDArray[np.float64]) -> str | None:
 def _fitted_numbers(
     names: Sequence[str], rows: NDArray[np.float64]
 ) -> tuple[tuple[str, float, float, float], ...]:
-    if not names:
-        return ()
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - takes seconds to import
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
-
-    imputer = SimpleImputer(strategy="median")
-    scaler = StandardScaler().fit(imputer.fit_transform(rows))
-    estimates = (imputer.statistics_, scaler.mean_, scaler.scale_)
-    return tuple(zip(names, *(estimate.tolist() for estimate in estimates), strict=True))
+    """Median, and mean and standard deviation once it stands for what is missing."""
+    found = []
+    for name, column in zip(names, rows.T, strict=True):
+        missing = np.isnan(column)
+        median = float(np.median(column[~missing]))
+        filled = np.where(missing, median, column)
+        found.append((name, median, float(filled.mean()), float(filled.std()) or 1.0))
+    return tuple(found)
 
 
 def _fitted_category(
-    vocabulary: Sequence[str], rows: NDArray[np.float64]
+    vocabulary: Sequence[str], codes: NDArray[np.float64]
 ) -> tuple[str, tuple[str, ...]]:
     """The most frequent text, the first of several, and those that are known."""
-    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - takes seconds to import
-    from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
-
-    imputer = SimpleImputer(strategy="most_frequent")
-    encoder = OneHotEncoder(handle_unknown="ignore").fit(imputer.fit_transform(rows))
-    return (
-        vocabulary[int(imputer.statistics_[0])],
-        tuple(vocabulary[int(code)] for code in encoder.categories_[0]),
-    )
+    known, counts = np.unique(codes[~np.isnan(codes)].astype(int), return_counts=True)
+    return vocabulary[known[counts.argmax()]], tuple(vocabulary[code] for code in known)

@@ -29,12 +29,23 @@ from domaingrad.bench.models.pretrained import (
 )
 from domaingrad.bench.schema import Option, settings
 
-from .csv_file import open_csv
-from .data import GROUP, DataError, DomainData, News, Preparation, Reader, ReaderOptions
+from .data import (
+    AS_USUAL,
+    GROUP,
+    DataError,
+    DomainData,
+    News,
+    Preparation,
+    Reader,
+    ReaderOptions,
+    Reading,
+)
 from .embeddings import Embeddings
 from .files import listed
 from .recipes import for_embeddings
 from .table import Table, TableOptions, read_table
+from .table_file import open_table
+from .table_rows import names_of_rows
 from .vectors import FORMAT, kept
 
 WORDS = "tf-idf"
@@ -101,9 +112,9 @@ class Words(Preparation):
         normed: Tensor = dense * (len(terms) ** 0.5 / norm)
         return normed
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
-        """The texts of CSV files, called ``FILE:ROW`` from 1."""
-        names, texts = _read(paths, self.column)
+    def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
+        """The texts of CSV files, called ``FILE:LINE``, or by a column."""
+        names, texts = _read(paths, self.column, reading)
         return names, counted(texts)
 
     def adopted(self, other: Preparation, stored: Tensor) -> Tensor:
@@ -126,15 +137,15 @@ class TextEmbeddings(Embeddings):
     digest: str = ""
     """Hash of the model's files."""
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[str], Tensor]:
-        """The texts of CSV files, called ``FILE:ROW`` from 1.
+    def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
+        """The texts of CSV files, called ``FILE:LINE``, or by a column.
 
         Raises:
             BackboneError: the model is not there, or another one.
         """
         if _digest_of(self.by) != self.digest:
             raise BackboneError(f"{self.by} is another model than the run was trained with.")
-        names, texts = _read(paths, self.column)
+        names, texts = _read(paths, self.column, reading)
         return names, embedded_texts(self.by, texts)
 
     def adopted(self, other: Preparation, stored: Tensor) -> Tensor:
@@ -238,7 +249,7 @@ def read_texts(path: Path, options: TextOptions, news: News) -> DomainData:
             ``hf:DIR``.
         BackboneError: the model is not there.
     """
-    by, file = options.text_by, open_csv(path)
+    by, file = options.text_by, open_table(path)
     if options.text is None or not (by in (WORDS, STATIC) or by.startswith(HF)):
         raise DataError(
             f"{path}: expected the column of texts (text), of {listed(file.named)}, and text_by as "
@@ -250,7 +261,7 @@ def read_texts(path: Path, options: TextOptions, news: News) -> DomainData:
         path,
         TableOptions(
             least=options.least, target=options.target, domain=options.domain, group=options.group,
-            task=options.task, categorical=(options.text,),
+            task=options.task, categorical=(options.text,), keep=(options.text,),
             drop=tuple(name for name in file.named if name not in used),
         ),
         news,
@@ -295,15 +306,16 @@ def read_texts(path: Path, options: TextOptions, news: News) -> DomainData:
     )
 
 
-def _read(paths: Sequence[Path], column: str) -> tuple[list[str], list[str]]:
+def _read(paths: Sequence[Path], column: str, reading: Reading) -> tuple[list[str], list[str]]:
     """Names and texts of the rows of tables."""
     names, texts = [], []
     for path in paths:
-        file = open_csv(path)
+        file = open_table(path)
         file.check_columns([column])
-        found = file.values([column], {column}, ())[column].fillna("").tolist()
-        names += [f"{path}:{row}" for row in range(1, len(found) + 1)]
-        texts += found
+        if reading.name is not None:
+            file.check_columns([reading.name])
+        names += names_of_rows(path, file, reading.name)
+        texts += file.values([column], {column}, ())[column].fillna("").tolist()
     return names, texts
 
 

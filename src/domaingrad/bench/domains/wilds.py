@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +146,9 @@ def _data_set(name: str, known: WildsImages) -> Any:
     """The package's data set, which reads its tables and opens no image."""
     try:
         package = import_module("wilds")
+        if not hasattr(package, "get_dataset"):
+            # As is a folder of that name beside the program.
+            raise ImportError(f"{next(iter(package.__path__))} is another one")
     except ImportError as cause:
         raise DataError(
             f"{name} is read by the package wilds, which cannot be imported ({cause}); "
@@ -158,20 +163,33 @@ def _data_set(name: str, known: WildsImages) -> Any:
     if not root.is_dir():
         raise DataError(f"there is no folder {root.absolute()}; {by_hand}")
     try:
-        return package.get_dataset(dataset=name, root_dir=str(root), download=False)
+        with _times_of_any_precision():
+            return package.get_dataset(dataset=name, root_dir=str(root), download=False)
     except FileNotFoundError as cause:
         raise DataError(f"{name} is not whole in {root.absolute()} ({cause}); {by_hand}") from cause
     # Arrays that pandas 3 gives out cannot be written to, which wilds 2.0 does for rxrx1.
     except ValueError as cause:
+        older = "; it needs an older pandas: pip install 'pandas<3'" * ("read-only" in str(cause))
         raise DataError(
-            f"the package wilds cannot read {name} in {root.absolute()} ({cause}); where it says "
-            f"read-only, it needs an older pandas: pip install 'pandas<3'."
+            f"the package wilds cannot read {name} in {root.absolute()} ({cause}){older}."
         ) from cause
     except (ImportError, RuntimeError, AttributeError) as cause:
         raise DataError(
             f"the package wilds cannot be used ({cause}); it needs a torchvision of the same build "
             f"as torch, so install both from the same index."
         ) from cause
+
+
+@contextmanager
+def _times_of_any_precision() -> Iterator[None]:
+    """Let wilds 2.0 read times with and without fractions, for which pandas 2 takes a format."""
+    pd: Any = import_module("pandas")
+    plain = pd.to_datetime
+    pd.to_datetime = partial(plain, format="ISO8601")
+    try:
+        yield
+    finally:
+        pd.to_datetime = plain
 
 
 WILDS = Reader(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from domaingrad.bench.names import Registry
+from domaingrad.bench.names import Registry, look_up
 
 from .arm import ARM
 from .base import Method, MethodInfo, NeverBegunWarning, Requires, Sharding, TwoReadings, Within
@@ -44,6 +44,7 @@ from .pogm import POGM
 from .q_mean import Q_MEAN
 from .q_samples import QSamples, QSteps
 from .rdm import RDM
+from .references import REFERENCES
 from .rsc import RSC
 from .rules import AGREEMENT, method_of_rule
 from .sagm import SAGM
@@ -90,6 +91,15 @@ QUICK = ("erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad")
 """Those whose step costs about as much as ERM's; what ``compare`` runs unless told otherwise."""
 
 
+def method_named(name: str) -> Method:
+    """A method or a reference, with its default hyper-parameters.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    return look_up("method", name, METHODS if name in METHODS else {**METHODS, **REFERENCES})
+
+
 def listed_methods() -> dict[str, Method]:
     """All but ablations."""
     return {name: method for name, method in METHODS.items() if not method.info.ablation}
@@ -101,6 +111,7 @@ __all__ = [
     "METHODS",
     "PUBLISHED",
     "QUICK",
+    "REFERENCES",
     "Amp",
     "AnnealedLearner",
     "Batches",
@@ -121,6 +132,7 @@ __all__ = [
     "by_domain",
     "forward",
     "listed_methods",
+    "method_named",
     "method_of_rule",
     "pooled",
 ]

@@ -58,6 +58,10 @@ class Requires:
     """A network whose features can be told from its outputs."""
     classes: bool = False
     """Labels that are classes."""
+    numbers: bool = False
+    """Labels that are numbers."""
+    whole: bool = False
+    """All samples of the training splits at once, in one step."""
     fp16: bool = True
     """Whether gradients in fp16 will do."""
     sharding: Sharding | None = None
@@ -120,6 +124,9 @@ class Method(ABC):
                     f"found {value}."
                 )
 
+    backbone: ClassVar[str | None] = None
+    """The only one that it trains, if there is one."""
+
     @property
     @abstractmethod
     def info(self) -> MethodInfo:
@@ -177,6 +184,11 @@ class Method(ABC):
             raise DataError(
                 f"{self.info.title} needs labels that are classes; found one output, a number. "
                 f"Use another method, erm for a start."
+            )
+        if self.requires.numbers and setup.outputs > 1:
+            raise DataError(
+                f"{self.info.title} needs labels that are numbers; found {setup.outputs} classes. "
+                f"Use logistic, or another method."
             )
         if not self.requires.fp16 and setup.amp.scaler.is_enabled():
             raise ValueError(

@@ -102,6 +102,8 @@ class Setup:
     processes: Processes
     outputs: int
     """Width of the outputs: the number of classes, or 1."""
+    class_weights: Tensor | None = None
+    """By which ``loss`` weighs samples by their class, if it does."""
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from .mlp import linear, mlp
 from .mnist_cnn import mnist_cnn
 from .pretrained import IMAGENET, BackboneError, efficientnet_lite0, hf, optional, renormalised
 from .squeezenet import squeezenet
+from .trees import Trees
 
 Builder = Callable[..., nn.Module]
 """Makes a model from the shape of an input, the number of outputs, and its own arguments."""
@@ -203,6 +204,9 @@ BACKBONES = Registry[Builder]("backbone")
 
 BACKBONES.add("mlp", mlp)
 BACKBONES.add("linear", linear)
+BACKBONES.add("affine", partial(mlp, hidden=()))
+BACKBONES.add("boosted-trees", Trees)
+BACKBONES.add("forest", partial(Trees, forest=True))
 BACKBONES.add("mnist-cnn", mnist_cnn)
 BACKBONES.add("squeezenet", squeezenet)
 BACKBONES.add("efficientnet-lite0", efficientnet_lite0)

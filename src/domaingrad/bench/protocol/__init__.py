@@ -4,10 +4,11 @@ from .sampling import draw, drawn_rows
 from .search import Choice, Distribution, Floor, PowerOfTen, PowerOfTwo, Uniform, drawn, space
 from .seeds import generator_of, seed_of
 from .selection import SELECTIONS, Candidate, Selection, training_domain_validation
-from .splits import Split, of_trained, split_domain, strata_of, trained_groups
+from .splits import TRAIN_SHARE, Split, of_trained, split_domain, strata_of, trained_groups
 
 __all__ = [
     "SELECTIONS",
+    "TRAIN_SHARE",
     "Candidate",
     "Choice",
     "Distribution",

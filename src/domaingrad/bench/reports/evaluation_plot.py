@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.escaping import on_plot
 from domaingrad.bench.use import Evaluation
 
 from .plot_files import RESOLUTION, written_to
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUMBERS_UP_TO, NAMES_UP_TO, CLASSES_UP_TO = 12, 60, 400
 """Classes up to which the cells carry their numbers, the axes the classes' names, and there is a
@@ -41,6 +43,8 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
 
 
 def _draw(evaluation: Evaluation) -> Figure:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second to import
+
     every = [domain for domain in evaluation.domains if domain.pairs is not None]
     drawn = every[:DOMAINS_UP_TO]
     classes = [on_plot(name) for name in evaluation.trained.classes]

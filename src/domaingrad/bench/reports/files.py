@@ -8,7 +8,6 @@ from pathlib import Path
 
 from domaingrad.bench.disk import MARK, make, replace, require_ours
 
-from .html import html
 from .latex import latex
 from .markdown import markdown
 from .records import CHECKPOINTS, SELECTED
@@ -49,6 +48,8 @@ def write_report(
         RunDirectoryError: there are files of that name that are not ours, or no such folder.
         OSError: a file that cannot be written.
     """
+    from .html import html  # noqa: PLC0415 - draws plots, whose library takes a second
+
     require_room_for_report(out)
     make(out)
     texts = {

@@ -22,6 +22,7 @@ from .tables import (
     PAIRED,
     PAIRED_COLUMNS,
     SIDE_BY_SIDE,
+    by_domain,
     columns,
     how,
     missing_lines,
@@ -30,6 +31,9 @@ from .tables import (
     row_texts,
     side_by_side,
 )
+
+MOST_COLUMNS = 7
+"""Held-out domains up to which each is a column of the page's table; more are rows of another."""
 
 
 def html(summary: Summary, command: Sequence[str], published: bool = False) -> str:
@@ -56,6 +60,8 @@ def html(summary: Summary, command: Sequence[str], published: bool = False) -> s
         selections=SELECTIONS,
         columns=columns,
         row_texts=row_texts,
+        by_domain=by_domain,
+        most_columns=MOST_COLUMNS,
         side_by_side=side_by_side,
         paired_columns=PAIRED_COLUMNS,
         paired_texts=paired_texts,

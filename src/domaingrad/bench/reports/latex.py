@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from domaingrad.bench.disk import MARK
 from domaingrad.bench.escaping import latex as escaped
+from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.protocol import SELECTIONS
 
 from .summary import DataSummary, Summary
 from .tables import columns, how, row_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 
 def latex(summary: Summary) -> str:

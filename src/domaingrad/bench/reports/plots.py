@@ -21,6 +21,8 @@ MARKERS = "osD^vPX*"
 LETTERS_IN_A_ROW, LETTERS_OF_A_HANDLE = 105, 6
 """What a legend has room for, and what a line and its gap take of it."""
 
+LETTERS_OF_TICKS = 100
+"""Letters of names below an axis, all as long as the longest, that lie beside each other."""
 DRAWS_IN_A_ROW = 3
 SHOWN = 24
 """Held-out domains for which a plot has room; the tables have all."""
@@ -50,7 +52,7 @@ def plots_of(data: DataSummary) -> list[Plot]:
             "Through training",
             "Means over trials by step. Agreement is the share of gradient components on whose "
             "sign all source domains agree, on fresh batches; for signs at random it would be "
-            "2^(1−K).",
+            "2^(1−K). Dashed: references, which are fit once.",
             True,
             _draw_training,
         ),
@@ -114,11 +116,14 @@ def _mark(axes: Any, place: float, cell: Cell, data: DataSummary, style: dict[st
 
 
 def _finish(figure: Figure, axes: Any, data: DataSummary, places: Sequence[str]) -> None:
-    if data.chance is not None:
-        axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
-    axes.set_xticks(range(len(places)), places)
+    crowded = max(map(len, places)) * len(places) > LETTERS_OF_TICKS
+    turned = {"rotation": 40, "ha": "right"} if crowded else {}
+    axes.set_xticks(range(len(places)), places, **turned)
     axes.set_xlim(-0.5, len(places) - 0.5)
     _limit(axes, data)
+    low, high = axes.get_ylim()
+    if data.chance is not None and low <= 100 * data.chance <= high:
+        axes.axhline(100 * data.chance, color=COLOURS[0], linestyle=":")
     axes.set_ylabel(_unit(data))
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside right center")
@@ -135,10 +140,10 @@ def _unit(data: DataSummary) -> str:
 
 
 def _limit(axes: Any, data: DataSummary) -> None:
-    if data.data.task == "regression":
-        axes.set_ylim(-1.05, 1.05)
-    else:
-        axes.set_ylim(0, 103)
+    """Fit the axis to what is drawn; of R² what lies below −1 is left out."""
+    low, high = axes.get_ylim()
+    least, most = (-1.05, 1.05) if data.data.task == "regression" else (-1.0, 103.0)
+    axes.set_ylim(max(low, least), max(min(high, most), max(low, least) + 0.01 * (most - least)))
 
 
 def _draw_draws(data: DataSummary) -> Figure:
@@ -160,6 +165,9 @@ def _draw_draws(data: DataSummary) -> Figure:
                 axes.plot(points["value"], _scale(data) * points[column], fillstyle=fill, **style)
         if own["value"].min() > 0 and own["value"].max() > 5 * own["value"].min():
             axes.set_xscale("log")
+            # Without mathematics, which the style does not set.
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(name)
         _limit(axes, data)
     for i, row in enumerate(data.methods):
@@ -202,6 +210,9 @@ def _draw_training(data: DataSummary) -> Figure:
                     continue
                 curve = means.loc[(domain, method.method.info.name), column]
                 scale = 100 if column == "agreement" else _scale(data)
+                if len(curve) == 1:  # a reference, which has no steps
+                    axes.axhline(scale * curve.iloc[0], color=_colour(i), linestyle="--")
+                    continue
                 axes.plot(
                     curve.index, scale * curve, color=_colour(i), marker=_marker(i), markersize=3
                 )
@@ -214,6 +225,9 @@ def _draw_training(data: DataSummary) -> Figure:
                 label = f"{label}, {_unit(data)}"  # noqa: PLW2901
             axes.set_title(label, fontsize="small")
         row[0].set_ylabel(on_plot(f"held out: {domain}"))
+        ends = [end for axes in row[:2] for end in axes.get_ylim()]
+        for axes in row[:2]:
+            axes.set_ylim(min(ends), max(ends))
     for axes in grid[-1]:
         axes.set_xlabel("step")
     for i, method in enumerate(data.methods):

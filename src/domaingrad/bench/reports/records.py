@@ -6,10 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from domaingrad.bench.methods import method_named
+from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.protocol import (
     SELECTIONS,
     Candidate,
@@ -26,6 +26,11 @@ from domaingrad.bench.runs import (
 from domaingrad.bench.runs.directory import Condition, Records
 from domaingrad.bench.runs.settings import OPTIMISATION
 from domaingrad.bench.runs.trainer import Recorded
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Interrupt|Warning)\b")
 LONGEST_CAUSE = 200
@@ -138,9 +143,11 @@ class Collected:
         for course in self.courses:
             best = training_domain_validation([c.val_score for c in course.checkpoints])
             config = course.run.config
+            # A reference takes no steps.
+            shared = () if method_named(config.method).requires.whole else OPTIMISATION
             values = {
                 name.replace("_", " "): getattr(config, name)
-                for name in OPTIMISATION
+                for name in shared
                 if isinstance(getattr(config, name), int | float)
             } | dict(config.hyperparameters)
             rows += [

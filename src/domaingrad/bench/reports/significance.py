@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from domaingrad.bench.methods import Method
+from domaingrad.bench.names import imported_when_used
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 ROUNDING = 1e-12
 """Standard errors up to this are those of equal differences."""

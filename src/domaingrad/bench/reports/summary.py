@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from domaingrad.bench.methods import METHODS, Method
-from domaingrad.bench.names import look_up
+from domaingrad.bench.methods import Method, method_named
+from domaingrad.bench.names import imported_when_used
 from domaingrad.bench.protocol import SELECTIONS, Selection
 from domaingrad.bench.runs import Plan, PlannedData, SweepDirectory
 from domaingrad.bench.schema import without_none
@@ -18,6 +18,11 @@ from domaingrad.bench.sections import SECTIONS, SweepSection
 
 from .records import PLACE, collect
 from .significance import Difference, paired_differences
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def summarise(directory: SweepDirectory, causes: Mapping[str, str] | None = None
     numbers, draws = collected.numbers(), collected.draws()
     chosen = selected[selected["selection"] == plan.request.selections[0]]
     first, recorded = chosen[PLACE], collected.groups(chosen)
-    methods = [look_up("method", name, METHODS) for name in plan.request.methods]
+    methods = [method_named(name) for name in plan.request.methods]
     summaries = []
     for data in plan.data:
         own = selected[selected["data"] == data.name]

@@ -24,7 +24,8 @@ from .summary import Cell, DataSummary, MethodSummary, Summary
 CAPTION = (
     "Accuracy in % (R² where labels are numbers; or the metric that the recipe names), "
     "mean±standard error over trials (ddof 0), of the draw and checkpoint that the selection "
-    "method picks. Sources: on their validation splits; then on each domain while it is held out."
+    "method picks. Average and worst: over the domains held out in turn. Sources: on their "
+    "validation splits; then on each domain while it is held out."
 )
 
 PARTIAL = "* Runs are missing, as listed: from fewer trials, or selected from fewer draws."
@@ -89,21 +90,29 @@ def columns(data: DataSummary) -> list[str]:
     """Heads of a table's columns."""
     held_out = [f"held out: {domain}" for domain in data.data.held_out]
     several = ["average", "worst"] if len(held_out) > 1 else []
-    return ["method", "sources", *held_out, *several]
+    return ["method", *several, "sources", *held_out]
 
 
 def row_texts(data: DataSummary, row: MethodSummary, draws: int) -> list[str]:
     """Cells of a table's row."""
     task = data.data.task
-    texts = [named(row.method, draws), score(row.sources, task)]
-    texts += [
-        score(row.held_out[domain], task) + ("*" if domain in row.partial else "")
-        for domain in data.data.held_out
-    ]
+    texts = [named(row.method, draws)]
     if len(data.data.held_out) > 1:
         worst = "–" if row.worst is None else f"{plain(row.worst[1], task)} ({row.worst[0]})"
         texts += [score(row.average, task) + ("*" if row.partial else ""), worst]
-    return texts
+    texts += [score(row.sources, task)]
+    return texts + [
+        score(row.held_out[domain], task) + ("*" if domain in row.partial else "")
+        for domain in data.data.held_out
+    ]
+
+
+def by_domain(data: DataSummary, rows: Sequence[MethodSummary]) -> Iterator[list[str]]:
+    """The held-out domains as rows and the methods as columns, where there are many domains."""
+    for domain in data.data.held_out:
+        marks = ["*" if domain in row.partial else "" for row in rows]
+        cells = (score(row.held_out[domain], data.data.task) for row in rows)
+        yield [domain, *map("".join, zip(cells, marks, strict=True))]
 
 
 def side_by_side(data: DataSummary) -> Iterator[list[str]]:

@@ -97,6 +97,24 @@ class Feed:
         }
 
 
+class WholeFeed:
+    """All samples of the training splits in every step, which draws nothing.
+
+    Args:
+        splits: the sources.
+    """
+
+    def __init__(self, splits: Mapping[str, Split]) -> None:
+        self._splits = splits
+
+    def take(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Stored inputs and labels."""
+        return {
+            name: (split.data.tensors[0][split.train], split.data.tensors[1][split.train])
+            for name, split in self._splits.items()
+        }
+
+
 class _Inputs(Dataset[Any]):
     """Inputs by domain; an item is those of one step."""
 

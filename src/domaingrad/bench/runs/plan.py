@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from domaingrad.bench.domains import DATA_SETS, DataError, DomainData, News, Task
-from domaingrad.bench.methods import METHODS
+from domaingrad.bench.methods import method_named
 from domaingrad.bench.names import import_plugins, look_up
 from domaingrad.bench.protocol import SELECTIONS, drawn
 from domaingrad.bench.schema import Count, settings, without_none
@@ -217,7 +217,7 @@ def _checked(request: SweepConfig) -> SweepConfig:
     """
     import_plugins(request.plugins)
     for name in request.methods:
-        look_up("method", name, METHODS)
+        method_named(name)
     for name in request.selections:
         look_up("selection method", name, SELECTIONS)
     return replace(
@@ -260,7 +260,7 @@ def _config(
         held_out[0],
         also_hold_out=held_out[1] if len(held_out) > 1 else None,
         method=method,
-        hyperparameters=drawn(METHODS[method].search, draw, *names),
+        hyperparameters=drawn(method_named(method).search, draw, *names),
         data_options=request.data_options,
         seed=request.seed,
         trial=trial,
@@ -291,12 +291,12 @@ def _described(data: DomainData, request: SweepConfig, given: str) -> PlannedDat
     for one in held_out:
         for method in request.methods:
             left = list(others[one])
-            require_sources(METHODS[method], left)
-            if pairs and len(left) - 1 < METHODS[method].requires.min_domains:
+            require_sources(method_named(method), left)
+            if pairs and len(left) - 1 < method_named(method).requires.min_domains:
                 raise DataError(
                     f"leave-one-domain-out selection holds out two domains at a time; {data.name} "
                     f"then has {len(left) - 1} left to train on, and {method} takes "
-                    f"{METHODS[method].requires.min_domains}. Leave that selection method out."
+                    f"{method_named(method).requires.min_domains}. Leave that selection method out."
                 )
     config = TrainConfig(
         given,

@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.disk import RunDirectoryError
-from domaingrad.bench.domains import DataError, DomainData, News
+from domaingrad.bench.domains import DataError, DomainData, News, listed
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
@@ -29,6 +29,11 @@ from .ranks import Ranks
 from .settings import PRECISIONS, TrainConfig, architecture_of, method_of, training_of
 from .trained import TrainedModel
 from .trainer import Checkpoint, DeviceContext, Recorded, Sealed, Splits, Trainer, require_fit
+
+RARE, RARE_SHARE = 10, 0.2
+"""A class is rare with fewer samples than this, or than this share of a class of mean size."""
+RISES = 0.01
+"""What a score has to gain in the last fifth of a run for the run to be called too short."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ def build(config: TrainConfig, data: DomainData) -> Built:
         network, notes = _network(config, data, splits, architecture)
         require_fit(method_of(config), list(splits.sources), network)
         notes += _shared_groups(data, splits)
+        notes += _rare_classes(config, data, splits)
         return Built(splits, architecture, network, notes, torch.get_rng_state())
 
 
@@ -155,7 +161,7 @@ def carry_on(
         if not isinstance(begun, Begun):
             begun = _begun_together(config, data, ranks, begun)
         torch.set_rng_state(begun.drawn)
-        trainer, notes = begun.trainer, begun.built.notes
+        trainer, notes = begun.trainer, [*begun.built.notes]
         if config.compile:
             trainer.network.compile()
         for note in notes:
@@ -181,11 +187,14 @@ def carry_on(
         first, last = trainer.steps_done, None
         listener.begin(config, first)
         steps = training_of(config, data).steps
+        scores = [c.val_score for c in directory.checkpoints() if c.step <= first] if first else []
+        scores = ranks.first(lambda: scores)
         began = time.perf_counter()
-        while trainer.steps_done < steps:
+        while trainer.steps_done < steps and not _ended(config, scores):
             if trainer.step():
                 found = trainer.checkpoint()
                 last = found[0]
+                scores.append(last.val_score)
                 if chosen is None or last.val_score >= chosen.val_score:
                     with trainer.predicting() as predictor:
                         chosen = _Chosen.now(predictor, last)
@@ -198,11 +207,50 @@ def carry_on(
             told = (last and in_words(last.val_score, data.task, config.metric)) or ""
             listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
         seconds = before + time.perf_counter() - began
+        for note in _notes_at_end(config, scores, trainer.steps_done, steps):
+            listener.news.say(f"Note: {note}")
+            notes.append(note)
     for logger in loggers:
         end(logger)
     ranks.first(
         lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
     )
+
+
+def _ended(config: TrainConfig, scores: Sequence[float]) -> str | None:
+    """Why training ends before its last step, if it does."""
+    since = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+    if config.patience is None or since < config.patience:
+        return None
+    return f"source validation has not risen for {since} checkpoints"
+
+
+def _notes_at_end(
+    config: TrainConfig, scores: Sequence[float], done: int, steps: int
+) -> Iterator[str]:
+    """That a run has ended early, or is too short."""
+    if done < steps:
+        yield f"ended at step {done} of {steps}: {_ended(config, scores)}"
+    elif rises := _still_rises(scores):
+        yield f"{rises}; train longer than {steps} steps"
+
+
+def _still_rises(scores: Sequence[float]) -> str | None:
+    """That the last fifth of the checkpoints is better than those before, at its best and in mean.
+
+    >>> _still_rises([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+    'source validation still rises at the end, by 0.150 in the last fifth'
+    >>> _still_rises([0.9, 0.9, 0.9, 0.9, 0.9, 0.905])
+    """
+    count = len(scores) // 5
+    if not count:
+        return None
+    before, last = scores[:-count], scores[-count:]
+    gain = max(last) - max(before)
+    mean = sum(last) / count - sum(before[-count:]) / count
+    if not min(gain, mean) > RISES:
+        return None
+    return f"source validation still rises at the end, by {gain:.3f} in the last fifth"
 
 
 def _begun_together(
@@ -275,6 +323,22 @@ def _network(
     return network, notes
 
 
+def _rare_classes(config: TrainConfig, data: DomainData, splits: Splits) -> Iterator[str]:
+    """That accuracy hardly sees some classes, unless something is done about it."""
+    done = config.class_weights != "none" or training_of(config, data).balance == "class"
+    if data.task != "classification" or done or config.metric not in (None, "accuracy"):
+        return
+    labels = torch.cat([split.data.tensors[1][split.train] for split in splits.sources.values()])
+    counts = torch.bincount(labels, minlength=len(data.classes)).tolist()
+    least = max(RARE, RARE_SHARE * len(labels) / len(counts))
+    rare = [f"{n} ({c:,})" for n, c in zip(data.classes, counts, strict=True) if 0 < c < least]
+    if rare:
+        yield (
+            f"few of {len(labels):,} training samples are of class {listed(rare)}, which accuracy "
+            f"hardly counts; see class_weights, balance and the metrics balanced-accuracy, macro-f1"
+        )
+
+
 def _shared_groups(data: DomainData, splits: Splits) -> Iterator[str]:
     """That a domain held out has groups in common with the sources, which no split can mend."""
     trained = {
@@ -312,6 +376,7 @@ class _Chosen:
             "method": config.method,
             "hyperparameters": dict(config.hyperparameters),
             "average": config.average,
+            "metric": config.metric,
             "step": self.step,
             "source_validation": self.val_score,
             "version": domaingrad.__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
@@ -24,11 +25,12 @@ from domaingrad.bench.domains import (
     Training,
     options_of,
 )
-from domaingrad.bench.methods import METHODS, Method
+from domaingrad.bench.methods import Method, method_named
 from domaingrad.bench.metrics import METRICS
 from domaingrad.bench.models import BACKBONES, Architecture, digest_of
 from domaingrad.bench.models.pretrained import HF, PACKAGE, directory_digest, weights_at
 from domaingrad.bench.names import import_plugins, look_up
+from domaingrad.bench.protocol import TRAIN_SHARE
 from domaingrad.bench.schema import (
     Count,
     Number,
@@ -66,7 +68,7 @@ UNSAID = {
     entry.name: entry.default
     for entry in fields(Training)
     if entry.name in ("optimizer", "momentum", "warm_up", "clip_norm", "balance")
-}
+} | {"score_over": "domains"}
 """Of these, what runs had before it was a setting, and so does not decide."""
 
 
@@ -144,7 +146,28 @@ class TrainConfig:
     ] = None
     metric: Annotated[
         str | None,
-        Option("By what models are scored and selected; accuracy, or R² of numbers, unless told."),
+        Option(
+            "By what models are scored and selected; accuracy, or R² of numbers, unless told.",
+            "--metric --select-by",
+        ),
+    ] = None
+    score_over: Annotated[
+        Literal["pooled", "domains"] | None,
+        Option(
+            "Whether the score that selects is of all sources' samples together, as usual of "
+            "numbers, or its mean over the sources, as usual of classes."
+        ),
+    ] = None
+    class_weights: Annotated[
+        Literal["none", "balanced"],
+        Option("Weigh samples in the loss so that each class counts as much (see balance, too)."),
+    ] = "none"
+    epochs: Annotated[
+        Number | None, Field(gt=0), Option("In the place of steps: passes over a mean source.")
+    ] = None
+    patience: Annotated[
+        Count | None,
+        Option("End when source validation has not risen for so many checkpoints."),
     ] = None
     checkpoints: Annotated[
         Count | None,
@@ -206,6 +229,8 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
     if config.average != "none":
         model += f" averaged over training ({config.average})"
     scored = f", scored by {METRICS[config.metric].title}" if config.metric else ""
+    if config.class_weights != "none":
+        scored = f", classes weighed alike{scored}"
     return f"{training.described(model)}{scored}", chosen
 
 
@@ -250,6 +275,8 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         )
     training, usual = training_of(config, data), data.recipe.backbone
     _require_average(config, training)
+    if config.class_weights != "none" and data.task == "regression":
+        raise SettingError("class_weights weigh classes; found labels that are numbers.")
     if config.metric is not None:
         metric = look_up("metric", config.metric, METRICS)
         shares = data.task != "regression"
@@ -268,18 +295,31 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         data=_from_anywhere(config.data),
         data_options=_told(config),
         hyperparameters=method_of(config).hyperparameters(),
-        backbone=_placed(config.backbone) or (OWN if usual.arguments else usual.name),
+        backbone=method_of(config).backbone
+        or _placed(config.backbone)
+        or (OWN if usual.arguments else usual.name),
         weights=_weights(config),
         **{name: getattr(training, name) for name in OPTIMISATION},
+        epochs=None,
+        score_over=config.score_over or ("pooled" if data.task == "regression" else "domains"),
     )
 
 
 def training_of(config: TrainConfig, data: DomainData) -> Training:
     """The part of the settings that is optimisation."""
-    return replace(
-        data.recipe,
-        **without_none({name: getattr(config, name) for name in OPTIMISATION}),
-    )
+    once = {"steps": 1, "checkpoints": 1, "warm_up": 0} if method_of(config).requires.whole else {}
+    given = without_none({name: getattr(config, name) for name in OPTIMISATION})
+    if config.epochs is not None:
+        if config.steps is not None:
+            raise SettingError(
+                f"expected steps or epochs; found {config.steps} and {config.epochs:g} of them."
+            )
+        held = (*config.held_out, *data.never_sources)
+        sizes = [len(own) for name, own in data.domains.items() if name not in held]
+        batch = given.get("batch", data.recipe.batch)
+        samples = TRAIN_SHARE * sum(sizes) / max(1, len(sizes))
+        given["steps"] = math.ceil(config.epochs * samples / batch)
+    return replace(data.recipe, **given | once)
 
 
 def method_of(config: TrainConfig) -> Method:
@@ -289,7 +329,7 @@ def method_of(config: TrainConfig) -> Method:
         UnknownNameError: it, or one of them, does not exist.
         SettingError: a value of the wrong type.
     """
-    method = look_up("method", config.method, METHODS)
+    method = method_named(config.method)
     known, kinds = method.hyperparameters(), get_type_hints(type(method))
     found = {}
     for name, value in config.hyperparameters.items():

@@ -27,7 +27,7 @@ from domaingrad.bench.domains import (
     score,
 )
 from domaingrad.bench.methods import Amp, Batches, Method, Setup, Validation
-from domaingrad.bench.metrics import METRICS, Metric
+from domaingrad.bench.metrics import METRICS, Metric, beside_score, errors_of
 from domaingrad.bench.models import Network, Predictor
 from domaingrad.bench.protocol import (
     Split,
@@ -42,7 +42,7 @@ from domaingrad.bench.schema import without_none
 from domaingrad.inspect import sign_agreement
 
 from .averaging import averaging_of
-from .feeding import Feed
+from .feeding import Feed, WholeFeed
 from .optimizers import Optimizers
 from .ranks import Ranks
 from .settings import TrainConfig, method_of, training_of
@@ -73,6 +73,8 @@ class Checkpoint:
     """Share of gradient components on whose sign all source domains agree, if there are several."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the method itself has to tell (a learned ratio, say)."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Beside the score: samples, a 95 % interval, RMSE and MAE of numbers."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class HeldOutScores:
     """On its training split, which is what is reported, as in DomainBed."""
     oracle_validation: float
     """On its validation split, for the oracle alone."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Beside ``score``, as of a checkpoint."""
 
 
 Sealed = Mapping[str, HeldOutScores]
@@ -111,11 +115,14 @@ class TargetScaler:
 
     def scaled(self, labels: Tensor) -> Tensor:
         """As the loss sees them."""
-        return labels if self == TargetScaler() else (labels - self.mean) / self.scale
+        if self == TargetScaler():
+            return labels
+        # In double precision, as labels near 1e9 need.
+        return ((labels.double() - self.mean) / self.scale).float()
 
     def unscaled(self, outputs: Tensor) -> Tensor:
         """A model's outputs in the unit of the labels."""
-        return outputs if self == TargetScaler() else outputs * self.scale + self.mean
+        return outputs if self == TargetScaler() else outputs.double() * self.scale + self.mean
 
 
 @dataclass(frozen=True)
@@ -275,11 +282,16 @@ class Trainer:
         self.data_time = 0.0
         """Seconds spent on getting batches ready."""
         self._data, self._splits, self._training = data, splits, training
-        self._context, self._augment = context, config.augment
+        self._context = context
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
         self._optimizers = Optimizers(training)
-        self._loss = partial(_losses, data.task)
+        weights = None
+        if config.class_weights == "balanced":
+            weights = _class_weights(splits.sources, data.outputs).to(context.device)
+        self._loss = partial(_losses, data.task, weights)
+        self._metric_name = config.metric
         self._metric = METRICS[config.metric] if config.metric else None
+        self._pooled = config.score_over == "pooled"
         self._generators = {name: generator_of(*names, name) for name in STREAMS}
         sources, size = splits.sources, training.batch
         sizes = [size] * len(sources)
@@ -288,6 +300,8 @@ class Trainer:
         self._shares = dict(zip(sources, shares, strict=True))
         generators = self._generators
         self._feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
+        self._whole = WholeFeed(sources) if method.requires.whole else None
+        self._augment = config.augment and not method.requires.whole
         whole = dict.fromkeys(sources, slice(None))
         self._looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
@@ -302,6 +316,7 @@ class Trainer:
                 generator=self._generators["method"],
                 processes=context.ranks,
                 outputs=data.outputs,
+                class_weights=weights,
             )
         )
         if context.ranks.world > 1:  # What the network draws is this process's own.
@@ -333,7 +348,7 @@ class Trainer:
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._prepared(self._feed, augment=self._augment)
+        batches = self._prepared(self._whole or self._feed, augment=self._augment)
         self.data_time += time.perf_counter() - began
         self._last_loss = self.learner.update(batches)
         self._context.scaler.update()
@@ -383,11 +398,22 @@ class Trainer:
             seen = Checkpoint(
                 step=self.steps_done,
                 loss=loss if math.isfinite(loss) else None,
-                val_score=sum(scores[name][0] for name in sources) / len(sources),
+                val_score=self._over_domains(
+                    [outputs[name][0] for name in sources],
+                    [splits[name].data.tensors[1][rows[name][0]] for name in sources],
+                ),
                 agreement=agreement,
                 metrics=self.learner.metrics(),
+                beside=self._beside({name: (rows[name][0], outputs[name][0]) for name in sources}),
             )
-        sealed = {name: HeldOutScores(*scores[name]) for name in held_out}
+        sealed = {
+            name: HeldOutScores(
+                scores[name][0],
+                scores[name][1],
+                self._beside({name: (rows[name][0], outputs[name][0])}),
+            )
+            for name in held_out
+        }
         recorded = {
             name: self._recorded(name, torch.cat(each), torch.cat(outputs[name]))
             for name, each in rows.items()
@@ -433,23 +459,25 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self._context.device)
         return states
 
-    def _prepared(self, feed: Feed, augment: bool) -> Batches:
+    def _prepared(self, feed: Feed | WholeFeed, augment: bool) -> Batches:
         """The next batch of each source, or this process's share, where the model computes."""
         device, size = self._context.device, self._training.batch
         prepare, generator = self._splits.preparation, self._generators["augmentation"]
         ready = {}
         for name, (taken, truth) in feed.take().items():
-            stored, labels = taken.to(device), truth.to(device)
+            stored = placed(taken, device)
             inputs = (
                 prepare.augmented(stored, generator, size, self._shares[name])
                 if augment
                 else prepare(stored)
             )
-            ready[name] = inputs, self._splits.target.scaled(labels)
+            labels = self._splits.target.scaled(truth).to(device)
+            ready[name] = inputs.to(device), labels
         return ready
 
     def _agreement(self) -> float | None:
-        if len(self._splits.sources) < 2:
+        learns = any(p.requires_grad for p in self.network.parameters())
+        if len(self._splits.sources) < 2 or not learns:
             return None
         batches = self._prepared(self._looked_at, augment=False)
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
@@ -474,10 +502,35 @@ class Trainer:
         return Validation(self._score(split, rows, outputs), loss)
 
     def _score(self, split: Split, rows: Tensor, outputs: Tensor) -> float:
-        labels = split.data.tensors[1][rows]
+        return self._score_of(outputs, split.data.tensors[1][rows])
+
+    def _score_of(self, outputs: Tensor, labels: Tensor) -> float:
         if self._metric is not None:
             return self._measured(self._metric, labels, outputs)
         return score(self._data.task, outputs, self._splits.target.scaled(labels))
+
+    def _over_domains(self, outputs: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
+        """The score on all samples together, or its mean over the domains."""
+        if self._pooled:
+            return self._score_of(torch.cat(list(outputs)), torch.cat(list(labels)))
+        each = [self._score_of(*own) for own in zip(outputs, labels, strict=True)]
+        return sum(each) / len(each)
+
+    def _beside(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """What is known beside the score of some rows' outputs, by domain."""
+        splits = {**self._splits.sources, **self._splits.held_out}
+        labels = [splits[name].data.tensors[1][rows] for name, (rows, _) in found.items()]
+        outputs = [out for _, out in found.values()]
+        if not all(out.isfinite().all() for out in outputs):
+            return {"samples": float(sum(map(len, labels)))}
+        beside = beside_score(
+            self._data.task, self._metric_name, outputs, labels, self._over_domains
+        )
+        if self._data.task == "regression":
+            scale = self._splits.target.unscaled
+            told = torch.cat([scale(out.squeeze(1)) for out in outputs])
+            beside |= errors_of(told, torch.cat(labels))
+        return beside
 
     def _measured(self, metric: Metric, labels: Tensor, outputs: Tensor) -> float:
         """By a metric that was asked for; the least there is once training has diverged.
@@ -567,13 +620,33 @@ def outputs_on(
     at_once = max(1, EVALUATED_AT_ONCE // max(1, math.prod(preparation.shape)))
     pieces: tuple[Tensor, ...] = rows.split(at_once)  # type: ignore[no-untyped-call]
     return torch.cat(
-        [model(preparation(stored[piece].to(device))).float().cpu() for piece in pieces]
+        [
+            model(preparation(placed(stored[piece], device)).to(device)).float().cpu()
+            for piece in pieces
+        ]
     )
 
 
-def _losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """In float32, whatever precision the model computes in."""
-    return losses(task, outputs.float(), labels)
+def placed(stored: Tensor, device: torch.device) -> Tensor:
+    """Stored inputs where they are prepared: in double precision on the CPU, as MPS has none."""
+    return stored if stored.dtype == torch.float64 else stored.to(device)
+
+
+def _losses(task: Task, weights: Tensor | None, outputs: Tensor, labels: Tensor) -> Tensor:
+    """In float32, whatever precision the model computes in; perhaps weighed by class."""
+    found = losses(task, outputs.float(), labels)
+    return found if weights is None else found * weights[labels]
+
+
+def _class_weights(sources: Mapping[str, Split], classes: int) -> Tensor:
+    """Of each class n / (K n_c), by the sources' training splits, of K classes that occur.
+
+    So each class counts as much, and the mean weight of the samples is 1.
+    """
+    labels = torch.cat([split.data.tensors[1][split.train] for split in sources.values()])
+    counts = torch.bincount(labels, minlength=classes)
+    weights = len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0.0)
 
 
 def _checkpoint_steps(steps: int, most: int) -> frozenset[int]:

@@ -257,6 +257,25 @@ def _selected(known: Sequence[Checkpoint]) -> Checkpoint:
     return known[training_domain_validation([each.val_score for each in known])]
 
 
+def estimate_in(directory: RunDirectory) -> dict[str, HeldOutScores]:
+    """What a run that holds out none has estimated: each domain's score while it was held out.
+
+    Empty where it has held out a domain, or has not come that far.
+    """
+    found = {}
+    for run in estimates_of(directory):
+        known, name = run.checkpoints(), run.config()["hold_out"]
+        step = known[training_domain_validation([each.val_score for each in known])].step
+        found[name] = run.unseal()[step][name]
+    return found
+
+
+def estimates_of(directory: RunDirectory) -> list[RunDirectory]:
+    """The trainings of a run that hold out a domain each, as far as they have ended."""
+    runs = [RunDirectory(place) for place in sorted((directory.path / ESTIMATE).glob("*/"))]
+    return [run for run in runs if run.begun and run.finished() is not None and run.checkpoints()]
+
+
 def held_out_in_turn(data: DomainData) -> list[str]:
     """Domains that an estimate holds out: those that leave a source to train on."""
     several = len(data.domains) - len(data.never_sources) > 1

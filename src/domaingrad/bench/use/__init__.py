@@ -1,5 +1,6 @@
 """What is done with a trained model: it is evaluated, inspected, exported, asked about samples."""
 
+from .estimation import Estimates, Estimation, estimate
 from .evaluation import DomainEvaluation, Evaluation, evaluate
 from .exporting import Exported, export
 from .inspection import Inspection, inspect
@@ -7,10 +8,13 @@ from .prediction import Predictions, load_model, predict
 
 __all__ = [
     "DomainEvaluation",
+    "Estimates",
+    "Estimation",
     "Evaluation",
     "Exported",
     "Inspection",
     "Predictions",
+    "estimate",
     "evaluate",
     "export",
     "inspect",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError, DomainData, News, correct, load
-from domaingrad.bench.metrics import told
+from domaingrad.bench.domains import HALF, DataError, DomainData, News, Task, correct, load
+from domaingrad.bench.metrics import beside_score, scoring, told
 from domaingrad.bench.runs.directory import RunDirectory
-from domaingrad.bench.runs.settings import TrainConfig, config_from
+from domaingrad.bench.runs.settings import DECIDED_BY, TrainConfig, config_from
 from domaingrad.bench.runs.trained import TrainedModel
-from domaingrad.bench.runs.trainer import Splits
-from domaingrad.bench.runs.training import drawing
+from domaingrad.bench.runs.trainer import HeldOutScores, Splits
+from domaingrad.bench.runs.training import drawing, estimate_in
 from domaingrad.bench.schema import without_none
 from domaingrad.bench.sections import SECTIONS, EvaluationSection
 
@@ -53,6 +54,8 @@ class DomainEvaluation:
     """What the data's recorder keeps of groups."""
     groups: tuple[GroupEvaluation, ...] = ()
     """The worst first, where they are asked for."""
+    interval: tuple[float, float] | None = None
+    """95 % of accuracy or R², where the samples allow one."""
 
     @property
     def confusion(self) -> Tensor | None:
@@ -83,6 +86,10 @@ class Evaluation:
     domains: tuple[DomainEvaluation, ...]
     sections: Mapping[str, EvaluationSection] = field(default_factory=dict)
     """What only such data have, by name."""
+    estimate: Mapping[str, HeldOutScores] = field(default_factory=dict)
+    """Of a run that holds out none: each domain while a training of its own held it out."""
+    notes: tuple[str, ...] = ()
+    """What the reader has to know, as that the model was trained on these data."""
 
 
 def evaluate(
@@ -112,13 +119,19 @@ def evaluate(
     news = news or News()
     if data is not None:
         config = config_from(directory.config())
-        new = _on_new_data(trained, config, data, news, by_group)
-        if not any(found.recorded for found in new):
-            return Evaluation(trained, tuple(new))
-        own, parts = parts_of_run(directory, trained, news)
-        return Evaluation(
-            trained, tuple(new), _sections(new, _on_sources(trained, own, parts, by_group))
-        )
+        new, notes = _on_new_data(trained, config, data, news, by_group)
+        decided_by = directory.config().get(DECIDED_BY) or {}
+        if same_file(decided_by.get("data", ""), notes.pop()):
+            trained_on = ", ".join(trained.sources)
+            notes.append(
+                f"{data} is what this model was trained on (80 % of {trained_on}), so scores there "
+                f"are no estimate for new data; see evaluate without data"
+            )
+        sections = {}
+        if any(found.recorded for found in new):
+            own, parts = parts_of_run(directory, trained, news)
+            sections = _sections(new, _on_sources(trained, own, parts, by_group))
+        return Evaluation(trained, tuple(new), sections, notes=tuple(notes))
     own, parts = parts_of_run(directory, trained, news)
     sources = _on_sources(trained, own, parts, by_group)
     found = [*sources]
@@ -126,7 +139,13 @@ def evaluate(
         samples = split.data.tensors
         every = torch.arange(len(samples[1]))
         found.append(_on(trained, name, "held out", samples, every, own, by_group))
-    return Evaluation(trained, tuple(found), _sections(found[len(sources) :], sources))
+    sections = _sections(found[len(sources) :], sources)
+    return Evaluation(trained, tuple(found), sections, estimate_in(directory))
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same file, whatever was made of it."""
+    return one[:HALF] == other[:HALF]
 
 
 def _on_sources(
@@ -149,14 +168,15 @@ def _sections(
 
 def _on_new_data(
     trained: TrainedModel, config: TrainConfig, data: str, news: News, by_group: bool
-) -> list[DomainEvaluation]:
+) -> tuple[list[DomainEvaluation], list[str]]:
+    """Of each domain; and notes, the last of which is the fingerprint of the data."""
     if trained.task == "signed-regression":
         raise DataError(f"a model of {trained.data} is evaluated on these data alone.")
     options = {**config.data_options, "least": 1}
     if not by_group:  # other data need not have them
         options.pop("group", None)
-    if "target" in options and trained.task == "regression":
-        options["task"] = trained.task
+    if "target" in options:
+        options |= {"task": trained.task, **trained.transform.options_for_more()}
     new = load(data, options, news, drawing(replace(config, data=data)))
     if new.task != trained.task:
         raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")
@@ -173,7 +193,7 @@ def _on_new_data(
         known = (stored, places[labels] if len(places) else labels)
         every = torch.arange(len(labels))
         found.append(_on(trained, name, "new data", known, every, new, by_group))
-    return found
+    return found, [*new.notes, new.fingerprint]
 
 
 def _on(
@@ -194,7 +214,19 @@ def _on(
         recorded = data.recorder(data.groups[domain], trained.classes, labels, rows, outputs)
     groups = _by_group(trained, domain, rows, outputs, truth, data) if by_group else ()
     classes = len(trained.classes)
-    return DomainEvaluation(domain, role, len(truth), metrics, pairs, classes, recorded, groups)
+    beside = beside_score(
+        trained.task, None, [outputs], [truth], lambda *parts: _first(trained.task, *parts)
+    )
+    interval = (beside["low"], beside["high"]) if "low" in beside else None
+    return DomainEvaluation(
+        domain, role, len(truth), metrics, pairs, classes, recorded, groups, interval
+    )
+
+
+def _first(task: Task, outputs: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
+    """Accuracy or R²; NaN where the samples do not define it."""
+    found = scoring(task, None).of(torch.cat(list(outputs)), torch.cat(list(labels)))
+    return math.nan if found is None else float(found)
 
 
 def _by_group(

@@ -54,6 +54,11 @@ def inspect(
         raise DataError(f"samples must be at least 4; found {samples}.")
     directory = directory_of(run)
     trained = model_of_run(directory)
+    if not any(p.requires_grad for p in trained.network.parameters()):
+        raise DataError(
+            f"the model of {directory.path} ({trained.architecture}) has no gradients to inspect; "
+            f"inspect a network's run."
+        )
     _, parts = parts_of_run(directory, trained, news or News())
     names = tuple(parts.sources)
     if len(names) < 2:

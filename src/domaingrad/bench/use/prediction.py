@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from domaingrad.bench.domains import DataError
+from domaingrad.bench.domains import DataError, News
+from domaingrad.bench.domains.data import Reading
 from domaingrad.bench.runs.trained import TrainedModel
 
 from .run_parts import model_of_run
@@ -48,23 +49,34 @@ def load_model(path: str | Path) -> TrainedModel:
     return TrainedModel.load(place) if place.is_file() else model_of_run(place)
 
 
-def predict(run: str | Path, files: Sequence[str | Path]) -> Predictions:
+def predict(
+    run: str | Path,
+    files: Sequence[str | Path],
+    *,
+    skip_unreadable: bool = False,
+    name: str | None = None,
+    news: News | None = None,
+) -> Predictions:
     """What the model of a run says of new files.
 
     Args:
         run: as for :func:`load_model`.
-        files: images, folders of them or patterns; or CSV tables.
+        files: images, folders of them or patterns; or tables.
+        skip_unreadable: whether images that cannot be decoded are left out.
+        name: the column of a table by which its rows are called; by file and line unless given.
+        news: who hears of what is left out, and of texts that training has not seen.
 
     Raises:
         RunDirectoryError: there is no model.
         DataError: files that are not there or cannot be read.
     """
     model = load_model(run)
-    names, stored = model.files(_paths(files))
+    reading = Reading(skip_unreadable, name, news or News())
+    names, stored = model.transform.read(paths_of(files), reading)
     return Predictions(model, tuple(names), model.outputs(stored))
 
 
-def _paths(files: Sequence[str | Path]) -> list[Path]:
+def paths_of(files: Sequence[str | Path]) -> list[Path]:
     """Files and folders; patterns that no shell has filled in are filled in here."""
     paths: list[Path] = []
     for name in map(str, files):

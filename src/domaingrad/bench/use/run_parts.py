@@ -34,16 +34,16 @@ def model_of_run(run: str | Path | RunDirectory) -> TrainedModel:
 
 
 def parts_of_run(
-    directory: RunDirectory, trained: TrainedModel, news: News
+    directory: RunDirectory, trained: TrainedModel, news: News, own: DomainData | None = None
 ) -> tuple[DomainData, Splits]:
-    """Read a run's own data again, and split them again.
+    """Read a run's own data again, unless they are there, and split them again.
 
     Raises:
         DataError: the data cannot be read, or are not those that the run was trained on.
     """
     settings = directory.config()
     config = config_from(settings)
-    own = data_of(config, news)
+    own = own or data_of(config, news)
     trained_on = (trained.data, (settings.get(DECIDED_BY) or {}).get("data"))
     if (own.name, own.fingerprint) != trained_on:
         raise DataError(
