@@ -102,3 +102,32 @@ def test_broken_images_are_left_out_of_predictions_where_that_is_asked_for(tmp_p
         str(tmp_path / "new" / "good.png")
     ]
     assert "1 of 2 images cannot be decoded and are left out" in done.stderr
+
+
+def test_numbers_are_evaluated_by_domain_and_together_as_the_run_was_selected(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = []
+    for site, shift in (("a", 0), ("b", 40), ("c", 80)):
+        x = rng.normal(size=(60, 2))
+        y = 1e9 + shift + 3 * x[:, 0] + rng.normal(size=60)
+        rows += [f"{site},{p:.3f},{q:.3f},{t:.2f}\n" for (p, q), t in zip(x, y, strict=True)]
+    path = tmp_path / "t.csv"
+    path.write_text("site,p,q,y\n" + "".join(rows))
+    done = run(
+        "train", "--data", path, "--target", "y", "--domain", "site", "--hold-out", "c",
+        "--model", "ridge", "--accelerator", "cpu", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "RMSE " in done.stdout
+    told = json.loads(run("evaluate", tmp_path / "run", "--json").stdout)
+    facts = told["trained"]
+    assert told["pooled"]["R²"] == pytest.approx(facts["source_validation"], abs=1e-4)
+    assert "sources together" in run("evaluate", tmp_path / "run").stdout
+    rows = list(csv.DictReader(io.StringIO(run("predict", tmp_path / "run", path, "--csv").stdout)))
+    assert all(abs(float(row["prediction"]) - 1e9) < 1000 for row in rows)
+    both = run("train", "--data", path, "--target", "y", "--domain", "site", "--hold-out", "c",
+               "--model", "ridge", "--method", "and-mask")  # fmt: skip
+    assert both.exit_code == 2
+    assert "--model ridge is a method; found --method and-mask, too" in " ".join(
+        both.stderr.split()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
             for found in evaluation.domains
         ],
         "estimate": {domain: found.score for domain, found in evaluation.estimate.items()},
+        "pooled": dict(evaluation.pooled),
         "notes": list(evaluation.notes),
         **{name: section.document for name, section in evaluation.sections.items()},
     }
@@ -181,6 +183,10 @@ def _by_domain(evaluation: Evaluation) -> Table:
         first, *others = [_value(name, found) for name in names]
         row = [first, _interval(names[0], found), *others]
         table.add_row(terminal(found.domain), found.role, str(found.samples), *row)
+    if evaluation.pooled:
+        count = sum(f.samples for f in evaluation.domains if f.role == "source, validation")
+        first, *others = [f"{evaluation.pooled.get(name, math.nan):.4g}" for name in names]
+        table.add_row("sources together", "source, validation", str(count), first, "", *others)
     return table
 
 

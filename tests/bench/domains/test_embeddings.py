@@ -169,5 +169,5 @@ def test_parquet_without_its_library_says_how_to_get_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pd, "read_parquet", without)
     (tmp_path / "own.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"pip install 'domaingrad\[parquet\]'"):
+    with pytest.raises(DataError, match=r"pip install 'domaingrad\[tables\]'"):
         read(tmp_path / "own.parquet")

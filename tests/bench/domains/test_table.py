@@ -339,6 +339,19 @@ def test_what_looks_wrong_but_can_be_trained_on_is_noted(tmp_path):
 
 
 @pytest.mark.parametrize("mark", ["?", "NA", "nan", "-"])
+def test_usual_marks_among_numbers_are_missing_values_and_told(tmp_path, mark):
+    path = tmp_path / "t.csv"
+    path.write_text(f"d,x,c,y\na,{mark},u,0\na,1,{mark},1\nb,{mark},v,0\nb,1.5,u,1\nb,2.5,u,1\n")
+    data = read(path, "y", "d")
+    assert data.preparation.numeric == ("x",)
+    assert data.preparation.missing == (mark,)
+    assert dict(data.preparation.categorical) == {"c": ("u", "v")}
+    assert f"'{mark}' is taken as missing; missing overrules" in data.notes
+    with pytest.raises(DataError, match="'x' should be numbers"):
+        read(path, "y", "d", missing=("none",))
+
+
+@pytest.mark.parametrize("mark", ["absent", "x", "9?"])
 def test_an_unlisted_mark_for_missing_values_is_named(tmp_path, mark):
     path = write(
         tmp_path / "t.csv", f"d,x,y\na,{mark},0\na,{mark},1\nb,{mark},0\nb,1.5,1\nb,2.5,1\n"
@@ -352,16 +365,16 @@ def test_an_unlisted_mark_for_missing_values_is_named(tmp_path, mark):
 
 
 def test_a_column_of_one_number_and_a_mark_is_not_taken_for_two_categories(tmp_path):
-    path = write(tmp_path / "t.csv", "d,x,y\na,?,0\na,1,1\nb,?,0\nb,1,1\n")
+    path = write(tmp_path / "t.csv", "d,x,y\na,gone,0\na,1,1\nb,gone,0\nb,1,1\n")
     with pytest.raises(DataError, match="'x' should be numbers"):
         read(path, "y", "d")
 
 
 def test_a_mark_in_a_target_of_numbers_is_no_class(tmp_path):
-    path = write(tmp_path / "t.csv", "d,x,y\na,1,0.5\na,2,NA\nb,3,1.5\nb,4,2.5\n")
-    with pytest.raises(DataError, match="'y' should be numbers and has 'NA'"):
+    path = write(tmp_path / "t.csv", "d,x,y\na,1,0.5\na,2,lost\nb,3,1.5\nb,4,2.5\n")
+    with pytest.raises(DataError, match="'y' should be numbers and has 'lost'"):
         read(path, "y", "d")
-    with pytest.raises(DataError, match="'y' should be numbers and has 'NA'"):
+    with pytest.raises(DataError, match="'y' should be numbers and has 'lost'"):
         read(path, "y", "d", task="regression")
 
 

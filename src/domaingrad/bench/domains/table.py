@@ -44,6 +44,10 @@ __all__ = ["MOST_CLASSES", "TABLE", "Table", "read_table"]
 MOST_CLASSES, FEWEST_NUMBERS = 10, 40
 """Up to so many different whole numbers in the target are classes, and so many or more are numbers
 to predict; between them one has to say which."""
+MARKS = frozenset(
+    ("NA", "N/A", "n/a", "na", "NaN", "nan", "NAN", "NULL", "null", "None", "#N/A", "?", "-", "--")
+)
+"""What usually stands for a missing number."""
 FORM = 2
 """Number of what is made of a file; another number makes other data of the same file."""
 
@@ -134,8 +138,14 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
             f"{path} has no column to predict from beside the target, the domain and those "
             f"dropped; it has {listed(file.named)}."
         )
-    values = file.values([*features, *named], {*named, *options.categorical}, options.missing)
+    texts = {*named, *options.categorical}
+    values = file.values([*features, *named], texts, options.missing)
     values[target] = file.in_plain(values[target])
+    marks = () if options.missing else _marks(values[[*features, target]], options)
+    missing = (*options.missing, *marks)
+    if marks:
+        values = file.values([*features, *named], texts, missing)
+        values[target] = file.in_plain(values[target])
     found = features_of(
         values[features],
         values[domain],
@@ -181,12 +191,17 @@ def read_table(path: Path, options: TableOptions, news: News) -> DomainData:  # 
             f"{listed(list(domains)) or 'none'}; name another column as domain."
         )
     _refuse_alike(path, list(domains), classes)
-    table = Table(numeric, categorical, options.missing, dates, options.told_of_writing)
+    table = Table(numeric, categorical, missing, dates, options.told_of_writing)
     told = (FORM, target, domain, options.group, options.drop, task, table.described())
     notes = [
         *_notes_on_target(target, values[target], classes, options),
         *file.notes(options.writing),
         *_notes_on_columns(file),
+        *(
+            [f"{listed([repr(mark) for mark in marks])} is taken as missing; missing overrules"]
+            if marks
+            else []
+        ),
         *found.notes,
         *_notes_on_names(domains, classes),
     ]
@@ -308,6 +323,19 @@ def _looks_numeric(column: pd.Series) -> bool:
         return False
     numbers = pd.to_numeric(pd.Series(column.dropna().unique()), errors="coerce").notna()
     return bool(not numbers.all() and numbers.mean() >= 0.5)
+
+
+def _marks(values: pd.DataFrame, options: TableOptions) -> tuple[str, ...]:
+    """Usual marks of what is missing, found in columns whose other texts are numbers."""
+    found: dict[str, None] = {}
+    for name in values:
+        if name in options.categorical or not _looks_numeric(values[name]):
+            continue
+        once = pd.Series(values[name].dropna().unique(), dtype=object)
+        odd = once[pd.to_numeric(once, errors="coerce").isna() | once.isin(MARKS)]
+        if odd.isin(MARKS).all():
+            found |= dict.fromkeys(odd)
+    return tuple(sorted(found))
 
 
 def _plain_name(path: Path) -> str:

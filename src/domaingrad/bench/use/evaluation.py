@@ -88,6 +88,8 @@ class Evaluation:
     """What only such data have, by name."""
     estimate: Mapping[str, HeldOutScores] = field(default_factory=dict)
     """Of a run that holds out none: each domain while a training of its own held it out."""
+    pooled: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of numbers on the validation samples of all sources together."""
     notes: tuple[str, ...] = ()
     """What the reader has to know, as that the model was trained on these data."""
 
@@ -140,7 +142,19 @@ def evaluate(
         every = torch.arange(len(samples[1]))
         found.append(_on(trained, name, "held out", samples, every, own, by_group))
     sections = _sections(found[len(sources) :], sources)
-    return Evaluation(trained, tuple(found), sections, estimate_in(directory))
+    pooled = _pooled(sources, parts) if trained.task == "regression" else {}
+    return Evaluation(trained, tuple(found), sections, estimate_in(directory), pooled)
+
+
+def _pooled(sources: Sequence[DomainEvaluation], parts: Splits) -> dict[str, float]:
+    """From those of each source: squared and absolute errors add up."""
+    labels = torch.cat([s.data.tensors[1][s.val] for s in parts.sources.values()]).double()
+    count, shares = len(labels), [(each.samples, each.metrics) for each in sources]
+    squared = sum(n * m["RMSE"] ** 2 for n, m in shares) / count
+    mae = sum(n * m["MAE"] for n, m in shares) / count
+    spread = labels.var(correction=0).item()
+    found = {"RMSE": squared**0.5, "MAE": mae}
+    return ({"R²": 1 - squared / spread} if spread else {}) | found
 
 
 def same_file(one: str, other: str) -> bool:
