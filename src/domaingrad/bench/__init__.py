@@ -70,6 +70,7 @@ from .sections import SECTIONS
 from .sections import Table as SectionTable
 from .sweeping import PlannedSweep, plan_sweep, sweep
 from .use import (
+    AveragedRuns,
     DomainEvaluation,
     Estimates,
     Estimation,
@@ -77,6 +78,7 @@ from .use import (
     Exported,
     Inspection,
     Predictions,
+    average_runs,
     estimate,
     evaluate,
     export,
@@ -95,6 +97,7 @@ __all__ = [
     "REFERENCES",
     "SECTIONS",
     "SELECTIONS",
+    "AveragedRuns",
     "Checkpoint",
     "DataError",
     "DomainEvaluation",
@@ -127,6 +130,7 @@ __all__ = [
     "SweepDirectory",
     "TrainConfig",
     "TrainedModel",
+    "average_runs",
     "cache_directory",
     "cached_bytes",
     "clear_cache",

@@ -112,6 +112,13 @@ class TrainedModel(nn.Module):
             )
         return {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
 
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights as :meth:`weights_of` has them."""
+        if isinstance(self.predictor, Network):
+            self.predictor.load_plain_state(dict(weights))
+        else:
+            self.predictor.load_state_dict(dict(weights))
+
     def outputs(self, stored: Tensor, rows: Tensor | None = None) -> Tensor:
         """What the model puts out for (some rows of) stored inputs.
 
@@ -178,12 +185,9 @@ class TrainedModel(nn.Module):
             model = architecture.build(preparation.shape, len(classes) or 1)
             network = Network(model, preparation.shape)
             predictor: Network | Predictor = network
-            if (wrapped := described["predictor"]) is None:
-                network.load_plain_state(weights)
-            else:
+            if (wrapped := described["predictor"]) is not None:
                 kind = look_up("predictor", wrapped["name"], PREDICTORS)
                 predictor = kind(network, **wrapped["arguments"])
-                predictor.load_state_dict(weights)
             made = cls(
                 predictor,
                 architecture,
@@ -196,6 +200,7 @@ class TrainedModel(nn.Module):
                 held_out=described["held_out"],
                 facts=described["facts"],
             )
+            made.put(weights)
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
             told = str(error).strip().partition("\n")[0]
             raise RunDirectoryError(

@@ -1,5 +1,6 @@
 """What is done with a trained model: it is evaluated, inspected, exported, asked about samples."""
 
+from .average_runs import AveragedRuns, average_runs
 from .estimation import Estimates, Estimation, estimate
 from .evaluation import DomainEvaluation, Evaluation, evaluate
 from .exporting import Exported, export
@@ -7,6 +8,7 @@ from .inspection import Inspection, inspect
 from .prediction import Predictions, load_model, predict
 
 __all__ = [
+    "AveragedRuns",
     "DomainEvaluation",
     "Estimates",
     "Estimation",
@@ -14,6 +16,7 @@ __all__ = [
     "Exported",
     "Inspection",
     "Predictions",
+    "average_runs",
     "estimate",
     "evaluate",
     "export",

@@ -134,6 +134,13 @@ def evaluate(
             own, parts = parts_of_run(directory, trained, news)
             sections = _sections(new, _on_sources(trained, own, parts, by_group))
         return Evaluation(trained, tuple(new), sections, notes=tuple(notes))
+    return evaluation_of(trained, directory, news, by_group)
+
+
+def evaluation_of(
+    trained: TrainedModel, directory: RunDirectory, news: News, by_group: bool = False
+) -> Evaluation:
+    """Evaluate a model on the data of a run."""
     own, parts = parts_of_run(directory, trained, news)
     sources = _on_sources(trained, own, parts, by_group)
     found = [*sources]
