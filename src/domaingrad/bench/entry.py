@@ -95,7 +95,7 @@ def train(
         raise DataError("expected hold_out: a domain, or None for none.")
     else:
         place = data if isinstance(data, str) else f"{IN_MEMORY}:{name}"
-        config = TrainConfig(place, hold_out, **settings)
+        config = TrainConfig(data=place, hold_out=hold_out, **settings)
     if processes != (1, 1):
         return train_together(config, out, listener, processes=processes, loggers=loggers)
     ready = from_datasets(data, name, classes, groups, fetch) if isinstance(data, Mapping) else None

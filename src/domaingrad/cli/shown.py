@@ -33,7 +33,5 @@ def fail(console: Console, text: object) -> None:
 
 def echo_json(document: Any) -> None:
     """Print JSON, in whatever encoding the terminal or file has."""
-    text = json_of(document)
-    if "utf" not in (sys.stdout.encoding or "").lower():
-        text = re.sub(r"[^\0-\x7f]", lambda letter: json.dumps(letter[0])[1:-1], text)
-    typer.echo(text)
+    unknown = r"[\ud800-\udfff]" if "utf" in (sys.stdout.encoding or "").lower() else r"[^\0-\x7f]"
+    typer.echo(re.sub(unknown, lambda letter: json.dumps(letter[0])[1:-1], json_of(document)))

@@ -17,6 +17,8 @@ from .fetched import Fetch, FetchedSamples, MapStyle
 from .photographs import Photographs
 from .recipes import Recipe, for_digits, for_photographs, for_tables
 
+MOST_GAPS = 1000
+"""Classes up to which some may have no samples; of more, one in a hundred has to have some."""
 AT_ONCE = 256
 """Samples of a data set that is not kept that are in memory together."""
 
@@ -141,6 +143,11 @@ def _passed(domain: str, data: Dataset[Any], digest: Any) -> TensorDataset:
 
 def _require_finite(domain: str, data: TensorDataset) -> None:
     for what, tensor in zip(("input", "label"), data.tensors, strict=True):
+        if tensor.is_complex() or not tensor[:1].numel():
+            raise DataError(
+                f"domain {domain}: expected an {what} of real numbers, one at least; found "
+                f"{list(tensor.shape)} of {tensor.dtype}."
+            )
         if not tensor.is_floating_point():
             continue
         odd = (~tensor.isfinite().flatten(1).all(1)) if tensor.dim() > 1 else ~tensor.isfinite()
@@ -163,6 +170,13 @@ def _classes(
             f"{name}: labels must be classes numbered from 0, of at least two classes; found "
             f"{least} to {most}, and {count} classes. Give floating-point labels for regression."
         )
+    if classes is None and count > max(MOST_GAPS, 100 * len(torch.unique(labels))):
+        raise DataError(
+            f"{name}: labels must be numbered from 0 without gaps; found {most} as the largest of "
+            f"{len(torch.unique(labels)):,} different ones. Number them anew, or name all classes."
+        )
+    if classes is not None and len(set(classes)) < count:
+        raise DataError(f"{name}: expected different names of classes; found {list(classes)}.")
     return tuple(map(str, range(count) if classes is None else classes))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -178,6 +179,7 @@ class TrainedModel(nn.Module):
         """
         described, weights = read_model(path)
         try:
+            described = asdict(_DESCRIBED.validate_python(described))
             preparation = preparation_from(described["preparation"])
             classes = tuple(described["classes"])
             task: Task = described["task"]
@@ -188,6 +190,7 @@ class TrainedModel(nn.Module):
             if (wrapped := described["predictor"]) is not None:
                 kind = look_up("predictor", wrapped["name"], PREDICTORS)
                 predictor = kind(network, **wrapped["arguments"])
+            _require_fit(cls.weights_of(predictor), weights)
             made = cls(
                 predictor,
                 architecture,
@@ -201,13 +204,39 @@ class TrainedModel(nn.Module):
                 facts=described["facts"],
             )
             made.put(weights)
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            told = str(error).strip().partition("\n")[0]
+        except (KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
+            told = " ".join(str(error).partition("\nFor further")[0].split())
             raise RunDirectoryError(
                 f"{path} describes no model that its weights fit ({type(error).__name__}: {told}); "
                 f"use the version of domaingrad and of the plug-ins that wrote it."
             ) from error
         return made.eval()
+
+
+@dataclass
+class _Named:
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass
+class _Described:
+    """What a file says of its model."""
+
+    format: int
+    predictor: _Named | None
+    architecture: _Named
+    data: str
+    preparation: dict[str, Any]
+    task: Task
+    classes: list[str]
+    target: TargetScaler
+    sources: Annotated[list[str], Field(min_length=1)]
+    held_out: str | None
+    facts: dict[str, Any]
+
+
+_DESCRIBED = TypeAdapter(_Described)
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -245,6 +274,18 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"which writes it anew from the last checkpoint."
         )
     return described, weights
+
+
+def _require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """See that tensors are those of a model, by name, shape and kind.
+
+    Raises:
+        ValueError: they are not.
+    """
+    kinds = [{n: (list(t.shape), t.dtype) for n, t in each.items()} for each in (expected, found)]
+    if differing := sorted(n for n in kinds[0] | kinds[1] if kinds[0].get(n) != kinds[1].get(n)):
+        name = differing[0]
+        raise ValueError(f"{name} should be {kinds[0].get(name)} and is {kinds[1].get(name)}")
 
 
 def _digest(weights: Mapping[str, Tensor], told: str) -> str:

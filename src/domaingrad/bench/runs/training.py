@@ -243,7 +243,7 @@ def _is_whole(directory: RunDirectory) -> bool:
         described, _ = read_model(directory.model)
     except RunDirectoryError:
         return False
-    return bool(described["facts"]["step"] == _selected(records.checkpoints).step)
+    return bool(described["facts"].get("step") == _selected(records.checkpoints).step)
 
 
 def _within(out: Path, *names: str) -> Path:

@@ -121,7 +121,7 @@ def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy
     Raises:
         AgreementError: it is not; on every process, with what differs where.
     """
-    found = gather_values(dict(own), group)
+    found = gather_values({name: str(value) for name, value in own.items()}, group)
     if differing := unlike(found):
         told = "; ".join(f"{name}: {ranks}" for name, ranks in differing.items())
         raise AgreementError(f"the processes differ, so they cannot agree: {told}. {remedy}")

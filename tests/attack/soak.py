@@ -1,0 +1,154 @@
+"""Random kills: a command is killed again and again, ended, and has to come to the same numbers.
+
+    python -m tests.attack.soak --minutes 10
+
+Each command is killed at a random moment (SIGKILL, SIGTERM or SIGINT, of the process alone or of
+all that it has started), then given again, up to the end; after a kill some bytes of what was
+written last may be cut off, as on a machine that loses its power. Its outcome is compared with one
+that nobody has killed.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .processes import SOURCE, end_all, start, started_by, wait_until
+
+sys.path.insert(0, str(SOURCE))
+
+from PIL import Image
+
+DIGITS = ["--data", "colored-digits", "--hold-out=-90%", "--accelerator", "cpu"]
+LAST_SECONDS = 45
+"""In which a command that was killed has left no process behind."""
+
+
+def commands(root):
+    """What is killed: command, the folder that it writes, and how long it is let live at most."""
+    data = root / "OULU"
+    for part, file in (("Train", "1_1_01_1"), ("Train", "1_1_01_2"), ("Test", "1_1_36_1")) * 2:
+        for number in range(60):
+            place = data / f"{part}_files" / file / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (300, 300), (number, 0, 0)).save(place)
+    several = ["--trials", 1, "--steps", 300, "--jobs", 2]
+    return {
+        "train": [
+            "train", *DIGITS, "--method", "sand-mask", "--steps", 600, "--checkpoints", 60, "--out",
+        ],
+        "train --devices 2": [
+            "train", *DIGITS, "--steps", 300, "--checkpoints", 30, "--devices", 2, "--out",
+        ],
+        "compare": ["compare", "--data", "spirals", "--methods", "erm,coral", *several, "--out"],
+        "ablate": ["ablate", "gsnr", "--data", "spirals", *several, "--out"],
+        "sweep": [
+            "sweep", "--data", "spirals", "--methods", "erm", "--draws", 2, *several,
+            "--accelerator", "cpu", "--out",
+        ],
+        "prepare-faces": ["prepare-faces", "oulu-npu", data, "--frames", 50],
+    }  # fmt: skip
+
+
+def outcome(out):
+    """Numbers and pictures of what was written, without times and places."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.name == "run.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{k: v for k, v in line.items() if k != "sum"} for line in lines[:-1]]
+        elif path.name in ("held_out.jsonl", "results.csv", "checkpoints.csv") or path.suffix in (
+            ".safetensors", ".png", ".json",
+        ):  # fmt: skip
+            content = path.read_bytes()
+            # A report says where it was written, and a plan by which code.
+            found[name] = "plan" if path.name == "plan.json" else content
+    return found
+
+
+def torn(out, draw):
+    """Cut off the end of a file of records, as where the disk had less than was told."""
+    files = [path for path in out.rglob("*.jsonl") if path.stat().st_size]
+    if files:
+        path = draw.choice(files)
+        path.write_bytes(path.read_bytes()[: -draw.randint(1, 40)])
+
+
+def survive(line, root, draw, lifetime, deadline):
+    """Kill a command until it ends by itself; how often it was killed, and what was wrong."""
+    out, kills = root / "out", 0
+    mark = str(root)
+    while True:
+        process = start([*line, out], mark, TMPDIR=str(root))
+        last = kills >= 12 or time.monotonic() > deadline
+        if not last and not wait_until(lambda p=process: p.poll() is not None,
+                                       draw.uniform(2.0, lifetime)):  # fmt: skip
+            how = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+            one = draw.random() < 0.7
+            (os.kill if one else os.killpg)(process.pid, how)
+            kills += 1
+            gone = wait_until(lambda: not started_by(mark), LAST_SECONDS)
+            if not gone:
+                end_all(mark)
+                process.communicate()
+                return kills, f"{len(started_by(mark))} processes were left after {how.name}"
+            said, _ = process.communicate()
+            if "Traceback" in said:
+                return kills, said
+            if draw.random() < 0.3:
+                torn(out, draw)
+            continue
+        said, _ = process.communicate()
+        if process.returncode:
+            return kills, said
+        return kills, None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    told = parser.parse_args()
+    draw, deadline = random.Random(told.seed), time.monotonic() + 60 * told.minutes
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        every, whole, lifetimes = commands(root), {}, {}
+        kills, faults = dict.fromkeys(every, 0), []
+        for kind, line in every.items():
+            began = time.monotonic()
+            with start([*line, root / "whole" / re.sub(r"\W", "", kind)], str(root)) as process:
+                said, _ = process.communicate()
+            if process.returncode:
+                sys.exit(f"{kind} fails without a kill:\n{said}")
+            whole[kind] = outcome(root / "whole" / re.sub(r"\W", "", kind))
+            lifetimes[kind] = max(4.0, 1.1 * (time.monotonic() - began))
+        while time.monotonic() < deadline:
+            kind = min(kills, key=kills.__getitem__)
+            place = Path(tempfile.mkdtemp(dir=root))
+            number, wrong = survive(every[kind], place, draw, lifetimes[kind], deadline)
+            kills[kind] += number
+            if wrong is None and (again := outcome(place / "out")) != whole[kind]:
+                differing = [n for n in again | whole[kind] if again.get(n) != whole[kind].get(n)]
+                wrong = f"other numbers in {differing}"
+            if wrong is not None:
+                faults.append(f"{kind}: {wrong}")
+                print("FAULT", faults[-1], flush=True)
+            print(f"{kind}: {number} kills", "survived" if wrong is None else "and a fault",
+                  flush=True)  # fmt: skip
+            shutil.rmtree(place, ignore_errors=True)
+    tried = sum(kills.values())
+    print(", ".join(f"{kind}: {number}" for kind, number in kills.items()))
+    print(f"{tried} kills tried, {len(faults)} commands of them with a fault")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
