@@ -99,7 +99,7 @@ class Embeddings(Preparation):
         if not self.mean:
             return stored.float()
         mean, scale = (each.to(stored.device) for each in self._estimates)
-        return (stored.float() - mean) / scale
+        return (stored.float() - mean).div_(scale)
 
     def network(self, device: torch.device) -> Network:
         """The maker's backbone."""

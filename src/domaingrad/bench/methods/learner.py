@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
 from operator import add
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -106,7 +106,6 @@ class Setup:
     """By which ``loss`` weighs samples by their class, if it does."""
 
 
-@runtime_checkable
 class Stateful(Protocol):
     """What has a state to be kept."""
 
@@ -343,8 +342,9 @@ def mean_over_processes(processes: Processes, values: Tensor, samples: int) -> T
 
 
 def _stateful(place: str, value: object) -> Iterator[tuple[str, Stateful]]:
-    if isinstance(value, Stateful):
-        yield place, value
+    # By attributes: isinstance of a protocol is slow, and this is asked for in every step.
+    if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
+        yield place, cast(Stateful, value)
     elif isinstance(value, Mapping):
         for key, each in value.items():
             yield from _stateful(f"{place}.{key}", each)

@@ -108,7 +108,8 @@ class TrainConfig:
         ),
     ] = False
     head: Annotated[
-        Literal["linear", "mlp"] | None, Option("What is trained on embeddings; mlp unless told.")
+        Literal["linear", "mlp"] | None,
+        Option("What is trained on embeddings; mlp unless told, of tf-idf linear."),
     ] = None
     lp_ft: Annotated[
         bool,
