@@ -45,7 +45,7 @@ def test_a_run_is_told_evaluated_inspected_and_asked(result, table, tmp_path):
     new.write_text("age\n25\n75\n")
     found = bench.predict(path, [new])
     assert found.labels == ["no", "yes"]
-    assert found.names == (f"{new}:1", f"{new}:2")
+    assert found.names == (f"{new}:2", f"{new}:3")
 
 
 def test_a_loaded_model_is_a_module_that_predicts(result):

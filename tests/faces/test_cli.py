@@ -165,3 +165,15 @@ def test_a_sweep_tells_rates_by_video_and_draws_their_curves(faces, tmp_path):
     with (place / "groups.jsonl").open("a") as file:
         file.write("no record\n")
     assert RunDirectory(place).condition == "damaged"
+
+
+def test_faces_are_decided_at_the_threshold_that_the_sources_chose(trained, faces):
+    told = json.loads(run("evaluate", trained, "--json").stdout)["liveness"]["M"]
+    least = told["at_source"]["threshold"]["value"]
+    frames = sorted(each for each in faces.rglob("*") if each.suffix in (".jpg", ".png"))[:12]
+    done = run("predict", trained, *frames, "--json")
+    assert done.exit_code == 0, done.output
+    assert f"decided for live from a probability of {least:.3f} on" in done.stderr
+    for row in json.loads(done.stdout):
+        live = row["probabilities"]["live"] >= least
+        assert row["prediction"] == ("live" if live else "spoof")

@@ -80,6 +80,14 @@ class Section(ABC):
             sources: of the sources' validation splits.
         """
 
+    def threshold(self, sources: Recorded) -> tuple[str, float] | None:
+        """A class, and the probability from which on it is decided for; ``None`` for the likeliest.
+
+        Args:
+            sources: what was recorded of the sources' validation splits at the selected model.
+        """
+        return None
+
 
 SECTIONS = Registry[Section]("report section")
 """By the name under which JSON has them."""

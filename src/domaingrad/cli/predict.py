@@ -49,6 +49,13 @@ def predict(
         found = run_prediction(
             run, files, skip_unreadable=skip_unreadable, name=id_, news=view.listener.news
         )
+    if found.threshold is not None:
+        name, least = found.threshold
+        errors.print(
+            f"Note: decided for {name} from a probability of {least:.3f} on, which the sources' "
+            f"validation chose.",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
     if as_json:
         echo_json(list(_as_json(found)))
     elif as_csv:

@@ -14,6 +14,8 @@ from domaingrad.bench.runs.trainer import Recorded
 from domaingrad.bench.sections import EvaluationSection, Section, SweepSection, Table
 
 from .liveness import Estimate, LivenessCurve, LivenessMetrics, liveness_curve
+from .rates import eer
+from .sets import LIVE
 from .video_scores import VideoScores, joined
 
 COLUMNS = (
@@ -107,6 +109,13 @@ class Liveness(Section):
             document={name: asdict(curve.metrics) for name, curve in curves.items()},
             draw=partial(plot_liveness, drawn) if drawn else None,
         )
+
+    def threshold(self, sources: Recorded) -> tuple[str, float] | None:
+        """Live from the equal error rate of the sources' validation videos on."""
+        found = [VideoScores.read(each) for each in sources.values()]
+        if not found or not (source := joined(found)).both:
+            return None
+        return LIVE, eer(source).threshold
 
 
 def _rows(

@@ -56,14 +56,15 @@ def listed(names: Sequence[object], most: int = 10) -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[bool, int, str]]:
     """By which names sort as one counts.
 
     >>> sorted(["10", "9", "a10", "a9"], key=natural)
     ['9', '10', 'a9', 'a10']
     """
     parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part]
+    numbers = [(part, int(part) if part.isdecimal() else None) for part in parts if part]
+    return [(n is None, n or 0, "" if n is not None else part) for part, n in numbers]
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:

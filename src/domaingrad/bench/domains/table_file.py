@@ -54,7 +54,7 @@ class Writing:
     r"""How a table is written as text; ``None`` for what is to be found out.
 
     >>> Writing(separator="tab").separator
-    '\\t'
+    '\t'
     """
 
     separator: str | None = None

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from domaingrad.bench.domains import DataError, News
 from domaingrad.bench.domains.data import Reading
+from domaingrad.bench.runs.directory import GROUPS, RunDirectory
 from domaingrad.bench.runs.trained import TrainedModel
+from domaingrad.bench.sections import SECTIONS
 
 from .run_parts import model_of_run
 
@@ -25,10 +27,18 @@ class Predictions:
     """Of the samples: a file, or a file and a row."""
     outputs: Tensor
     """Probabilities [n, classes], or numbers [n]."""
+    threshold: tuple[str, float] | None = None
+    """A class, and the probability from which on it is decided for, as the run's data have it."""
 
     @property
     def labels(self) -> list[str] | list[float]:
-        """The likeliest class of each sample, or its number."""
+        """The likeliest class of each sample, or by the threshold; or its number."""
+        classes = self.model.classes
+        if self.threshold is not None:
+            name, least = self.threshold
+            (other,) = [each for each in classes if each != name]
+            held = self.outputs[:, classes.index(name)].double() >= least
+            return [name if each else other for each in held.tolist()]
         if self.model.task == "classification":
             return [self.model.classes[place] for place in self.outputs.argmax(1).tolist()]
         numbers: list[float] = self.outputs.tolist()
@@ -73,7 +83,17 @@ def predict(
     model = load_model(run)
     reading = Reading(skip_unreadable, name, news or News())
     names, stored = model.transform.read(paths_of(files), reading)
-    return Predictions(model, tuple(names), model.outputs(stored))
+    return Predictions(model, tuple(names), model.outputs(stored), _threshold(Path(run), model))
+
+
+def _threshold(run: Path, model: TrainedModel) -> tuple[str, float] | None:
+    """By what a run's data decide, where they do otherwise than for the likeliest class."""
+    if not (run / GROUPS).is_file() or len(model.classes) != 2:
+        return None
+    recorded = RunDirectory.existing(run).groups().get(model.facts["step"], {})
+    sources = {name: found for name, found in recorded.items() if name in model.sources}
+    found = (section.threshold(sources) for section in SECTIONS.values())
+    return next((each for each in found if each is not None and each[0] in model.classes), None)
 
 
 def paths_of(files: Sequence[str | Path]) -> list[Path]:
