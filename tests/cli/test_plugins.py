@@ -1,4 +1,4 @@
-"""What CONTRIBUTING shows works as it is written there, from a file beside the command."""
+"""What the tutorials show works as it is written there, from a file beside the command."""
 
 import json
 import re
@@ -12,8 +12,12 @@ import pytest
 import torch
 import yaml
 
-PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PAGES = Path(__file__).parents[2] / "docs" / "tutorials"
+BLOCKS = [
+    block
+    for page in sorted(PAGES.glob("new_*.md"))
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 def block(words: str) -> str:

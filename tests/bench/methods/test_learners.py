@@ -198,9 +198,9 @@ def test_a_restart_is_a_fresh_optimizer():
         torch.testing.assert_close(own, its)
 
 
-def test_the_method_of_contributing_trains():
+def test_the_new_method_of_the_tutorial_trains():
     """Its block as printed, but for its registration."""
-    page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "tutorials" / "new_method.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (block,) = [each for each in blocks if "@register.method" in each]
     scope = {"__name__": __name__}

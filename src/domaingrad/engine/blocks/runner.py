@@ -59,7 +59,7 @@ class Runner:
         if not isinstance(rule, (ElementwiseRule, StackRule, GramianRule)):
             raise TypeError(
                 f"expected a rule derived from ElementwiseRule, StackRule or GramianRule; found "
-                f"{type(rule).__name__}. See CONTRIBUTING.md, 'How to add a rule'."
+                f"{type(rule).__name__}. See docs/tutorials/new_rule.md."
             )
         self.rule = rule
         self.factors = factors
