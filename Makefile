@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint gpu oldest clean
 
 demo: $(VENV)/bench
 	$(BIN)/domaingrad compare --data spirals --data colored-digits --out demo
@@ -22,6 +22,15 @@ lint: $(VENV)/dev
 # On a machine with a GPU; eight minutes, results in benchmarks/results/gpu.md.
 gpu: $(VENV)/bench
 	$(BIN)/python benchmarks/gpu.py
+
+# The core under the lowest versions that it asks for; PyTorch's is a large download.
+oldest: $(VENV)/oldest
+	OMP_NUM_THREADS=1 $(VENV)/oldest/bin/pytest tests/rules tests/engine tests/dropout tests/inspect \
+		-m "not slow" --ignore tests/engine/distributed
+
+$(VENV)/oldest:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[bench]" hypothesis pytest
 
 clean:
 	rm -rf $(VENV) demo

@@ -116,10 +116,12 @@ def _versions(tensors: Sequence[Any]) -> list[int]:
 
 def as_it_is(half: Half, graph: GraphModule) -> Boxed:
     """A graph that no compiler sees."""
-    from torch.fx.graph import _BoxedCodeGen  # noqa: PLC0415, beside its one use
-
     half.note(graph)
-    graph.graph.set_codegen(_BoxedCodeGen())
-    graph.recompile()
-    half.run = graph.forward
+    boxed = getattr(torch.fx.graph, "_BoxedCodeGen", None)
+    if boxed is None:  # in an older PyTorch; inputs are then freed at the end
+        half.run = lambda inputs: graph.forward(*inputs)
+    else:
+        graph.graph.set_codegen(boxed())
+        graph.recompile()
+        half.run = graph.forward
     return half.run
