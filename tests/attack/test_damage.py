@@ -152,11 +152,26 @@ def test_a_run_without_its_state_and_records_begins_again(good, copied):
     whole = numbers(command(line))
     (run / "checkpoint.pt").write_bytes(b"nothing")
     (run / "run.jsonl").write_bytes((run / "run.jsonl").read_bytes()[:-30])
-    assert numbers(command(line)) == whole
+    again = command(line)
+    assert numbers(again) == whole
+    assert "checkpoint.pt is damaged" in again.stderr
     assert (run / "checkpoint.pt.damaged").read_bytes() == b"nothing"
 
 
-DEEP = "[" * 100_000
+@pytest.mark.parametrize("name", ["held_out.jsonl", "model.safetensors", "run.jsonl"])
+@pytest.mark.parametrize("damage", [lambda _: None, lambda content: content.replace(b"0", b"7")])
+def test_what_is_missing_or_altered_is_told_and_mended(good, copied, name, damage):
+    run = copied("run")
+    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out", run]
+    whole = numbers(command(line))
+    spoil(run / name, damage)
+    again = command(line)
+    assert numbers(again) == whole
+    assert whole["held_out"] is not None
+    assert "goes on from step 2" in again.stderr
+    assert name == "run.jsonl" or "done again from the last checkpoint" in again.stderr
+
+
 HARMLESS = [("facts", {}), ("facts", {"name": "x"}), ("data", "x"), ("target", {}),
             ("target", {"name": "x"})]  # fmt: skip
 MODELS = [
