@@ -4,14 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint gpu oldest clean
+.PHONY: demo test lint attack soak gpu oldest clean
 
 demo: $(VENV)/bench
 	$(BIN)/domaingrad compare --data spirals --data colored-digits --out demo
 
 # One process for each core, so one thread for each process.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
+
+# All of the attack, tests marked slow included; a share of it is in `make test`.
+attack: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal tests/attack
+
+# Random kills for so many minutes.
+MINUTES ?= 10
+soak: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack.soak --minutes $(MINUTES)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check

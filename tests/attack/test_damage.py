@@ -19,10 +19,10 @@ from .conftest import TRAIN
 from .invoking import command, require_clear_end
 
 FEW = settings(
-    max_examples=25, deadline=None, derandomize=True,
+    max_examples=6, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
-MANY = settings(FEW, max_examples=300)
+MANY = settings(FEW, max_examples=100)
 FILES = ["config.yaml", "run.jsonl", "held_out.jsonl", "checkpoint.pt", "model.safetensors"]
 PLACES = st.floats(0, 1, exclude_max=True)
 
@@ -101,8 +101,9 @@ def test_many_damaged_runs_come_to_their_numbers_again_or_say_why_not(good, name
     check_train(good, name, damage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.yaml", "model.safetensors"])
-@FEW
+@MANY
 @given(damage=damages())
 def test_an_evaluation_of_a_damaged_run_is_the_same_or_says_why_not(good, name, damage):
     whole = json.loads(command(["evaluate", good["run"], "--json", "--no-plot"]).stdout)
@@ -116,8 +117,9 @@ def test_an_evaluation_of_a_damaged_run_is_the_same_or_says_why_not(good, name, 
             assert json.loads(again.stdout) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.json", "run.jsonl", "held_out.jsonl"])
-@FEW
+@MANY
 @given(damage=damages(), run=st.integers(0, 3))
 def test_a_report_of_a_damaged_sweep_is_the_same_or_says_what_is_missing(good, name, damage, run):
     whole = json.loads(command(["report", good["sweep"], "--json"]).stdout)
@@ -150,11 +152,26 @@ def test_a_run_without_its_state_and_records_begins_again(good, copied):
     whole = numbers(command(line))
     (run / "checkpoint.pt").write_bytes(b"nothing")
     (run / "run.jsonl").write_bytes((run / "run.jsonl").read_bytes()[:-30])
-    assert numbers(command(line)) == whole
+    again = command(line)
+    assert numbers(again) == whole
+    assert "checkpoint.pt is damaged" in again.stderr
     assert (run / "checkpoint.pt.damaged").read_bytes() == b"nothing"
 
 
-DEEP = "[" * 100_000
+@pytest.mark.parametrize("name", ["held_out.jsonl", "model.safetensors", "run.jsonl"])
+@pytest.mark.parametrize("damage", [lambda _: None, lambda content: content.replace(b"0", b"7")])
+def test_what_is_missing_or_altered_is_told_and_mended(good, copied, name, damage):
+    run = copied("run")
+    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out", run]
+    whole = numbers(command(line))
+    spoil(run / name, damage)
+    again = command(line)
+    assert numbers(again) == whole
+    assert whole["held_out"] is not None
+    assert "goes on from step 2" in again.stderr
+    assert name == "run.jsonl" or "done again from the last checkpoint" in again.stderr
+
+
 HARMLESS = [("facts", {}), ("facts", {"name": "x"}), ("data", "x"), ("target", {}),
             ("target", {"name": "x"})]  # fmt: skip
 MODELS = [

@@ -148,7 +148,7 @@ def require_comment(path: Path) -> None:
     """
     content = read(path)
     text, _, given = content.rpartition(_COMMENT.encode())
-    if given.strip().decode(errors="replace") != checksum(text):
+    if given != f"{checksum(text)}\n".encode():
         raise DamagedError(
             f"{path} has been changed since it was written, or is of another version; put it back. "
             f"To train with other settings, change a copy of it, elsewhere."

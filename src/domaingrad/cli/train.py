@@ -158,11 +158,13 @@ def _tell(result: Result, errors: Console, as_json: bool) -> None:
         echo_json(_as_json(result))
     else:
         print_table(_table(result), Console())
-    say(
-        errors,
-        f"The model is {result.directory.model}; domaingrad evaluate {result.directory.path} says "
-        f"more of it.",
-    )
+    place = result.directory
+    if place.model.exists():
+        say(
+            errors, f"The model is {place.model}; domaingrad evaluate {place.path} says more of it."
+        )
+    else:
+        say(errors, "The model is not kept.")
 
 
 def _as_json(result: Result) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.set_aside: list[str] = []
+        """Files that were damaged, and are kept under another name."""
         self._records = {name: Record(path / name) for name in (RECORDS, SEALED, GROUPS)}
 
     def require_free(self) -> None:
@@ -293,6 +295,7 @@ class RunDirectory:
 
     def _set_aside(self, name: str) -> None:
         (self.path / name).replace(self.path / f"{name}{DAMAGED}")
+        self.set_aside.append(name)
 
     def save_model(self, content: bytes) -> None:
         """Replace the model that was chosen."""

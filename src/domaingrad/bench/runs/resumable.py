@@ -20,7 +20,7 @@ from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.protocol import seed_of
 
-from .directory import RunDirectory
+from .directory import DAMAGED, RunDirectory
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
 from .loggers import end, log_again, logged, logger_in
@@ -168,7 +168,10 @@ def carry_on(
             listener.news.say(f"Note: {note}")
         plain = _trained(config, data, begun)
         before, chosen = 0.0, None
-        if state := ranks.first(directory.resume):
+        state = ranks.first(directory.resume)
+        for name in directory.set_aside:
+            listener.news.say(f"{name} is damaged; it is kept as {name}{DAMAGED}.")
+        if state:
             try:
                 before, chosen = state["seconds"], _Chosen(**state["chosen"])
                 trainer.load_state_dict(state["trainer"])

@@ -199,7 +199,7 @@ def _train(
             """Keep others out; but of what is whole nothing is written, so that it may be shown."""
             if directory.begun:
                 directory.require(settings)
-                if _is_whole(directory):
+                if _fault(directory) is None:
                     return False
             directory.make()
             held.enter_context(directory.alone(patience))
@@ -226,24 +226,32 @@ def _train(
                     for name in held_out_in_turn(data)
                 }
             )
-        if at_work and not ranks.first(lambda: _is_whole(directory)):
+        fault = ranks.first(lambda: _fault(directory)) if at_work else None
+        if fault is not None:
+            if fault:
+                carried.listener.news.say(f"{fault} It is done again from the last checkpoint.")
             carry_on(config, data, directory, carried, begun)
         told = ranks.first(lambda: _told(directory))
         return _result(directory, config, data, estimate, told)
 
 
-def _is_whole(directory: RunDirectory) -> bool:
-    """Whether a run has ended, and all is there that it wrote (a sweep forgets its models)."""
+def _fault(directory: RunDirectory) -> str | None:
+    """What is damaged, or nothing; ``None`` where the run has ended, and all is there.
+
+    A sweep forgets its models, and the states to go on from with them.
+    """
     records = directory.records()
     if records.condition != "finished":
-        return False
+        return records.cause
     if not directory.model.exists() and not directory.resumable:
-        return True
+        return None
     try:
         described, _ = read_model(directory.model)
-    except RunDirectoryError:
-        return False
-    return bool(described["facts"].get("step") == _selected(records.checkpoints).step)
+    except RunDirectoryError as error:
+        return str(error)
+    if described["facts"].get("step") != _selected(records.checkpoints).step:
+        return f"{directory.model} is not the model of the step that is selected."
+    return None
 
 
 def _within(out: Path, *names: str) -> Path:
