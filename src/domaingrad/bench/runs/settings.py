@@ -251,6 +251,14 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         )
     training, usual = training_of(config, data), data.recipe.backbone
     _require_average(config, training)
+    if config.head is not None and (
+        usual not in HEADS.values()
+        or (not config.frozen_backbone and config.backbone not in (None, OWN))
+    ):
+        raise SettingError(
+            f"a head is trained on embeddings or texts; found the head {config.head} of "
+            f"{data.name} with the backbone {config.backbone}. Leave it out, or freeze that."
+        )
     if config.metric is not None:
         metric = look_up("metric", config.metric, METRICS)
         shares = data.task != "regression"
