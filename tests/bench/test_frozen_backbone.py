@@ -97,7 +97,7 @@ def test_the_same_numbers_from_a_file_and_from_the_images(photographs, weights, 
         str(photographs), tmp_path / "images", hold_out="west", data_options=options,
         **frozen, **QUICK,
     )  # fmt: skip
-    of_file = bench.train(str(out), tmp_path / "file", hold_out="west", **QUICK)
+    of_file = bench.train(str(out), tmp_path / "file", hold_out="west", head="mlp", **QUICK)
     assert of_images.selected == of_file.selected
     assert of_images.held_out == of_file.held_out
     assert of_images.selected.val_score == 1.0
@@ -199,6 +199,8 @@ def test_a_penalty_of_features_that_nothing_moves_is_refused(photographs, frozen
         ({"frozen_backbone": True}, "expected the backbone to be named"),
         ({"frozen_backbone": True, "lp_ft": True, "backbone": "x"}, "is not fine-tuned"),
         ({"frozen_backbone": True, "backbone": "squeezenet"}, "needs its weights"),
+        ({"head": "mlp", "backbone": "mnist-cnn"}, "a head is trained on embeddings"),
+        ({"head": "mlp"}, "a head is trained on embeddings"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(photographs, tmp_path, settings, message):

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -204,35 +203,32 @@ def kept(
     """
     directory = cache_directory() / "embeddings"
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    entry = directory / f"{name}.npy"
+    entry, total = directory / f"{name}.f32", len(inputs)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not entry.exists():
             with alone(entry, news, "making these embeddings"):
                 if not entry.exists():
                     _make(entry, inputs, make, told)
+        # A memory map whose changes stay in memory.
+        found = np.memmap(entry, "<f4", "c")
     except OSError as error:
         raise DataError(
             f"embeddings cannot be written to {directory} ({error.strerror}); make room there, or "
             f"set DOMAINGRAD_CACHE to a directory that can be written to."
         ) from error
-    try:
-        # A memory map whose changes stay in memory.
-        return torch.from_numpy(np.load(entry, mmap_mode="c"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the cache entry {entry} is damaged ({error}); remove it, and it is made anew."
-        ) from error
+    if len(found) % total:
+        raise DataError(f"the cache entry {entry} is damaged; remove it, and it is made anew.")
+    return torch.from_numpy(found.reshape(total, -1))
 
 
 def _make(
     entry: Path, inputs: Any, make: Callable[[Any], Tensor], told: Callable[[int], None]
 ) -> None:
     partly, total = entry.with_suffix(".partial"), len(inputs)
-    probe = make(_rows(inputs, 0, 1))
-    width = probe.shape[1]
+    width = make(_rows(inputs, 0, 1)).shape[1]
     size = partly.stat().st_size if partly.exists() else 0
-    done = min(size // (4 * width * KEPT) * KEPT, total)
+    done = size // (4 * width * KEPT) * KEPT
     with partly.open("r+b" if done else "wb") as file:
         file.truncate(4 * width * done)
         file.seek(0, os.SEEK_END)
@@ -242,15 +238,8 @@ def _make(
             file.flush()
             done += len(some)
             told(done)
-    ready = entry.with_suffix(".ready")
-    found = np.fromfile(partly, "<f4").reshape(total, width)
-    with ready.open("wb") as file:
-        np.save(file, found)
-        file.flush()
         os.fsync(file.fileno())
-    ready.rename(entry)
-    with suppress(OSError):
-        partly.unlink()
+    partly.rename(entry)
 
 
 def _rows(inputs: Any, first: int, end: int) -> Any:

@@ -18,6 +18,7 @@ from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import DataError, DomainData, News, listed
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
+from domaingrad.bench.models.pretrained import PACKAGE
 from domaingrad.bench.protocol import seed_of
 
 from .directory import DAMAGED, RunDirectory
@@ -313,6 +314,8 @@ def _network(
         notes.append(
             f"{report.loaded} tensors of weights loaded; with fresh values: {fresh}{unused}"
         )
+    elif config.backbone == "efficientnet-lite0" and not config.frozen_backbone:
+        notes.append(f"the backbone begins with fresh weights; weights={PACKAGE} has ImageNet's")
     if config.frozen_norms and not (count := freeze_norms(model)):
         raise DataError(
             f"there are no norms to freeze in {config.backbone}: it has no BatchNorm with running "

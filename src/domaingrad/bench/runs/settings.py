@@ -278,6 +278,14 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
     _require_average(config, training)
     if config.class_weights != "none" and data.task == "regression":
         raise SettingError("class_weights weigh classes; found labels that are numbers.")
+    if config.head is not None and (
+        usual not in HEADS.values()
+        or (not config.frozen_backbone and config.backbone not in (None, OWN))
+    ):
+        raise SettingError(
+            f"a head is trained on embeddings or texts; found the head {config.head} of "
+            f"{data.name} with the backbone {config.backbone}. Leave it out, or freeze that."
+        )
     if config.metric is not None:
         metric = look_up("metric", config.metric, METRICS)
         shares = data.task != "regression"
