@@ -131,3 +131,21 @@ def test_numbers_are_evaluated_by_domain_and_together_as_the_run_was_selected(tm
     assert "--model ridge is a method; found --method and-mask, too" in " ".join(
         both.stderr.split()
     )
+
+
+def test_a_manifest_whose_columns_are_named_is_evaluated_as_other_data(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = ["path,kind,camera"]
+    for at in range(16):
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{'xy'[at % 2]},{'ab'[at // 8]}")
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    bench.train(
+        f"manifest:{manifest}", tmp_path / "run", hold_out="b", steps=2, batch=2, backbone="mlp",
+        data_options={"size": 8, "target": "kind", "domain": "camera"}, accelerator="cpu",
+    )  # fmt: skip
+    found = bench.evaluate(tmp_path / "run", f"manifest:{manifest}")
+    assert [each.samples for each in found.domains] == [8, 8]
+    assert any("is what this model was trained on" in note for note in found.notes)

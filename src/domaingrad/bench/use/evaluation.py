@@ -196,8 +196,8 @@ def _on_new_data(
     options = {**config.data_options, "least": 1}
     if not by_group:  # other data need not have them
         options.pop("group", None)
-    if "target" in options:
-        options |= {"task": trained.task, **trained.transform.options_for_more()}
+    if more := trained.transform.options_for_more():
+        options |= {"task": trained.task, **more}
     new = load(data, options, news, drawing(replace(config, data=data)))
     if new.task != trained.task:
         raise DataError(f"the model was trained for {trained.task}; {data} is {new.task}.")
