@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint attack soak gpu oldest clean
+.PHONY: demo test lint docs attack soak gpu oldest clean
 
 demo: $(VENV)/bench
 	$(BIN)/domaingrad compare --data spirals --data colored-digits --out demo
@@ -28,6 +28,10 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A static site in site/, its warnings as errors; nothing is fetched while it is built.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
 # On a machine with a GPU; eight minutes, results in benchmarks/results/gpu.md.
 gpu: $(VENV)/bench
 	$(BIN)/python benchmarks/gpu.py
@@ -42,7 +46,7 @@ $(VENV)/oldest:
 	$@/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[bench]" hypothesis pytest
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(BIN)/pip:
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'domaingrad needs Python 3.11 or newer, found ' + sys.version"
@@ -52,6 +56,10 @@ $(VENV)/bench: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) -e ".[bench]"
 	@touch $@
 
+$(VENV)/docs: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e ".[bench,docs]"
+	@touch $@
+
 $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) -e ".[bench,dev]"
+	$(INSTALL) -e ".[bench,dev,docs]"
 	@touch $@

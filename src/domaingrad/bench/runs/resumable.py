@@ -168,19 +168,8 @@ def carry_on(
         for note in notes:
             listener.news.say(f"Note: {note}")
         plain = _trained(config, data, begun)
-        before, chosen = 0.0, None
-        state = ranks.first(directory.resume)
-        for name in directory.set_aside:
-            listener.news.say(f"{name} is damaged; it is kept as {name}{DAMAGED}.")
-        if state:
-            try:
-                before, chosen = state["seconds"], _Chosen(**state["chosen"])
-                trainer.load_state_dict(state["trainer"])
-            except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-                raise RunDirectoryError(
-                    f"the state in {directory.path} is not one of this run "
-                    f"({type(error).__name__}: {error}); choose another directory."
-                ) from error
+        before, chosen = _resumed(directory, trainer, carried)
+        if chosen is not None:
             # What was written after that state belongs to steps that are done again.
             again = chosen
             ranks.first(lambda: directory.save_model(again.content(plain, config)))
@@ -219,6 +208,30 @@ def carry_on(
     ranks.first(
         lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
     )
+
+
+def _resumed(
+    directory: RunDirectory, trainer: Trainer, carried: Carried
+) -> tuple[float, _Chosen | None]:
+    """Put a training where it was left: its seconds so far and what it had chosen, if anything.
+
+    Raises:
+        RunDirectoryError: the state is of something else.
+    """
+    state = carried.ranks.first(directory.resume)
+    for name in directory.set_aside:
+        carried.listener.news.say(f"{name} is damaged; it is kept as {name}{DAMAGED}.")
+    if not state:
+        return 0.0, None
+    try:
+        before, chosen = state["seconds"], _Chosen(**state["chosen"])
+        trainer.load_state_dict(state["trainer"])
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"the state in {directory.path} is not one of this run "
+            f"({type(error).__name__}: {error}); choose another directory."
+        ) from error
+    return before, chosen
 
 
 def _ended(config: TrainConfig, scores: Sequence[float]) -> str | None:
