@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch._functorch.config
 from torch import nn
 
 WITHOUT_COMPILER = ("eager", "aot_eager")
@@ -44,11 +46,17 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 def _of(compiled: nn.Module) -> dict[str, Any] | None:
-    from torch._dynamo.eval_frame import innermost_backend  # noqa: PLC0415, takes a second
-
-    backend = innermost_backend(_context(compiled).callback)
+    backend = _context(compiled).callback
+    while hasattr(backend, "_torchdynamo_orig_backend"):
+        backend = backend._torchdynamo_orig_backend
     found = getattr(backend, "config", None)
     if getattr(backend, "compiler_name", None) == "inductor" and isinstance(found, dict):
+        if not hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
+            raise ValueError(
+                f"compiled models need a newer PyTorch than {torch.__version__}, whose compiler "
+                f"does not tell the backward pass in time. Leave compile out, and give the module "
+                f"that is not compiled."
+            )
         return dict(found)
     name = getattr(backend, "compiler_name", getattr(backend, "__name__", type(backend).__name__))
     if name in WITHOUT_COMPILER:
