@@ -40,13 +40,13 @@ def commands(root):
             place = data / f"{part}_files" / file / f"{number}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (300, 300), (number, 0, 0)).save(place)
-    several = ["--trials", 1, "--steps", 300, "--jobs"]
+    several = ["--trials", 1, "--steps", 200, "--jobs"]
     digits = ["train", *DIGITS, "--method", "sand-mask", "--steps", 600, "--checkpoints", 60]
     compare = ["compare", "--data", "spirals", "--methods", "erm,coral", *several]
     return {
         "train": [*digits, "--out"],
         "compare": [*compare, 1, "--out"],
-        "ablate": ["ablate", "gsnr", "--data", "spirals", *several, 1, "--out"],
+        "ablate": ["ablate", "gsnr", "--data", "spirals", *several, 1, "--steps", 15, "--out"],
         "sweep": [
             "sweep", "--data", "spirals", "--methods", "erm", "--draws", 2, *several, 1,
             "--accelerator", "cpu", "--out",
