@@ -22,6 +22,7 @@ ELSEWHERE = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
 } | {
     f"benchmarks/{path.name}": f"benchmarks/results/{path.name}"
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
