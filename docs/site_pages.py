@@ -52,8 +52,8 @@ REFERENCE = {
     "Sites": ("domaingrad.integrations.federated", "SiteSums site_sums added combine"),
     "Training": (
         "domaingrad.bench",
-        "train TrainConfig Result load_model TrainedModel evaluate Evaluation predict Predictions "
-        "inspect Inspection embed export Exported",
+        "train TrainConfig Result load_model TrainedModel evaluate Evaluation estimate "
+        "Estimates predict Predictions inspect Inspection embed export Exported",
     ),
     "Sweeps": ("domaingrad.bench", "sweep SweepConfig plan_sweep PlannedSweep Summary"),
     "Methods of your own": (
