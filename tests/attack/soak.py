@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -20,13 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from .processes import SOURCE, end_all, start, started_by, wait_until
+from .processes import SOURCE, Forked, end_all, start, started_by, wait_until
 
 sys.path.insert(0, str(SOURCE))
 
 from PIL import Image
 
 DIGITS = ["--data", "colored-digits", "--hold-out=-90%", "--accelerator", "cpu"]
+MOST = 12
+"""Kills of a command before it may end."""
 LAST_SECONDS = 45
 """In which a command that was killed has left no process behind."""
 
@@ -39,22 +40,34 @@ def commands(root):
             place = data / f"{part}_files" / file / f"{number}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (300, 300), (number, 0, 0)).save(place)
-    several = ["--trials", 1, "--steps", 300, "--jobs", 2]
+    several = ["--trials", 1, "--steps", 300, "--jobs"]
+    digits = ["train", *DIGITS, "--method", "sand-mask", "--steps", 600, "--checkpoints", 60]
+    compare = ["compare", "--data", "spirals", "--methods", "erm,coral", *several]
     return {
-        "train": [
-            "train", *DIGITS, "--method", "sand-mask", "--steps", 600, "--checkpoints", 60, "--out",
-        ],
-        "train --devices 2": [
-            "train", *DIGITS, "--steps", 300, "--checkpoints", 30, "--devices", 2, "--out",
-        ],
-        "compare": ["compare", "--data", "spirals", "--methods", "erm,coral", *several, "--out"],
-        "ablate": ["ablate", "gsnr", "--data", "spirals", *several, "--out"],
+        "train": [*digits, "--out"],
+        "compare": [*compare, 1, "--out"],
+        "ablate": ["ablate", "gsnr", "--data", "spirals", *several, 1, "--out"],
         "sweep": [
-            "sweep", "--data", "spirals", "--methods", "erm", "--draws", 2, *several,
+            "sweep", "--data", "spirals", "--methods", "erm", "--draws", 2, *several, 1,
             "--accelerator", "cpu", "--out",
         ],
         "prepare-faces": ["prepare-faces", "oulu-npu", data, "--frames", 50],
+        "train --devices 2": [
+            "train", *DIGITS, "--steps", 300, "--checkpoints", 30, "--devices", 2, "--out",
+        ],
+        "compare --jobs 2": [*compare, 2, "--out"],
     }  # fmt: skip
+
+
+ANEW = ("train --devices 2", "compare --jobs 2")
+"""Started as processes of their own; the others are copies of this one, which start at once."""
+
+
+def begin(kind, line, root):
+    line = [*line, root / "out"]
+    if kind in ANEW:
+        return start(line, str(root), TMPDIR=str(root))
+    return Forked(line, root / "said")
 
 
 def outcome(out):
@@ -82,34 +95,31 @@ def torn(out, draw):
         path.write_bytes(path.read_bytes()[: -draw.randint(1, 40)])
 
 
-def survive(line, root, draw, lifetime, deadline):
+def survive(kind, line, root, draw, lifetime, deadline):
     """Kill a command until it ends by itself; how often it was killed, and what was wrong."""
-    out, kills = root / "out", 0
-    mark = str(root)
+    out, kills, mark = root / "out", 0, str(root)
     while True:
-        process = start([*line, out], mark, TMPDIR=str(root))
-        last = kills >= 12 or time.monotonic() > deadline
-        if not last and not wait_until(lambda p=process: p.poll() is not None,
-                                       draw.uniform(2.0, lifetime)):  # fmt: skip
-            how = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            one = draw.random() < 0.7
-            (os.kill if one else os.killpg)(process.pid, how)
-            kills += 1
-            gone = wait_until(lambda: not started_by(mark), LAST_SECONDS)
-            if not gone:
-                end_all(mark)
-                process.communicate()
-                return kills, f"{len(started_by(mark))} processes were left after {how.name}"
+        process = begin(kind, line, root)
+        last = kills >= MOST or time.monotonic() > deadline
+        alive = draw.uniform(0.05, lifetime)
+        if last or wait_until(lambda p=process: p.poll() is not None, alive):
             said, _ = process.communicate()
-            if "Traceback" in said:
-                return kills, said
-            if draw.random() < 0.3:
-                torn(out, draw)
-            continue
+            return kills, said if process.returncode else None
+        how = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        # Only one of several dies, or all do.
+        (os.kill if draw.random() < 0.7 else os.killpg)(process.pid, how)
+        kills += 1
+        if not wait_until(lambda p=process: p.poll() is not None, LAST_SECONDS):
+            end_all(mark)
+            return kills, f"it lived on after {how.name}"
+        if not wait_until(lambda: not started_by(mark), LAST_SECONDS):
+            end_all(mark)
+            return kills, f"processes were left after {how.name}"
         said, _ = process.communicate()
-        if process.returncode:
+        if "Traceback" in said:
             return kills, said
-        return kills, None
+        if draw.random() < 0.3:
+            torn(out, draw)
 
 
 def main():
@@ -117,36 +127,36 @@ def main():
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
+    import domaingrad.cli.app  # noqa: F401 - before it is copied
+
     draw, deadline = random.Random(told.seed), time.monotonic() + 60 * told.minutes
+    kills, faults, whole, lifetimes = {}, [], {}, {}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        every, whole, lifetimes = commands(root), {}, {}
-        kills, faults = dict.fromkeys(every, 0), []
-        for kind, line in every.items():
-            began = time.monotonic()
-            with start([*line, root / "whole" / re.sub(r"\W", "", kind)], str(root)) as process:
-                said, _ = process.communicate()
-            if process.returncode:
-                sys.exit(f"{kind} fails without a kill:\n{said}")
-            whole[kind] = outcome(root / "whole" / re.sub(r"\W", "", kind))
-            lifetimes[kind] = max(4.0, 1.1 * (time.monotonic() - began))
+        every = commands(root)
         while time.monotonic() < deadline:
-            kind = min(kills, key=kills.__getitem__)
+            kind = min(every, key=lambda kind: kills.get(kind, 0) * (6 if kind in ANEW else 1))
             place = Path(tempfile.mkdtemp(dir=root))
-            number, wrong = survive(every[kind], place, draw, lifetimes[kind], deadline)
+            if kind not in whole:
+                began = time.monotonic()
+                process = begin(kind, every[kind], place)
+                said, _ = process.communicate()
+                if process.returncode:
+                    sys.exit(f"{kind} fails without a kill:\n{said}")
+                whole[kind], kills[kind] = outcome(place / "out"), 0
+                lifetimes[kind] = 0.5 * (time.monotonic() - began)
+                continue
+            number, wrong = survive(kind, every[kind], place, draw, lifetimes[kind], deadline)
             kills[kind] += number
             if wrong is None and (again := outcome(place / "out")) != whole[kind]:
                 differing = [n for n in again | whole[kind] if again.get(n) != whole[kind].get(n)]
                 wrong = f"other numbers in {differing}"
             if wrong is not None:
                 faults.append(f"{kind}: {wrong}")
-                print("FAULT", faults[-1], flush=True)
-            print(f"{kind}: {number} kills", "survived" if wrong is None else "and a fault",
-                  flush=True)  # fmt: skip
+            print(f"{kind}: {number} kills, {wrong or 'survived'}", flush=True)
             shutil.rmtree(place, ignore_errors=True)
-    tried = sum(kills.values())
-    print(", ".join(f"{kind}: {number}" for kind, number in kills.items()))
-    print(f"{tried} kills tried, {len(faults)} commands of them with a fault")
+    print(", ".join(f"{kind} {number}" for kind, number in kills.items()))
+    print(f"{sum(kills.values())} kills, {len(faults)} faults")
     sys.exit(bool(faults))
 
 

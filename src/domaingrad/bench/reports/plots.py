@@ -168,6 +168,8 @@ def _draw_draws(data: DataSummary) -> Figure:
             # Without mathematics, which the style does not set.
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
+        else:
+            axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(name)
         _limit(axes, data)
     for i, row in enumerate(data.methods):

@@ -180,8 +180,9 @@ def carry_on(
         first, last = trainer.steps_done, None
         listener.begin(config, first)
         steps = training_of(config, data).steps
-        scores = [c.val_score for c in directory.checkpoints() if c.step <= first] if first else []
-        scores = ranks.first(lambda: scores)
+        scores = ranks.first(
+            lambda: [c.val_score for c in directory.checkpoints() if c.step <= first]
+        )
         began = time.perf_counter()
         while trainer.steps_done < steps and not _ended(config, scores):
             if trainer.step():
