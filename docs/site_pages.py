@@ -22,6 +22,7 @@ ELSEWHERE = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
 } | {
     f"benchmarks/{path.name}": f"benchmarks/results/{path.name}"
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
@@ -51,8 +52,8 @@ REFERENCE = {
     "Sites": ("domaingrad.integrations.federated", "SiteSums site_sums added combine"),
     "Training": (
         "domaingrad.bench",
-        "train TrainConfig Result load_model TrainedModel evaluate Evaluation predict Predictions "
-        "inspect Inspection embed export Exported",
+        "train TrainConfig Result load_model TrainedModel evaluate Evaluation estimate "
+        "Estimates predict Predictions inspect Inspection embed export Exported",
     ),
     "Sweeps": ("domaingrad.bench", "sweep SweepConfig plan_sweep PlannedSweep Summary"),
     "Methods of your own": (

@@ -231,3 +231,32 @@ def test_every_example_is_run():
 def test_the_readme_fits_on_a_page():
     assert len(PAGES["README.md"].splitlines()) <= 130
     assert PAGES["README.md"].index("agree.backward") < PAGES["README.md"].index("pip install")
+
+
+def helps() -> dict[str, typer.core.TyperCommand]:
+    """Every command by the words that call it."""
+    found, waiting = {}, [("domaingrad", typer.main.get_command(app))]
+    for words, command in waiting:
+        if hasattr(command, "commands"):
+            waiting += [(f"{words} {name}", each) for name, each in command.commands.items()]
+        else:
+            found[words] = command
+    return found
+
+
+@pytest.mark.parametrize("words", helps())
+def test_the_help_of_a_command_has_an_example_that_it_knows(words):
+    command = helps()[words]
+    examples = re.findall(rf"- `{re.escape(words)}([^`]*)`", command.help)
+    assert examples, words
+    for example in examples:
+        plain = example.partition(" > ")[0]
+        command.make_context(words, shlex.split(plain))  # raises where an option is not known
+
+
+def test_the_settings_of_a_training_stand_under_headings():
+    panels = {each.name: each.rich_help_panel for each in helps()["domaingrad train"].params}
+    assert (panels["target"], panels["backbone"], panels["accelerator"]) == (
+        "Data", "Model", "Machine",
+    )  # fmt: skip
+    assert panels["hold_out"] is None  # what a beginner needs comes first, under Options

@@ -13,7 +13,10 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("data")
 def data() -> None:
-    """Built-in data sets, and kinds of data that lie on disk."""
+    """Built-in data sets, and kinds of data that lie on disk.
+
+    - `domaingrad list data`
+    """
     table = Table(Column("name", no_wrap=True), "what it is", "held out in turn", "source")
     for entry in DATA_SETS.values():
         table.add_row(entry.name, entry.summary, ", ".join(entry.held_out), entry.source)
@@ -26,7 +29,10 @@ def data() -> None:
 
 @app.command("methods")
 def methods() -> None:
-    """Methods: what they do, what a step costs, their hyper-parameters, where they are from."""
+    """Methods: what they do, what a step costs, their hyper-parameters, where they are from.
+
+    - `domaingrad list methods`
+    """
     columns = ("what it does", "cost of a step", "hyper-parameters", "paper")
     table = Table(Column("name", no_wrap=True), *columns)
     for entry in (*listed_methods().values(), *REFERENCES.values()):

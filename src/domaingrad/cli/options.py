@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, get_args
 
@@ -12,6 +12,19 @@ import typer
 from domaingrad.bench import READERS, Option, TrainConfig, options_of, without_none
 
 Command = Callable[..., None]
+
+DATA, TRAINING = "Data", "Training"
+GROUPS = {
+    "Model": "backbone weights frozen_backbone head lp_ft frozen_norms dropout",
+    TRAINING: (
+        "augment steps epochs batch balance class_weights optimizer learning_rate weight_decay "
+        "momentum schedule warm_up clip_norm"
+    ),
+    "Selection": "metric score_over patience checkpoints",
+    "Averages of the weights": "average average_from average_decay average_ratio",
+    "Machine": "precision compile workers accelerator plugins",
+}
+"""Headings of the help, and the settings of a training that stand below each."""
 
 
 def takes(before: str | None = None, settings: Sequence[str] = ()) -> Callable[[Command], Command]:
@@ -30,9 +43,11 @@ def takes(before: str | None = None, settings: Sequence[str] = ()) -> Callable[[
         for reader in READERS.values():
             for option in options_of(reader.options):
                 shown.setdefault(option[0], option)
-        reading = _parameters(shown.values())
+        reading = _parameters(shown.values(), dict.fromkeys(shown, DATA))
         every = options_of(TrainConfig)
-        training = _parameters(each for each in every if not settings or each[0] in settings)
+        headings = {name: title for title, names in GROUPS.items() for name in names.split()}
+        chosen = (each for each in every if not settings or each[0] in settings)
+        training = _parameters(chosen, headings)
         place = next((at for at, each in enumerate(own) if each.name == before), len(own))
         parameters = [*own[:place], *(p for p, _ in (*reading, *training)), *own[place:]]
 
@@ -52,9 +67,9 @@ def takes(before: str | None = None, settings: Sequence[str] = ()) -> Callable[[
 
 
 def _parameters(
-    settings: Iterable[tuple[str, Any, Any, Option]],
+    settings: Iterable[tuple[str, Any, Any, Option]], headings: Mapping[str, str]
 ) -> list[tuple[inspect.Parameter, Callable[[Any], Any]]]:
-    """A parameter for each setting, and how its value becomes the setting's."""
+    """A parameter for each setting, below its heading, and how its value becomes the setting's."""
     found = []
     for name, kind, default, option in settings:
         several = kind == tuple[str, ...]
@@ -62,7 +77,7 @@ def _parameters(
         shown = option.help
         if isinstance(default, str | float) and not isinstance(default, bool):
             shown += f"  [default: {default}]"
-        told = typer.Option(*flags, help=shown)
+        told = typer.Option(*flags, help=shown, rich_help_panel=headings[name])
         plain = list[str] if several else _or_none(kind)
         parameter = inspect.Parameter(
             name,

@@ -26,7 +26,8 @@ class AcceleratedAgreement:
         accelerator: the Accelerator.
         model: as ``accelerator.prepare`` returns it.
         rule: what to do with the domains' gradients.
-        options: of :class:`GradientAgreement` (``engine``, ``weights``, ``kernels``, ``half``).
+        options: of :class:`GradientAgreement` (``engine``, ``weights``, ``kernels``,
+            ``comm_dtype``).
 
     Raises:
         AgreementError: parameters that are spread over processes, or a model that is not prepared.
