@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from domaingrad import bench
-from domaingrad.bench.domains import News, embedded, load, vectors
+from domaingrad.bench.domains import DataError, News, embedded, load, vectors
 from domaingrad.bench.domains.photographs import Photographs
 from domaingrad.bench.models import Network, build, load_weights
 from domaingrad.bench.runs.resumable import build as build_run
@@ -171,6 +171,14 @@ def test_other_weights_or_sizes_are_other_embeddings(photographs, weights, tmp_p
     two = embedded(data, "squeezenet", str(other), News(), "cpu")
     assert one.fingerprint != two.fingerprint
     assert not torch.allclose(one.domains["west"].tensors[0], two.domains["west"].tensors[0])
+
+
+def test_embeddings_that_are_not_finite_are_refused(photographs, weights, tmp_path):
+    data = load(str(photographs), {"size": SIZE}, News(), torch.Generator())
+    broken = tmp_path / "w.pt"
+    torch.save({n: t * torch.inf for n, t in torch.load(weights).items()}, broken)
+    with pytest.raises(DataError, match=r"embeddings of inputs 0 to 24 are not finite"):
+        embedded(data, "squeezenet", str(broken), News(), "cpu")
 
 
 def test_a_sweep_embeds_once_and_trains_heads(photographs, frozen, tmp_path):

@@ -67,8 +67,9 @@ def test_what_a_domain_held_out_says_decides_nothing(reviews):
 def test_a_column_of_texts_is_trained_on_and_new_ones_are_judged(reviews, tmp_path):
     options = {"text": "text", "target": "label", "domain": "site"}
     result = bench.train(
-        f"text:{reviews}", tmp_path / "run", hold_out="music", data_options=options, **QUICK
-    )
+        f"text:{reviews}", tmp_path / "run", hold_out="music", data_options=options,
+        learning_rate=1e-2, **QUICK,
+    )  # fmt: skip
     assert result.held_out.score == 1.0
     new = tmp_path / "new.csv"
     new.write_text("text\nwonderful fine\nboring dull\n")
@@ -97,6 +98,9 @@ def test_static_vectors_are_the_packages(reviews, tmp_path, monkeypatch):
     expected = model.embed([GOOD[1]], norm=True)
     np.testing.assert_allclose(data.domains["films"].tensors[0][1], expected[0], atol=1e-6)
     assert data.preparation.shape == (256,)
+    nothing, something = texts.embedded_texts("wordllama", ["", "film"])
+    assert torch.equal(nothing, torch.zeros(256))
+    assert something.norm() == pytest.approx(1, abs=1e-4)
     options = {"text": "text", "target": "label", "domain": "site", "text_by": "wordllama"}
     bench.train(
         f"text:{reviews}", tmp_path / "run", hold_out="music", data_options=options, **QUICK

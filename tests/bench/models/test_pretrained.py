@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from domaingrad.bench.domains.photographs import Photographs
+from domaingrad.bench.domains.vectors import Maker, vectors
 from domaingrad.bench.models import BackboneError, Network, build, load_weights
 from domaingrad.bench.models.pretrained import weights_at
 
@@ -104,6 +105,13 @@ def test_a_vision_model_of_a_directory_comes_with_its_weights_and_normalisation(
         expected = theirs(pixel_values=pixels.float() / 127.5 - 1).pooler_output
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert weights_at(f"hf:{tmp_path}", None) is None
+    maker = Maker.of(f"hf:{tmp_path}", None, Photographs(32))
+    made = vectors(maker, Photographs(32), pixels)
+    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-4)
+    half["image_std"] = [0.4] * 3
+    transformers.ViTImageProcessor(**half).save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="holds other weights"):
+        vectors(maker, Photographs(31), pixels[:, :, :31, :31])
 
 
 def test_a_directory_that_holds_no_model_is_told(transformers, tmp_path):

@@ -181,12 +181,15 @@ def counted(texts: Sequence[str]) -> Tensor:
 def embedded_texts(by: str, texts: Sequence[str]) -> Tensor:
     """Vectors of texts: of ``wordllama`` the mean of its words', of a model that of its states.
 
+    Zero of a text without a word, of which the package makes NaN.
+
     Raises:
         BackboneError: no such model.
     """
     if by == STATIC:
-        found: Any = _static().embed(list(texts), norm=True)
-        return torch.from_numpy(np.asarray(found, np.float32))
+        with np.errstate(invalid="ignore"):
+            found: Any = _static().embed(list(texts), norm=True)
+        return torch.from_numpy(np.nan_to_num(np.asarray(found, np.float32)))
     model, tokenizer = _transformer(by.removeprefix(HF))
     most = min(512, tokenizer.model_max_length)
     pieces = []

@@ -60,12 +60,8 @@ class Maker:
         file = weights_at(backbone, weights)
         if file is not None and not Path(file).expanduser().is_file():
             raise DataError(f"there is no file of weights {file}.")
-        if file is None:
-            digest = directory_digest(Path(backbone.partition(":")[2]).expanduser())
-        else:
-            file = str(Path(file).expanduser().absolute())
-            digest = digest_of(Path(file))
-        return cls(backbone, file, digest, inputs.described())
+        file = file and str(Path(file).expanduser().absolute())
+        return cls(backbone, file, _hash(backbone, file), inputs.described())
 
     def key(self) -> list[object]:
         """What decides the vectors beside the inputs; nothing of where the weights lie."""
@@ -81,6 +77,13 @@ class Maker:
         return _features(self.backbone, self.weights, self.digest, shape, device)
 
 
+def _hash(backbone: str, weights: str | None) -> str:
+    """Of a file of weights, or of the directory of a model."""
+    if weights is not None:
+        return digest_of(Path(weights))
+    return directory_digest(Path(backbone.partition(":")[2]).expanduser())
+
+
 @lru_cache(maxsize=2)
 def _features(
     backbone: str, weights: str | None, digest: str, shape: tuple[int, ...], device: torch.device
@@ -93,16 +96,17 @@ def _features(
                 f"put them back there."
             )
         weights = package
-    if weights is not None and (found := digest_of(Path(weights))) != digest:
+    if (found := _hash(backbone, weights)) != digest:
         raise BackboneError(
-            f"{weights} holds other weights than the embeddings were made with: expected the hash "
-            f"{digest}, found {found}. Put those back, or make the embeddings anew."
+            f"{weights or backbone} holds other weights than the embeddings were made with: "
+            f"expected the hash {digest}, found {found}. Put those back, or embed anew."
         )
     with torch.random.fork_rng():  # fresh heads draw
-        model = build(backbone, shape, 2)
-    if weights is not None:
-        load_weights(model, Path(weights))
-    network = Network(model, shape)
+        network = Network(build(backbone, shape, 2), shape)
+        if weights is not None:  # into a plain model, whose names the file has
+            plain = build(backbone, shape, 2)
+            load_weights(plain, Path(weights))
+            network.load_plain_state(plain.state_dict())
     if not network.divided:
         raise BackboneError(
             f"the features that enter the classifier of {backbone} cannot be told apart; choose "
@@ -234,6 +238,11 @@ def _make(
         file.seek(0, os.SEEK_END)
         while done < total:
             some = make(_rows(inputs, done, min(done + KEPT, total)))
+            if not some.isfinite().all():
+                raise DataError(
+                    f"embeddings of inputs {done} to {done + len(some)} are not finite; the "
+                    f"backbone and its weights do not belong together, or not to these inputs."
+                )
             file.write(some.numpy().astype("<f4", copy=False).tobytes())
             file.flush()
             done += len(some)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import DataError, Embeddings, News
 from domaingrad.bench.domains import load as load_data
+from domaingrad.bench.domains.embeddings import is_embeddings
 from domaingrad.bench.models import Network
 from domaingrad.bench.runs.settings import config_from
 from domaingrad.bench.runs.trained import TrainedModel
@@ -55,14 +56,15 @@ class WholeModel(nn.Module):
 
     Args:
         trained: the model of a run.
+        embeds: whether inputs are those that a frozen backbone embeds, not embeddings.
     """
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: TrainedModel, embeds: bool) -> None:
         super().__init__()
         self.predictor, self.transform = trained.predictor, trained.transform
         self.classes, self.target = trained.task == "classification", trained.target
         self.backbone: Network | None = None
-        if isinstance(self.transform, Embeddings) and self.transform.maker is not None:
+        if isinstance(self.transform, Embeddings) and embeds:
             self.backbone = self.transform.network(torch.device("cpu"))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -85,7 +87,8 @@ def export(
     """Write the model of a run as a file that needs nothing of this package, and check it.
 
     ``torchscript`` and ``onnx`` take inputs as the data store them (uint8 pictures, rows of a
-    table, vectors) and give probabilities or numbers: preparation and a frozen backbone are inside.
+    table, vectors) and give probabilities or numbers: preparation and a frozen backbone are inside,
+    this where the run's data, or the files that it is checked on, are what it embeds.
     ``safetensors`` holds the weights in the architecture's own names, under ``head.`` and
     ``backbone.`` where a backbone is frozen. All describe classes, preparation and architecture.
 
@@ -101,10 +104,14 @@ def export(
         DataError: no samples to compare on, or a package is missing.
     """
     directory, trained = directory_of(run), model_of_run(run)
-    stored = trained.files(list(check))[1] if check else _own_samples(run, news or News())
+    paths = [Path(each) for each in check]
+    reader, made = trained.transform, isinstance(trained.transform, Embeddings)
+    if isinstance(reader, Embeddings) and reader.maker and not all(map(is_embeddings, paths)):
+        reader = reader.raw
+    stored = reader.read(paths)[1] if check else _own_samples(run, news or News())
     expected = trained.outputs(stored)
     path = Path(out) if out is not None else directory.path / f"exported{SUFFIXES[to]}"
-    whole = WholeModel(trained).eval()
+    whole = WholeModel(trained, embeds=made and stored.dim() > 2).eval()
     content, again = WRITE[to](whole, trained, stored)
     # One by one and all together: a file must not depend on the number of inputs it was made with.
     found = torch.cat([again(stored[:1]), again(stored[1:])])
