@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs attack soak gpu oldest clean
+.PHONY: demo test test-all lint docs attack soak gpu oldest clean
 
 demo: $(VENV)/bench
 	$(BIN)/domaingrad compare --data spirals --data colored-digits --out demo
@@ -12,6 +12,10 @@ demo: $(VENV)/bench
 # One process for each core, so one thread for each process.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
+
+# Those marked slow, too: kills, lost nodes, three processes.
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 # All of the attack, tests marked slow included; a share of it is in `make test`.
 attack: $(VENV)/dev

@@ -125,6 +125,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 def test_images_of_a_folder_are_decoded_as_needed_to_the_same_numbers(folder, tmp_path):
     settings = {"backbone": "mnist-cnn", "steps": 4, "batch": 2, "checkpoints": 2,
                 "accelerator": "cpu"}  # fmt: skip

@@ -87,6 +87,7 @@ def test_news_and_failures_come_back_and_the_rest_goes_on(crew, tmp_path):
     assert steps == sorted(steps)
 
 
+@pytest.mark.slow
 def test_a_sweep_survives_the_loss_of_a_node_and_leaves_what_a_local_one_leaves(cluster, tmp_path):
     lost = next(iter(cluster.worker_nodes))
     command = [Path(sys.executable).with_name("domaingrad"), *SWEEP, "--launcher", "ray"]

@@ -228,6 +228,7 @@ def command(*arguments):
             "--checkpoints", str(KILLED.checkpoints), "--accelerator", "cpu", "--out"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("results")
 def test_a_killed_process_ends_the_other_and_the_command_goes_on_to_the_same_bits(place):
     """kill -9 of the first process, which has started the second; then on by torchrun."""

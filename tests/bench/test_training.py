@@ -444,7 +444,7 @@ def test_names_of_built_in_data_say_nothing_of_ones_own(tmp_path):
     result = bench.train(
         domains, tmp_path / "run", hold_out="d0", name="spirals", steps=1, accelerator="cpu"
     )
-    assert (result.config.backbone, result.config.learning_rate) == ("mlp", 1e-3)
+    assert (result.config.backbone, result.config.learning_rate) == ("mlp", 3e-3)
     own = bench.train(
         domains, tmp_path / "own", hold_out="d0", name="spirals", steps=1, accelerator="cpu",
         backbone="own",

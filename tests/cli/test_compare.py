@@ -96,7 +96,7 @@ def test_what_is_finished_is_not_run_again(tmp_path):
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path, jobs):
     arguments = ["compare", "--data", "colored-digits", "--methods", "erm,and-mask"]
     arguments += ["--trials", "1", "--jobs", jobs, "--out", tmp_path, "--steps", "200"]

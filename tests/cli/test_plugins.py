@@ -64,6 +64,7 @@ def test_a_report_is_made_without_naming_them_again(swept):
     assert "Range" in done.stdout
 
 
+@pytest.mark.slow
 def test_another_method_extends_a_sweep_and_another_source_of_one_does_not_end_the_others(swept):
     here = swept.with_name("again")
     shutil.copytree(swept, here)

@@ -150,6 +150,7 @@ def test_a_killed_sweep_goes_on_to_the_same_digits(whole, tmp_path):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 @NEEDS_PROC
 def test_a_killed_worker_costs_no_more_than_its_steps_since_the_last_checkpoint(whole, tmp_path):
     child = process(*LONG, "--out", tmp_path, "--jobs", 2)
@@ -173,6 +174,7 @@ if "spawn_main" in " ".join(sys.orig_argv):
 """A method that takes its process with it."""
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_process_each_time_fails_and_the_others_go_on(tmp_path):
     # A worker learns of the method by unpickling nothing, so it is told by a site of its own.
     site = tmp_path / "site"

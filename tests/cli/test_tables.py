@@ -77,7 +77,7 @@ def test_a_picture_that_cannot_be_written_is_a_note_beside_the_numbers(trained, 
     done = run("evaluate", out)
     assert done.exit_code == 0, done.output
     assert "north" in done.stdout
-    assert "Note: the plot cannot be written" in done.stderr
+    assert "No picture:" in done.stderr
     (out / "confusion.png").rmdir()
     asked = run("evaluate", out, "--plot", tmp_path / "absent" / "picture.png")
     assert asked.exit_code == 2

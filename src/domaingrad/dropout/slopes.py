@@ -70,12 +70,12 @@ class SubsetLoss:
         outputs = run(model, select(self.inputs, rows), self.options)
         losses = self.loss_fn(tree_map_only(Tensor, spread, outputs))
         check_losses(losses, self.batch.size)
-        means = [
-            select(losses, self.batch.rows[index]).mean()
-            * self.shares.get(self.batch.labels[index], 1.0)
-            for index in here
-        ]
-        return torch.stack(means).sum() / len(domains)
+        means = torch.stack([select(losses, self.batch.rows[index]).mean() for index in here])
+        shares = [self.shares.get(self.batch.labels[index], 1.0) for index in here]
+        if len(here) == len(domains) and set(shares) == {1.0}:
+            return means.mean()
+        on_device = to_device(torch.tensor(shares, dtype=means.dtype), means.device)
+        return (means * on_device).sum() / len(domains)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from domaingrad import bench
 from domaingrad.bench.domains import DataError, from_datasets
+from domaingrad.bench.models.trees import Trees
 from domaingrad.bench.protocol import generator_of, split_domain
 from domaingrad.bench.runs.settings import TrainConfig
 from domaingrad.bench.runs.training import train
@@ -111,3 +112,25 @@ def test_trees_have_no_gradients_to_inspect(tmp_path):
     bench.train("spirals", tmp_path, hold_out="random-shortcut", method="hist-gradient-boosting")
     with pytest.raises(DataError, match="no gradients"):
         bench.inspect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("below", [0, 5]),
+        ("feature", [9]),
+        ("root", [-1]),
+        ("column", [1]),
+        ("threshold", [0.0, 1.0]),
+    ],
+)
+def test_trees_that_lead_out_of_themselves_are_refused(name, wrong):
+    """As a model file of a stranger may have them."""
+    trees = {
+        "feature": torch.tensor([0]), "threshold": torch.tensor([0.0]).double(),
+        "below": torch.tensor([0, 0]), "root": torch.tensor([0]), "column": torch.tensor([0]),
+        "base": torch.zeros(1).double(), "depth": torch.tensor(1), "value": torch.ones(1, 1).double(),
+    }  # fmt: skip
+    Trees((3,), 1).grow(trees)
+    with pytest.raises(ValueError, match=f"the trees' {name} does not fit"):
+        Trees((3,), 1).grow({**trees, name: torch.tensor(wrong)})

@@ -455,7 +455,10 @@ def all_of_it(rank, world, directory):
     return found
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="{} processes".format)
+THREE = pytest.param(3, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[2, THREE], ids="{} processes".format)
 def results(request, tmp_path_factory):
     """By rank; of several processes that test, the first makes them for all."""
     world, own = request.param, tmp_path_factory.getbasetemp()

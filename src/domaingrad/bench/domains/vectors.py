@@ -132,7 +132,7 @@ def vectors(
     On a CPU each thread has a few inputs of its own: several threads within one small convolution
     wait for each other, an order of magnitude longer than they compute where the CPU is busy.
     """
-    device = device or stored.device
+    device = device or (stored.device if isinstance(stored, Tensor) else torch.device("cpu"))
     network = maker.features(inputs.shape, device)
 
     @torch.no_grad()

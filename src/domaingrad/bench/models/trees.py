@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -37,8 +38,7 @@ class Trees(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], outputs: int, forest: bool = False) -> None:
         super().__init__()
-        del shape  # any will do
-        self.outputs, self.forest = outputs, forest
+        self.outputs, self.forest, self._width = outputs, forest, prod(shape)
         none = torch.zeros(0, dtype=torch.long)
         for name in ("feature", "below", "root", "column"):
             self.register_buffer(name, none)
@@ -49,12 +49,35 @@ class Trees(nn.Module):
         """Of each node [nodes, 1], or [nodes, K] of a forest."""
 
     def grow(self, trees: Mapping[str, Tensor]) -> None:
-        """Take over trees: every buffer and ``value`` by name."""
+        """Take over trees: every buffer and ``value`` by name.
+
+        Raises:
+            ValueError: one leads out of the trees, or of an input.
+        """
+        self._require_inside(trees)
         for name, tensor in trees.items():
             if name == "value":
                 self.value = nn.Parameter(tensor, requires_grad=False)
             else:
                 setattr(self, name, tensor)
+
+    def _require_inside(self, trees: Mapping[str, Tensor]) -> None:
+        nodes, roots = len(trees["feature"]), len(trees["root"])
+        columns = 0 if self.forest else roots
+        sizes = {"threshold": nodes, "below": 2 * nodes, "value": nodes, "column": columns}
+        limits = {
+            "feature": self._width, "below": nodes, "root": nodes, "column": self.outputs,
+            "depth": nodes + 1,
+        }  # fmt: skip
+        odd = [name for name, size in sizes.items() if len(trees[name]) != size]
+        odd += [
+            name
+            for name, limit in limits.items()
+            if trees[name].numel()
+            and not 0 <= int(trees[name].min()) <= int(trees[name].max()) < limit
+        ]
+        if odd:
+            raise ValueError(f"the trees' {odd[0]} does not fit {nodes} nodes of {roots} trees")
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [n, K], float32."""

@@ -279,10 +279,16 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _require_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """See that tensors are those of a model, by name, shape and kind.
 
+    A tensor without entries stands for one that a model grows to what it is given.
+
     Raises:
         ValueError: they are not.
     """
-    kinds = [{n: (list(t.shape), t.dtype) for n, t in each.items()} for each in (expected, found)]
+    grows = {n for n, t in expected.items() if not t.numel() and n in found}
+    kinds = [
+        {n: (t.ndim if n in grows else list(t.shape), t.dtype) for n, t in each.items()}
+        for each in (expected, found)
+    ]
     if differing := sorted(n for n in kinds[0] | kinds[1] if kinds[0].get(n) != kinds[1].get(n)):
         name = differing[0]
         raise ValueError(f"{name} should be {kinds[0].get(name)} and is {kinds[1].get(name)}")
