@@ -129,7 +129,8 @@ def test_trees_that_lead_out_of_themselves_are_refused(name, wrong):
     trees = {
         "feature": torch.tensor([0]), "threshold": torch.tensor([0.0]).double(),
         "below": torch.tensor([0, 0]), "root": torch.tensor([0]), "column": torch.tensor([0]),
-        "base": torch.zeros(1).double(), "depth": torch.tensor(1), "value": torch.ones(1, 1).double(),
+        "base": torch.zeros(1).double(), "depth": torch.tensor(1),
+        "value": torch.ones(1, 1).double(),
     }  # fmt: skip
     Trees((3,), 1).grow(trees)
     with pytest.raises(ValueError, match=f"the trees' {name} does not fit"):
