@@ -136,14 +136,15 @@ def vectors(
     network = maker.features(inputs.shape, device)
 
     @torch.no_grad()
-    def of(piece: Tensor) -> Tensor:
-        return network.features(inputs(piece.to(device))).float().cpu()
+    def of(rows: Tensor) -> Tensor:
+        # Read a few at a time, where they lie on disk.
+        return network.features(inputs(stored[rows].to(device))).float().cpu()
 
+    places = torch.arange(len(stored))
+    pieces = places.split(ON_CPU if device.type == "cpu" else ELSEWHERE)  # type: ignore[no-untyped-call]
     if device.type != "cpu":
-        pieces = stored.split(ELSEWHERE)  # type: ignore[no-untyped-call]
         return torch.cat([of(piece) for piece in pieces])
     threads = torch.get_num_threads()
-    pieces = stored.split(ON_CPU)  # type: ignore[no-untyped-call]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return torch.cat(list(pool.map(of, pieces)))
