@@ -97,6 +97,10 @@ def main(
             "fixed ratio, refresh=4": steps(one, ratio=1 / 3, refresh=REFRESH),
             "learned ratio": steps(one, ratio="learned"),
             "learned ratio, refresh=4": steps(one, ratio="learned", refresh=REFRESH),
+            "learned ratio, on gradients": steps(one, ratio="learned", mask="gradients"),
+            "learned ratio, on gradients, refresh=4": steps(
+                one, ratio="learned", mask="gradients", refresh=REFRESH
+            ),
         }
         timings = measure(ways, rounds, title, before=lambda: None, slow=10.0)
         for timing in timings.values():

@@ -166,7 +166,7 @@ COMMANDS = [
     (f"{OF} csv:{{one-domain.csv}}", "two domains or more"),
     (f"{OF} csv:{{infinite.csv}}", "{infinite.csv}"),
     (f"{OF} csv:{{huge.csv}}", "{huge.csv}"),
-    (f"{OF} csv:{{open-quote.csv}}", "should be a csv file"),
+    (f"{OF} csv:{{open-quote.csv}}", "should be a table as text"),
     (f"{OF} csv:{{wide-field.csv}}", "field larger than field limit"),
     (f"{OF} csv:{{texts.csv}}", "five"),
     (f"{OF} csv:{{nothing-left.csv}}", "no column to predict from"),

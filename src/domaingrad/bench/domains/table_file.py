@@ -185,21 +185,26 @@ class TableFile:
                 return frame.apply(_as_text)
             marks = pd.to_numeric(pd.Series(missing, dtype=object), errors="coerce").dropna()
             return frame.mask(frame.isin(marks.tolist()))
-        return pd.read_csv(
-            io.StringIO(self.content),
-            # Pandas would rename what the header calls the same; only unnamed columns are.
-            names=[name or number for number, name in enumerate(self.columns)],
-            usecols=list(names),
-            header=0,
-            index_col=False,
-            dtype=dtype,
-            keep_default_na=False,
-            na_values=["", *missing],
-            skipinitialspace=True,
-            low_memory=False,
-            sep=self.writing.separator,
-            decimal=self.writing.decimal or ".",
-        )
+        try:
+            return pd.read_csv(
+                io.StringIO(self.content),
+                # Pandas would rename what the header calls the same; only unnamed columns are.
+                names=[name or number for number, name in enumerate(self.columns)],
+                usecols=list(names),
+                header=0,
+                index_col=False,
+                dtype=dtype,
+                keep_default_na=False,
+                na_values=["", *missing],
+                skipinitialspace=True,
+                low_memory=False,
+                sep=self.writing.separator,
+                decimal=self.writing.decimal or ".",
+            )
+        except pd.errors.ParserError as error:
+            raise DataError(
+                f"{self.path} should be a table as text and is not ({error})."
+            ) from error
 
 
 def open_table(path: Path, told: Writing | None = None) -> TableFile:
