@@ -63,6 +63,7 @@ def test_a_crew_is_as_large_as_the_cluster_or_as_it_may_be(cluster, crew):
     assert RayCrew.connected(cluster.address, 1, True, None) == RayCrew(1, 1, True)
 
 
+@pytest.mark.slow
 def test_news_and_failures_come_back_and_the_rest_goes_on(crew, tmp_path):
     settings = {"steps": 1500, "checkpoints": 1, "accelerator": "cpu"}
     request = SweepConfig(("colored-digits",), ("erm",), trials=1, draws=1, settings=settings)

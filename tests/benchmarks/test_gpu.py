@@ -11,6 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_a_whole_run_tells_of_every_part(tmp_path: Path) -> None:
     page = tmp_path / "gpu.md"
     # More time than the parts need, so that none is stopped on a busy machine.

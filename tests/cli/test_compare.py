@@ -76,6 +76,7 @@ def test_held_out_accuracy_is_not_shown_while_training(compared):
     assert not any("held-out" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_numbers_as_one_process(compared, tmp_path):
     child = process(*TINY, "--out", tmp_path, "--jobs", 2)
     _, errors = child.communicate(timeout=120)

@@ -137,6 +137,7 @@ def under_way(out):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_digits(whole, tmp_path):
     child = process(*LONG, "--out", tmp_path, "--jobs", 2)
     until(lambda: under_way(tmp_path), child)
