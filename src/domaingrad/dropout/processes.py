@@ -61,11 +61,7 @@ class Processes:
         """Samples by domain, in order of label, over all processes; a collective call."""
         if self.count == 1:
             return held
-        placement = gather_placement(held, self.group, device)
-        totals = dict.fromkeys(placement.domains, 0)
-        for label, samples in zip(placement.labels, placement.samples, strict=True):
-            totals[label] += samples
-        return totals
+        return gather_placement(held, self.group, device).totals
 
     def require_same(self, own: Mapping[str, object]) -> None:
         """See that something is the same on all processes; a collective call.

@@ -36,6 +36,19 @@ class Placement:
         """All domains, in order."""
         return sorted(set(self.labels))
 
+    @property
+    def totals(self) -> dict[int, int]:
+        """Samples of each domain on all ranks, in order of label."""
+        found = dict.fromkeys(self.domains, 0)
+        for label, samples in zip(self.labels, self.samples, strict=True):
+            found[label] += samples
+        return found
+
+    def labels_of(self, rank: int) -> list[int]:
+        """Which domains a rank holds."""
+        rows = zip(self.ranks, self.labels, strict=True)
+        return [label for own, label in rows if own == rank]
+
     def rows_of(self, rank: int) -> int:
         """How many rows a rank holds."""
         return self.ranks.count(rank)
@@ -49,12 +62,9 @@ class Placement:
         if len(domains) == len(self.labels):
             order = [self.labels.index(label) for label in domains]
             return rows if order == list(range(len(order))) else rows[order]
-        out = rows.new_zeros(len(domains), rows.shape[1])
+        out, totals = rows.new_zeros(len(domains), rows.shape[1]), self.totals
         for row, label, samples in zip(rows, self.labels, self.samples, strict=True):
-            total = sum(
-                n for other, n in zip(self.labels, self.samples, strict=True) if other == label
-            )
-            out[domains.index(label)].add_(row, alpha=samples / total)
+            out[domains.index(label)].add_(row, alpha=samples / totals[label])
         return out
 
 
@@ -122,6 +132,11 @@ def require_same(own: Mapping[str, str], group: dist.ProcessGroup | None, remedy
         AgreementError: it is not; on every process, with what differs where.
     """
     found = gather_values({name: str(value) for name, value in own.items()}, group)
+    refuse_unlike(found, remedy)
+
+
+def refuse_unlike(found: Sequence[Mapping[str, str]], remedy: str) -> None:
+    """Raise what :func:`require_same` does, from what each process has, by rank."""
     if differing := unlike(found):
         told = "; ".join(f"{name}: {ranks}" for name, ranks in differing.items())
         raise AgreementError(f"the processes differ, so they cannot agree: {told}. {remedy}")

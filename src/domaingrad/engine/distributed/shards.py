@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from domaingrad.rules.authoring import Whole
 
 from ..errors import AgreementError
-from .placement import gather_placement, require_same
+from .placement import gather_placement, refuse_unlike
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -97,18 +97,15 @@ class Shards:
                 "agree(x, domain) with fully_shard is for a mesh of one dimension; found "
                 f"{self._like[0].device_mesh}. Use `with agree.domain(name)`."
             )
-        require_same(
-            {"domains": repr(list(labels))},
-            self.group,
-            "With fully_shard, every process needs samples of every domain of the step, since all "
-            "gather the parameters together.",
-        )
         placement = gather_placement(
             dict(zip(labels, sizes, strict=True)), self.group, self._like[0].device
         )
-        totals = dict.fromkeys(labels, 0)
-        for label, samples in zip(placement.labels, placement.samples, strict=True):
-            totals[label] += samples
+        refuse_unlike(
+            [{"domains": repr(placement.labels_of(rank))} for rank in range(placement.world)],
+            "With fully_shard, every process needs samples of every domain of the step, since all "
+            "gather the parameters together.",
+        )
+        totals = placement.totals
         return [
             size * placement.world / totals[label]
             for label, size in zip(labels, sizes, strict=True)
