@@ -43,6 +43,7 @@ from .reports import (
     written_to,
 )
 from .runs import (
+    Apart,
     Checkpoint,
     Event,
     Failed,
@@ -55,6 +56,7 @@ from .runs import (
     Progress,
     RayCrew,
     Result,
+    Stacking,
     Status,
     SweepConfig,
     SweepDirectory,
@@ -97,6 +99,7 @@ __all__ = [
     "REFERENCES",
     "SECTIONS",
     "SELECTIONS",
+    "Apart",
     "AveragedRuns",
     "Checkpoint",
     "DataError",
@@ -124,6 +127,7 @@ __all__ = [
     "Result",
     "RunDirectoryError",
     "SectionTable",
+    "Stacking",
     "Status",
     "Summary",
     "SweepConfig",

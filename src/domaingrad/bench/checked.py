@@ -60,19 +60,22 @@ class Record:
         """
         return self._verified(self._whole())
 
-    def append(self, document: Mapping[str, Any]) -> None:
-        """Add a line.
+    def append(self, *documents: Mapping[str, Any]) -> None:
+        """Add a line for each, all at once.
 
         Raises:
             FullDiskError: the disk is full.
         """
-        before = self.text
-        line = _with_sum(json.dumps(document), _tail(before, self.path.name)) + "\n"
+        if not documents:
+            return
+        before = text = self.text
+        for document in documents:
+            text += _with_sum(json.dumps(document), _tail(text, self.path.name)) + "\n"
         if self.path.exists() and self.path.stat().st_size == len(before):
-            append(self.path, line.encode())
+            append(self.path, text[len(before) :].encode())
         else:  # a line was cut short
-            replace(self.path, before + line)
-        self._text = before + line
+            replace(self.path, text)
+        self._text = text
 
     def restore(self, text: str) -> None:
         """Hold what was kept elsewhere, and no more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from .names import import_plugins
 from .reports import Summary, require_room_for_report, summarise, write_report
 from .runs import (
     AnyCrew,
+    Bundle,
     Crew,
     Event,
     Failed,
@@ -25,8 +26,10 @@ from .runs import (
     Plan,
     PlannedRun,
     RayCrew,
+    Stacking,
     SweepConfig,
     SweepDirectory,
+    bundles_of,
     execute,
     make_plan,
 )
@@ -44,6 +47,7 @@ class Where(TypedDict, total=False):
     keep_models: bool
     extend: bool
     retry_failed: bool
+    stack: Stacking
     news: News | None
 
 
@@ -55,6 +59,10 @@ class PlannedSweep:
     plan: Plan
     todo: tuple[PlannedRun, ...]
     """Runs that are not finished yet, but for those that have failed and are left alone."""
+    bundles: tuple[Bundle, ...]
+    """The same, those that train together side by side."""
+    alone: Mapping[str, int]
+    """Why how many runs train alone, where runs may train together."""
     left_alone: int
     """How many those are."""
     crew: AnyCrew
@@ -108,7 +116,7 @@ class PlannedSweep:
                 directory.fail(event.run.key, event.cause)
 
         try:
-            execute(self.todo, directory.place, self.crew, heard)
+            execute(self.bundles, directory.place, self.crew, heard)
         except KeyboardInterrupt:
             undone = [run.key for run in self.todo if not directory.finished(run.key)]
             self.causes = dict.fromkeys(undone, "interrupted") | self.causes
@@ -130,6 +138,7 @@ def plan_sweep(
     keep_models: bool = False,
     extend: bool = False,
     retry_failed: bool = False,
+    stack: Stacking = "auto",
     estimate: bool = False,
     news: News | None = None,
 ) -> PlannedSweep:
@@ -145,6 +154,7 @@ def plan_sweep(
         keep_models: whether the selected model of every run stays.
         extend: whether it may go beyond a smaller sweep in the directory.
         retry_failed: whether what has failed before is run again.
+        stack: whether runs of small networks train together, to the same numbers up to rounding.
         estimate: whether a few steps are taken to estimate time and disk.
         news: who hears of reading data and of the estimate.
 
@@ -172,8 +182,11 @@ def plan_sweep(
         crew = RayCrew.connected(address, jobs, keep_models, on_gpus)
     else:
         crew = crew_of(jobs, keep_models, accelerator, per_gpu, max(1, len(todo)))
-    cost = measure(todo, read, keep_models, news) if estimate else None
-    return PlannedSweep(out, plan, tuple(todo), left_alone, crew, cost, extend)
+    bundles, alone = bundles_of(todo, read, crew.jobs, stack)
+    cost = measure(bundles, read, keep_models, news) if estimate else None
+    return PlannedSweep(
+        out, plan, tuple(todo), tuple(bundles), alone, left_alone, crew, cost, extend
+    )
 
 
 def sweep(
@@ -191,8 +204,8 @@ def sweep(
         config: what is asked for.
         out: directory of the sweep.
         on_event: who hears of runs.
-        where: jobs, per_gpu, launcher, address, keep_models, extend, retry_failed and news, as
-            :func:`plan_sweep` has them.
+        where: jobs, per_gpu, launcher, address, keep_models, extend, retry_failed, stack and
+            news, as :func:`plan_sweep` has them.
 
     Raises:
         ValueError: as :func:`plan_sweep`.

@@ -10,10 +10,23 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from domaingrad.bench import Checkpoint, Event, Failed, Finished, Lost, PlannedRun, in_words, plain
+from domaingrad.bench import (
+    Apart,
+    Checkpoint,
+    Event,
+    Failed,
+    Finished,
+    Lost,
+    PlannedRun,
+    in_words,
+    plain,
+)
 from domaingrad.bench import Progress as RunProgress
 
 from .shown import say
+
+BARS = 16
+"""Of runs under way, at most."""
 
 
 class Pace:
@@ -120,7 +133,8 @@ class LiveView(Bars):
                     self._advance(run, step)
                     told = scores(checkpoint, _score(checkpoint, run))
                     news = f"{pace(here / seconds)}{told}"
-                self._progress.update(self._task(run), completed=step, news=news)
+                if (task := self._task(run)) is not None:
+                    self._progress.update(task, completed=step, news=news)
             case Finished(run, seconds, checkpoint):
                 self._pace.note(run, steps_of(run), steps_of(run), seconds)
                 self._end(run)
@@ -134,17 +148,23 @@ class LiveView(Bars):
                 say(self._console, run.title, "Failed:", "red")
                 for line in cause.splitlines():
                     say(self._console, line)
+            case Apart(runs, cause):
+                told = f"{len(runs)} runs that trained together go on one by one, since:"
+                say(self._console, told, "Warning:", "yellow")
+                for line in cause.splitlines():
+                    say(self._console, line)
             case Lost(run, cause):
                 told = f"{run.title} ({cause}); it goes on from its last checkpoint."
                 say(self._console, told, "Lost its process:", "yellow")
         self._progress.update(self._whole, news=self._overall())
 
-    def _task(self, run: PlannedRun) -> TaskID:
-        if run.key not in self._tasks:
+    def _task(self, run: PlannedRun) -> TaskID | None:
+        """The bar of a run; some of those that train together have one."""
+        if run.key not in self._tasks and len(self._tasks) < BARS:
             self._tasks[run.key] = self._progress.add_task(
                 plain(run.title), total=steps_of(run), news=""
             )
-        return self._tasks[run.key]
+        return self._tasks.get(run.key)
 
     def _advance(self, run: PlannedRun, step: int) -> None:
         self._steps[run.key] = step

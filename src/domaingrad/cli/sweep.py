@@ -16,6 +16,7 @@ from domaingrad.bench import (
     SELECTIONS,
     PlannedSweep,
     RayCrew,
+    Stacking,
     SweepConfig,
     import_plugins,
     listed_methods,
@@ -77,6 +78,13 @@ def sweep(
         str | None,
         typer.Option(help="Ray: of the cluster.  [default: one of this machine is started]"),
     ] = None,
+    stack: Annotated[
+        Stacking,
+        typer.Option(
+            help="Train runs of one small network together, to the same numbers up to rounding; "
+            "auto where it is quicker."
+        ),
+    ] = "auto",
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the selected model of every run.")
     ] = False,
@@ -143,8 +151,8 @@ def sweep(
         with TrainingView(errors) as view:
             planned = plan_sweep(
                 config, out, jobs=jobs, per_gpu=per_gpu, launcher=launcher, address=address,
-                keep_models=keep_models, extend=extend, retry_failed=retry_failed, estimate=True,
-                news=view.listener.news,
+                keep_models=keep_models, extend=extend, retry_failed=retry_failed, stack=stack,
+                estimate=True, news=view.listener.news,
             )  # fmt: skip
         _tell_plan(errors, planned)
     if dry_run:
@@ -167,6 +175,11 @@ def _tell_plan(console: Console, planned: PlannedSweep) -> None:
             f"{request.draws} draws × {request.trials} trials × {len(data.held_out)} held-out "
             f"domains{extra}).",
         )
+    if together := [bundle for bundle in planned.bundles if len(bundle) > 1]:
+        runs = sum(map(len, together))
+        say(console, f"{runs} runs train together, up to {max(map(len, together))} at a time.")
+        for why, count in planned.alone.items():
+            say(console, f"{count} runs train alone: {why}.")
     where = " on the Ray cluster" if isinstance(crew, RayCrew) else ""
     if failed:
         say(console, f"{failed} runs have failed before; --retry-failed runs them again.")

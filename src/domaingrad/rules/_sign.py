@@ -12,17 +12,25 @@ TIE = 1e-9
 """Slack per domain within which τK counts as a whole number, against rounding of τ·K."""
 
 
-def at_least(tau: float, statistics: Statistics) -> Tensor:
-    """1 where |Σ sign| ≥ τK, else 0; floating, as the mean."""
-    return _indicator(statistics, math.ceil((tau - TIE) * statistics.count))
+def at_least(tau: float | Tensor, statistics: Statistics) -> Tensor:
+    """1 where |Σ sign| ≥ τK, else 0; floating, as the mean. τ may be a scalar tensor."""
+    least = (tau - TIE) * statistics.count
+    return _indicator(statistics, least.ceil() if isinstance(least, Tensor) else math.ceil(least))
 
 
-def above(tau: float, statistics: Statistics) -> Tensor:
-    """1 where |Σ sign| > τK, else 0; floating, as the mean."""
-    return _indicator(statistics, math.floor((tau + TIE) * statistics.count) + 1)
+def above(tau: float | Tensor, statistics: Statistics) -> Tensor:
+    """1 where |Σ sign| > τK, else 0; floating, as the mean. τ may be a scalar tensor."""
+    most = (tau + TIE) * statistics.count
+    whole = most.floor() if isinstance(most, Tensor) else math.floor(most)
+    return _indicator(statistics, whole + 1)
 
 
-def _indicator(statistics: Statistics, needed: int) -> Tensor:
+def _indicator(statistics: Statistics, needed: int | Tensor) -> Tensor:
     # Small-integer arithmetic: comparisons are several times slower on a CPU.
-    agree = statistics.sign_sum.abs().clamp_(needed - 1, needed).sub_(needed - 1)
+    whole = statistics.sign_sum.abs()
+    if isinstance(needed, Tensor):
+        needed = needed.to(whole.dtype)
+        agree = whole.clamp_(needed - 1, needed).sub_(needed - 1)
+    else:
+        agree = whole.clamp_(needed - 1, needed).sub_(needed - 1)
     return agree.to(statistics.mean.dtype)

@@ -25,6 +25,8 @@ IMAGES = ("arm", "arm-published")
 class Alone:
     """One process."""
 
+    world = 1
+
     def wrapped(self, model):
         return model
 

@@ -34,6 +34,7 @@ from domaingrad.bench.methods import (
     vrex,
 )
 from domaingrad.bench.methods.mixup import MixupLearner
+from domaingrad.bench.methods.passes import Members
 from domaingrad.bench.methods.q_mean import QMean
 from domaingrad.bench.models import Network
 
@@ -149,11 +150,38 @@ def test_eqrms_new_optimizer_has_its_learning_rate_and_as_published_there_is_non
 
 
 def test_irms_penalty_is_a_square_where_both_halves_are_equal_and_negative_where_they_differ():
-    slopes = torch.tensor([0.3, 0.3, -0.5, -0.5, 0.1, 0.1])
-    assert irm.invariance(slopes).item() == pytest.approx((-0.1 / 3) ** 2)
-    assert irm.invariance(torch.tensor([1.0, -1.0])) < 0
+    """Of three domains, also where padding follows the samples of each."""
+    slopes = torch.tensor([[0.3, 0.3, -0.5, -0.5, 0.1, 0.1], [1, -1, 1, -1, 1, -1], [2] * 6])
+    padded = Members((8, 8, 8), torch.tensor([1.0] * 6 + [0.0] * 2).repeat(3))
+    for members, values in (
+        (Members((6, 6, 6)), slopes.flatten()),
+        (padded, F.pad(slopes, (0, 2), value=7.0).flatten()),
+    ):
+        even, odd = (members.every_second(begin, values) for begin in (0, 1))
+        assert (even * odd).tolist() == pytest.approx([(-0.1 / 3) ** 2, -1.0, 4.0])
+    made, _ = learner(METHODS["irm"])
     with pytest.raises(ValueError, match=r"needs two of them in a step; found 1\. Use a larger"):
-        irm.invariance(torch.ones(1))
+        made.objective(batches(0, samples=1))
+
+
+@pytest.mark.parametrize("name", ["erm", "irm", "vrex", "groupdro", "coral", "mmd", "sd"])
+def test_padding_counts_for_nothing(name):
+    """Whatever it holds, objective and gradient are those of the samples alone."""
+    made, _ = learner(replace(METHODS[name]))
+    given = batches(0, samples=7)
+    expected = made.objective(given)
+    wanted = torch.autograd.grad(expected, list(made.network.parameters()))
+    padded = {
+        each: (torch.cat([x, 50 + x[:3]]), torch.cat([y, y[:3]])) for each, (x, y) in given.items()
+    }
+    again, _ = learner(replace(METHODS[name]))
+    counted = torch.tensor([1.0] * 7 + [0.0] * 3).repeat(len(given))
+    again.setup = replace(again.setup, counted=counted)
+    found = again.objective(padded)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = torch.autograd.grad(found, list(again.network.parameters()))
+    for one, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=1e-6)
 
 
 def test_irms_slope_is_that_of_a_scale_and_its_penalty_moves_the_network():
@@ -228,7 +256,9 @@ def features(count=9, width=4, seed=0):
 
 def test_corals_distance_of_a_shift_is_its_mean_square():
     z, shift = features(), torch.tensor([1.0, 0.0, -2.0, 3.0])
-    assert distances.coral(torch.cat([z, z + shift]), (9, 9)).item() == pytest.approx(14 / 4)
+    assert distances.coral(torch.cat([z, z + shift]), Members((9, 9))).item() == pytest.approx(
+        14 / 4
+    )
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (4, 7, 3)])
@@ -238,17 +268,19 @@ def test_corals_products_of_samples_are_its_covariances(sizes):
         z = features(sum(sizes), width) * torch.linspace(0.5, 2, width)
         z[: sizes[0]] *= 1.5
         expected = literal.over_pairs(literal.coral_distance, z.split(sizes))
-        assert distances.coral(z, sizes).item() == pytest.approx(expected.item(), rel=1e-10)
+        assert distances.coral(z, Members(sizes)).item() == pytest.approx(
+            expected.item(), rel=1e-10
+        )
     with pytest.raises(ValueError, match=r"needs 2 samples of each domain in a step; found 1"):
-        distances.coral(features(3), (2, 1))
+        distances.coral(features(3), Members((2, 1)))
 
 
 def test_mmd_of_the_same_set_is_zero_and_of_others_the_literal_one_whichever_comes_first():
     z = features(12)
-    assert distances.mmd(torch.cat([z, z]), (12, 12)).item() == pytest.approx(0, abs=1e-14)
-    there, back = (distances.mmd(each, (5, 7)) for each in (z, torch.cat([z[5:], z[:5]])))
+    assert distances.mmd(torch.cat([z, z]), Members((12, 12))).item() == pytest.approx(0, abs=1e-14)
+    there, back = (distances.mmd(each, Members((5, 7))) for each in (z, torch.cat([z[5:], z[:5]])))
     assert there.item() == pytest.approx(literal.mmd_distance(z[:5], z[5:]).item())
-    back = distances.mmd(torch.cat([z[5:], z[:5]]), (7, 5))
+    back = distances.mmd(torch.cat([z[5:], z[:5]]), Members((7, 5)))
     assert there.item() == pytest.approx(back.item())
 
 
@@ -256,13 +288,13 @@ def test_mmds_distances_do_not_cancel_in_float32():
     """Far from the origin ‖a‖² + ‖b‖² − 2ab has lost all digits of what is between them."""
     z = features(6).float()
     z = z + 1e4
-    exact = distances.mmd(z.double(), (3, 3)).item()
-    assert distances.mmd(z, (3, 3)).item() == pytest.approx(exact, rel=1e-4)
+    exact = distances.mmd(z.double(), Members((3, 3))).item()
+    assert distances.mmd(z, Members((3, 3))).item() == pytest.approx(exact, rel=1e-4)
 
 
 def test_one_set_is_apart_from_nothing():
-    assert distances.coral(features(), (9,)) == 0
-    assert distances.mmd(features(), (9,)).item() == pytest.approx(0, abs=1e-12)
+    assert distances.coral(features(), Members((9,))) == 0
+    assert distances.mmd(features(), Members((9,))).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_causirls_mixtures_of_one_distribution_are_alike_on_average():
@@ -272,11 +304,11 @@ def test_causirls_mixtures_of_one_distribution_are_alike_on_average():
     found = []
     for _ in range(200):
         z = torch.randn(96, 4, generator=generator)
-        done = passes.Forward(z, z, torch.zeros(96), torch.zeros(96), (32, 32, 32))
+        done = passes.Forward(z, z, torch.zeros(96), torch.zeros(96), Members((32, 32, 32)))
         found.append(made.penalty(done).item())
     # Two samples of 48 have squared differences of means of 2/48 and of covariances less than that.
     assert np.median(found) < 0.2
-    one = passes.Forward(z[:3], z[:3], torch.zeros(3), torch.zeros(3), (1, 1, 1))
+    one = passes.Forward(z[:3], z[:3], torch.zeros(3), torch.zeros(3), Members((1, 1, 1)))
     assert made.penalty(one) == 0  # no first part has a sample
 
 
@@ -451,10 +483,10 @@ def test_miros_stages_are_those_of_the_network():
 
 
 PURE = {
-    "coral": lambda z, *_: distances.coral(z, (5, 7)),
-    "coral, wide": lambda z, *_: distances.coral(z.repeat(1, 5), (5, 7)),
-    "mmd": lambda z, *_: distances.mmd(z, (5, 7)),
-    "irm": lambda z, *_: irm.invariance(z[:, 0]),
+    "coral": lambda z, *_: distances.coral(z, Members((5, 7))),
+    "coral, wide": lambda z, *_: distances.coral(z.repeat(1, 5), Members((5, 7))),
+    "mmd": lambda z, *_: distances.mmd(z, Members((5, 7))),
+    "irm": lambda z, *_: Members((len(z),)).every_second(1, z[:, 0]).square().sum(),
     "v-rex": lambda z, *_: vrex.multipliers(z[:3, 0], 2.0),
     "eqrm": lambda z, *_: eqrm.slopes(z[:3, 0], 0.75),
     "eqrm, published": lambda z, *_: eqrm.published_slopes(z[:3, 0], 0.75),

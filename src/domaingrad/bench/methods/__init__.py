@@ -28,7 +28,9 @@ from .learner import (
     Batches,
     Learner,
     NonFiniteTermWarning,
+    Pooled,
     Setup,
+    Terms,
     Validation,
     by_domain,
     pooled,
@@ -46,7 +48,7 @@ from .q_samples import QSamples, QSteps
 from .rdm import RDM
 from .references import REFERENCES
 from .rsc import RSC
-from .rules import AGREEMENT, method_of_rule
+from .rules import AGREEMENT, RuleLearner, RuleMethod, method_of_rule
 from .sagm import SAGM
 from .sagnet import SagNet
 from .sam import SAM
@@ -122,10 +124,14 @@ __all__ = [
     "NeverBegunWarning",
     "NonFiniteTermWarning",
     "PenaltyLearner",
+    "Pooled",
     "Requires",
     "RiskWeightsLearner",
+    "RuleLearner",
+    "RuleMethod",
     "Setup",
     "Sharding",
+    "Terms",
     "TwoReadings",
     "Validation",
     "Within",

@@ -200,6 +200,15 @@ class Method(ABC):
         """Hyper-parameters by name."""
         return asdict(self)
 
+    def choices(self) -> dict[str, Any]:
+        """Those of them that are neither numbers on a scale nor updates."""
+        updates = {name for name, range_ in _ranges(type(self)).items() if range_ is _UPDATE}
+        return {
+            name: value
+            for name, value in self.hyperparameters().items()
+            if not isinstance(value, float) and name not in updates
+        }
+
 
 @dataclass(frozen=True)
 class TwoReadings(Method):

@@ -12,7 +12,7 @@ from domaingrad.bench.protocol import PowerOfTen, space
 
 from .base import Method, MethodInfo, Requires, Weight
 from .distances import FEWEST, coral, mmd
-from .passes import Forward, PenaltyLearner
+from .passes import Forward, Members, PenaltyLearner
 
 Distance = Literal["coral", "mmd"]
 
@@ -31,7 +31,8 @@ class CausIRLLearner(PenaltyLearner["CausIRL"]):
         if min(sizes) < FEWEST:
             return done.features.new_zeros(())
         parts = done.features[torch.tensor(rows[0] + rows[1], device=done.features.device)]
-        return coral(parts, sizes) if self.hp.distance == "coral" else mmd(parts, sizes)
+        distance = coral if self.hp.distance == "coral" else mmd
+        return distance(parts, Members(sizes))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .passes import membership, spread
+from .passes import Members, spread
 
 BANDWIDTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """Of MMD's kernels, as in DomainBed."""
@@ -13,7 +13,7 @@ FEWEST = 2
 """Samples of a set whose covariance is taken."""
 
 
-def coral(features: Tensor, sizes: tuple[int, ...]) -> Tensor:
+def coral(features: Tensor, members: Members) -> Tensor:
     """The mean over pairs of sets of mean_d (μ_i − μ_j)² + mean_{d×d} (C_i − C_j)².
 
     As in DomainBed; arXiv 1607.01719 has covariances alone, and ‖·‖²/(4d²). Where there are fewer
@@ -21,44 +21,41 @@ def coral(features: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
     Args:
         features: [N, d], set after set.
-        sizes: samples of each set.
+        members: which set they are of.
 
     Raises:
         ValueError: a set of one sample, which has no covariance.
     """
-    if min(sizes) < FEWEST:
+    if min(members.sizes) < FEWEST:
         raise ValueError(
             f"CORAL takes covariances and needs {FEWEST} samples of each domain in a step; found "
-            f"{min(sizes)}. Use a larger batch."
+            f"{min(members.sizes)}. Use a larger batch."
         )
     width = features.shape[1]
-    means = membership(sizes, features) @ features
-    every = [mean.expand(n, -1) for mean, n in zip(means, sizes, strict=True)]
+    means = members.shares(features) @ features
+    every = [mean.expand(n, -1) for mean, n in zip(means, members.sizes, strict=True)]
     centred = features - torch.cat(every)
+    unbiased = members.shares(features, lost=1)
     if len(features) < width:
-        unbiased = membership(sizes, features, lost=1)
         products = unbiased @ (centred @ centred.T).square() @ unbiased.T
         covariances = spread(products) / width**2
     else:
-        parts: tuple[Tensor, ...] = centred.split(list(sizes))  # type: ignore[no-untyped-call]
-        each = torch.stack([z.T @ z / (len(z) - 1) for z in parts])
-        covariances = _variance(each)
+        parts = zip(members.split(centred), members.split(unbiased.sum(0)), strict=True)
+        covariances = _variance(torch.stack([(z * share[:, None]).T @ z for z, share in parts]))
     return _variance(means) + covariances
 
 
-def mmd(
-    features: Tensor, sizes: tuple[int, ...], bandwidths: tuple[float, ...] = BANDWIDTHS
-) -> Tensor:
+def mmd(features: Tensor, members: Members, bandwidths: tuple[float, ...] = BANDWIDTHS) -> Tensor:
     """The mean over pairs of sets of mean k(x, x) + mean k(y, y) − 2 mean k(x, y), as in DomainBed.
 
     k(a, b) = Σ_γ exp(−γ ‖a − b‖²), diagonals included, distances by differences of components.
 
     Args:
         features: [N, d], set after set.
-        sizes: samples of each set.
+        members: which set they are of.
         bandwidths: the γ.
     """
-    mean = membership(sizes, features)
+    mean = members.shares(features)
     return spread(mean @ kernels(features, bandwidths) @ mean.T)
 
 

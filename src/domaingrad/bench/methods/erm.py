@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from .base import Method, MethodInfo, Requires
-from .learner import Batches, Learner, pooled
+from .learner import Batches, Learner
+from .passes import forward
 
 
 class ERMLearner(Learner["ERM"]):
     """One plain backward pass."""
 
+    stacks: ClassVar[bool] = True
+
     def objective(self, batches: Batches) -> Tensor:
         """The mean loss of the pooled, domain-balanced batch."""
-        inputs, labels, _ = pooled(batches)
-        return self.setup.loss(self.network(inputs), labels).mean()
+        return forward(self.setup, batches).risk
 
 
 @dataclass(frozen=True)

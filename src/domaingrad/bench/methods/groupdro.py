@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .passes import RiskWeightsLearner
 class GroupDROLearner(RiskWeightsLearner["GroupDRO"]):
     """Keeps the weights of the domains from update to update."""
 
+    stacks: ClassVar[bool] = True
     q: Tensor
 
     def build(self) -> None:

@@ -31,10 +31,13 @@ class IBERMLearner(AnnealedLearner["IBERM"]):
 class IBIRMLearner(AnnealedLearner["IBIRM"]):
     """Adam begins anew at either anneal."""
 
-    def objective(self, batches: Batches) -> Tensor:
-        """Risk, bottleneck, and IRM's penalty, whose early weight is 1."""
+    def coming(self) -> None:
+        """Forget Adam's moments."""
         if self.step in (self.hp.anneal, self.hp.irm_anneal):
             self.restart(self.optimizer)
+
+    def objective(self, batches: Batches) -> Tensor:
+        """Risk, bottleneck, and IRM's penalty, whose early weight is 1."""
         done = forward(self.setup, batches)
         late = self.step >= self.hp.irm_anneal
         return self.total(

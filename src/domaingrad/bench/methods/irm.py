@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from domaingrad.bench.protocol import Floor, PowerOfTen, space
@@ -14,30 +13,29 @@ from .base import Method, MethodInfo, Updates, Weight
 from .learner import Setup
 from .passes import AnnealedLearner, Forward, errors
 
-
-def invariance(slopes: Tensor) -> Tensor:
-    """D(even half) · D(odd half) of one domain, an unbiased estimate of (E D)², so it may be < 0.
-
-    Args:
-        slopes: ∂ loss/∂s of each sample at s = 1, where its outputs are scaled by s; shape [n].
-    """
-    if len(slopes) < 2:
-        raise ValueError(
-            f"IRM's penalty compares two halves of a domain's samples and needs two of them in a "
-            f"step; found {len(slopes)}. Use a larger batch."
-        )
-    return slopes[::2].mean() * slopes[1::2].mean()
+FEWEST = 2
+"""Samples of a domain, of which each half has one."""
 
 
 def mean_invariance(setup: Setup, done: Forward) -> Tensor:
-    """The mean over domains."""
+    """The mean over domains of D(even half) · D(odd half), an unbiased estimate of (E D)².
+
+    So it may be < 0. D is the mean of ∂ loss/∂s at s = 1, where outputs are scaled by s.
+    """
+    if min(done.sizes) < FEWEST:
+        raise ValueError(
+            f"IRM's penalty compares two halves of a domain's samples and needs two of them in a "
+            f"step; found {min(done.sizes)}. Use a larger batch."
+        )
     slopes = (errors(setup, done.outputs, done.labels) * done.outputs).sum(1)
-    return torch.stack([invariance(each) for each in done.by_domain(slopes)]).mean()
+    even, odd = (done.members.every_second(begin, slopes) for begin in (0, 1))
+    return (even * odd).mean()
 
 
 class IRMLearner(AnnealedLearner["IRM"]):
     """Weight 1 before the anneal, not 0."""
 
+    stacks: ClassVar[bool] = True
     early: ClassVar[float] = 1.0
 
     def penalty(self, done: Forward) -> Tensor:

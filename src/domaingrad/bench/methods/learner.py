@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
 from operator import add
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,8 +24,27 @@ H_co = TypeVar("H_co", covariant=True)
 """A method, as its learner knows it."""
 
 
+class Pooled(dict[str, tuple[Tensor, Tensor]]):
+    """Batches that are parts of one piece.
+
+    Args:
+        names: of the domains.
+        inputs: [K, n, ...].
+        labels: [K, n].
+    """
+
+    def __init__(self, names: Sequence[str], inputs: Tensor, labels: Tensor) -> None:
+        super().__init__(
+            zip(names, zip(inputs.unbind(), labels.unbind(), strict=True), strict=True)
+        )
+        self.whole = inputs.flatten(0, 1), labels.flatten(0, 1)
+
+
 class Processes(Protocol):
     """The processes that train one network together; one alone changes nothing."""
+
+    world: int
+    """How many there are."""
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """In DistributedDataParallel, if there are several processes."""
@@ -104,6 +123,8 @@ class Setup:
     """Width of the outputs: the number of classes, or 1."""
     class_weights: Tensor | None = None
     """By which ``loss`` weighs samples by their class, if it does."""
+    counted: Tensor | None = None
+    """[N], 1 for a sample of a step and 0 for padding; ``None`` where there is none."""
 
 
 class Stateful(Protocol):
@@ -140,9 +161,29 @@ class Terms:
         """Those of an update."""
         known = self._last.keys() == terms.keys()
         self._last = {name: value.detach() for name, value in terms.items()}
-        bad = ~torch.stack(list(self._last.values())).isfinite()
+        bad = ~torch.stack(list(self._last.values()), -1).isfinite()
         failed = self._failed if known and self._failed is not None else bad
-        self._failed = torch.where(failed.any(), failed, bad)
+        self._failed = torch.where(failed.any(-1, keepdim=True), failed, bad)
+
+    @classmethod
+    def together(cls, each: Sequence[Terms]) -> Terms:
+        """Of several runs, whose terms are [R]; new ones, where some have none yet."""
+        made = cls()
+        failed = [own._failed for own in each if own._failed is not None]
+        if len(failed) == len(each):
+            made._last = {
+                name: torch.stack([own._last[name] for own in each]) for name in each[0]._last
+            }
+            made._failed = torch.stack(failed)
+        return made
+
+    def of(self, run: int) -> Terms:
+        """Those of one of several runs."""
+        made = Terms()
+        if self._failed is not None:
+            made._last = {name: value[run] for name, value in self._last.items()}
+            made._failed = self._failed[run]
+        return made
 
     def failed(self) -> list[str]:
         """Names of those that were not finite when the first of them was not."""
@@ -170,18 +211,25 @@ class Learner(Generic[H_co]):
         hp: the method with its hyper-parameters.
     """
 
+    stacks: ClassVar[bool] = False
+    """Whether :meth:`objective` may be taken of many runs at once, by ``torch.func.vmap``: it is a
+    function of the network, the batches, what is kept, :meth:`weight` and numbers of ``hp`` alone,
+    and takes means over samples by :class:`~domaingrad.bench.methods.passes.Members`."""
+
     def __init__(self, setup: Setup, hp: H_co) -> None:
         self.setup, self.hp, self.network = setup, hp, setup.network
         self.step = 0
         """Updates done; the run counts them."""
-        self._kept: list[str] = []
-        self._terms = Terms()
+        self.kept: list[str] = []
+        """Names of what was declared by :meth:`keep`."""
+        self.terms = Terms()
+        """Of the objective, for :meth:`metrics`."""
         self.build()
         device = next(self.network.parameters()).device
         for part in self._parts().values():
             if isinstance(part, nn.Module):
                 part.to(device)
-        for name in self._kept:
+        for name in self.kept:
             setattr(self, name, _moved(getattr(self, name), device))
         taken = {id(p) for optimizer in self.optimizers() for p in _parameters(optimizer)}
         modules = [part for part in self._parts().values() if isinstance(part, nn.Module)]
@@ -202,7 +250,14 @@ class Learner(Generic[H_co]):
         """Attributes with their first values, which checkpoints keep: tensors, numbers, lists."""
         for name, value in state.items():
             setattr(self, name, value)
-            self._kept.append(name)
+            self.kept.append(name)
+
+    def weight(self) -> float:
+        """Of what an objective adds to the risks, in this update."""
+        return 0.0
+
+    def coming(self) -> None:
+        """An update is coming: what is to happen before it, as an optimizer that begins anew."""
 
     def objective(self, batches: Batches) -> Tensor:
         """The loss of a step; for several processes, a mean over this one's samples."""
@@ -220,6 +275,7 @@ class Learner(Generic[H_co]):
 
     def update(self, batches: Batches) -> Tensor:
         """A whole step; return its mean loss."""
+        self.coming()
         loss = self.backward(batches)
         self.setup.amp.step(self.optimizer)
         self.optimizer.zero_grad()
@@ -234,7 +290,7 @@ class Learner(Generic[H_co]):
 
     def total(self, **terms: Tensor) -> Tensor:
         """The sum of an objective's terms, scalars; :meth:`metrics` tells them by name."""
-        self._terms.add(terms)
+        self.terms.add(terms)
         return reduce(add, terms.values())
 
     def metrics(self) -> Mapping[str, float]:
@@ -242,7 +298,7 @@ class Learner(Generic[H_co]):
 
         Warns of a term that is not finite, by name: of several, of the first.
         """
-        if failed := self._terms.failed():
+        if failed := self.terms.failed():
             told = f"{' and '.join(failed)} of the objective of {type(self).__name__}"
             warnings.warn(
                 f"{told} became not finite first, so nothing is learned any more; use a smaller "
@@ -250,7 +306,7 @@ class Learner(Generic[H_co]):
                 NonFiniteTermWarning,
                 stacklevel=2,
             )
-        return self._terms.finite()
+        return self.terms.finite()
 
     def take(self, loss: Tensor, *optimizers: Optimizer) -> None:
         """A step of some of the optimizers on a loss of its own; all gradients are zero after."""
@@ -278,7 +334,7 @@ class Learner(Generic[H_co]):
         self._require_declared()
         return {
             "step": self.step,
-            "kept": {name: getattr(self, name) for name in self._kept},
+            "kept": {name: getattr(self, name) for name in self.kept},
             "parts": {name: part.state_dict() for name, part in self._parts().items()},
         }
 
@@ -304,7 +360,7 @@ class Learner(Generic[H_co]):
         undeclared = [
             name
             for name, value in vars(self).items()
-            if name not in ("setup", "hp", "step", "_numbers", *self._kept)
+            if name not in ("setup", "hp", "step", "_numbers", *self.kept)
             and (_holds_tensor(value) or self._numbers.get(name, value) != value)
         ]
         if undeclared:
@@ -316,14 +372,21 @@ class Learner(Generic[H_co]):
 
 def pooled(batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, labels and the domain of each sample, counted from 0, of all domains together."""
-    inputs = torch.cat([x for x, _ in batches.values()])
-    labels = torch.cat([y for _, y in batches.values()])
+    inputs, labels = in_one_piece(batches)
     # Made where it is used: copies from the host would wait.
     domains = [
         torch.full((len(y),), number, device=y.device)
         for number, (_, y) in enumerate(batches.values())
     ]
     return inputs, labels, torch.cat(domains)
+
+
+def in_one_piece(batches: Batches) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of all domains together."""
+    if isinstance(batches, Pooled):
+        return batches.whole
+    inputs, labels = (torch.cat(each) for each in zip(*batches.values(), strict=True))
+    return inputs, labels
 
 
 def by_domain(values: Tensor, batches: Batches) -> tuple[Tensor, ...]:
@@ -335,6 +398,8 @@ def by_domain(values: Tensor, batches: Batches) -> tuple[Tensor, ...]:
 
 def mean_over_processes(processes: Processes, values: Tensor, samples: int) -> Tensor:
     """The mean of what each process has, weighted by its samples; the same values on all."""
+    if processes.world == 1:
+        return values
     carrier = nn.Parameter(values.detach().clone())
     carrier.grad = values.detach().clone()
     processes.average_gradients([carrier], samples)

@@ -75,7 +75,7 @@ class MIROLearner(Learner["MIRO"]):
         self.of_variances = self.setup.optimizer(self.variances.parameters())
         for group in self.of_variances.param_groups:
             group["lr"] *= FASTER
-            group["share"] *= FASTER  # of the schedule's learning rate, now and later
+            group["rate"] *= FASTER  # what the schedule takes its share of, now and later
 
     def backward(self, batches: Batches) -> Tensor:
         """Of the network and of the variances."""

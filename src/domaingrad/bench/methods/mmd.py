@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,9 +17,11 @@ from .passes import Forward, PenaltyLearner
 class MMDLearner(PenaltyLearner["MMD"]):
     """Looks at features, not outputs."""
 
+    stacks: ClassVar[bool] = True
+
     def penalty(self, done: Forward) -> Tensor:
         """Over all pairs of domains."""
-        return mmd(done.features, done.sizes)
+        return mmd(done.features, done.members)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,66 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from domaingrad.bench.models import Network
 from domaingrad.rules.statistics import accumulation_dtype
 
-from .learner import Batches, H_co, Learner, Setup, mean_over_processes
+from .learner import Batches, H_co, Learner, Setup, in_one_piece, mean_over_processes
+
+
+@dataclass(frozen=True)
+class Members:
+    """Of which domain samples are: so many of each, one domain after the other.
+
+    Where runs train together (:mod:`domaingrad.bench.runs.stacked`), their batches are padded to
+    one size with samples that count for nothing.
+    """
+
+    sizes: tuple[int, ...]
+    """Samples of each domain, padding included."""
+    counted: Tensor | None = None
+    """[N], 1 for a sample and 0 for padding; ``None`` where there is none."""
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Rows of samples, domain by domain."""
+        parts: tuple[Tensor, ...] = values.split(list(self.sizes))  # type: ignore[no-untyped-call]
+        return parts
+
+    def counts(self, like: Tensor) -> Tensor:
+        """Samples of each domain, [K]."""
+        if self.counted is None:
+            return torch.stack([torch.full_like(like[0], size) for size in self.sizes])
+        return torch.stack([each.sum() for each in self.split(self.counted)])
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Of one number a sample over each domain, [K]."""
+        counted = values if self.counted is None else values * self.counted
+        return torch.stack([each.sum() for each in self.split(counted)])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of one number a sample over all samples."""
+        if self.counted is None:
+            return values.mean()
+        return (values * self.counted).sum() / self.counted.sum()
+
+    def means(self, values: Tensor) -> Tensor:
+        """Of one number a sample over each domain, [K]."""
+        if self.counted is None:
+            return torch.stack([each.mean() for each in self.split(values)])
+        return self.sums(values) / self.counts(values)
+
+    def every_second(self, begin: int, values: Tensor) -> Tensor:
+        """Of one number a sample, the mean over every second sample of each domain, [K]."""
+        parts = [each[begin::2] for each in self.split(values)]
+        if self.counted is None:
+            return torch.stack([each.mean() for each in parts])
+        counted = [each[begin::2] for each in self.split(self.counted)]
+        return torch.stack([(v * c).sum() / c.sum() for v, c in zip(parts, counted, strict=True)])
+
+    def shares(self, like: Tensor, lost: int = 0) -> Tensor:
+        """Means over domains as a matrix, [K, N]: 1/(n_e − lost) where a sample is of domain e."""
+        rows = torch.eye(len(self.sizes), dtype=like.dtype, device=like.device)
+        if self.counted is not None:
+            parts = zip(rows, self.split(self.counted), strict=True)
+            return torch.cat([row[:, None] * (c / (c.sum() - lost)) for row, c in parts], 1)
+        columns = (row[:, None] / max(n - lost, 1) for row, n in zip(rows, self.sizes, strict=True))
+        return torch.cat([c.expand(-1, n) for c, n in zip(columns, self.sizes, strict=True)], 1)
 
 
 @dataclass(frozen=True)
@@ -33,18 +92,21 @@ class Forward:
     """[N]."""
     losses: Tensor
     """[N]."""
-    sizes: tuple[int, ...]
-    """Samples of each domain."""
+    members: Members
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of each domain."""
+        return self.members.sizes
 
     def by_domain(self, values: Tensor) -> tuple[Tensor, ...]:
         """Rows of samples, domain by domain."""
-        parts: tuple[Tensor, ...] = values.split(list(self.sizes))  # type: ignore[no-untyped-call]
-        return parts
+        return self.members.split(values)
 
     @property
     def risks(self) -> Tensor:
         """R_e, the mean loss of each domain, shape [K]."""
-        return torch.stack([each.mean() for each in self.by_domain(self.losses)])
+        return self.members.means(self.losses)
 
     @property
     def risk(self) -> Tensor:
@@ -52,17 +114,17 @@ class Forward:
 
         Of several processes each has the mean over its own samples, and these are averaged.
         """
-        return self.losses.mean()
+        return self.members.mean(self.losses)
 
 
 def forward(setup: Setup, batches: Batches) -> Forward:
     """One forward pass of a step."""
-    inputs, labels = (torch.cat(each) for each in zip(*batches.values(), strict=True))
+    inputs, labels = in_one_piece(batches)
     features = setup.network.features(inputs)
     outputs = setup.network.head(features)
     losses = setup.loss(outputs, labels)
-    sizes = tuple(len(y) for _, y in batches.values())
-    return Forward(full(features), full(outputs), labels, losses, sizes)
+    members = Members(tuple(len(y) for _, y in batches.values()), setup.counted)
+    return Forward(full(features), full(outputs), labels, losses, members)
 
 
 def full(values: Tensor) -> Tensor:
@@ -83,13 +145,6 @@ def spread(inner: Tensor) -> Tensor:
     """
     count = len(inner)
     return 2 / max(count - 1, 1) * (inner.diagonal().sum() - inner.sum() / count)
-
-
-def membership(sizes: tuple[int, ...], like: Tensor, lost: int = 0) -> Tensor:
-    """Means over domains as a matrix, [K, N]: 1/(n_e − lost) where a sample is of domain e."""
-    rows = torch.eye(len(sizes), dtype=like.dtype, device=like.device)
-    columns = (row[:, None] / max(n - lost, 1) for row, n in zip(rows, sizes, strict=True))
-    return torch.cat([c.expand(-1, n) for c, n in zip(columns, sizes, strict=True)], 1)
 
 
 class Weighs(Protocol):
@@ -143,8 +198,8 @@ class PenaltyLearner(Learner[W_co]):
         return self.total(risk=done.risk, penalty=self.weight() * penalty)
 
 
-class AnnealedLearner(PenaltyLearner[A_co]):
-    """From update ``anneal`` on the penalty has its weight; Adam begins anew there."""
+class Anneal(Learner[A_co]):
+    """From update ``anneal`` on what is added has its weight; Adam begins anew there."""
 
     early: ClassVar[float] = 0.0
     """Weight before."""
@@ -153,11 +208,14 @@ class AnnealedLearner(PenaltyLearner[A_co]):
         """The method's, or the early one."""
         return self.hp.weight if self.step >= self.hp.anneal else self.early
 
-    def objective(self, batches: Batches) -> Tensor:
-        """Risk and penalty."""
+    def coming(self) -> None:
+        """Forget Adam's moments at the anneal."""
         if self.step == self.hp.anneal:
             self.restart(self.optimizer)
-        return super().objective(batches)
+
+
+class AnnealedLearner(Anneal[A_co], PenaltyLearner[A_co]):
+    """A penalty that is annealed."""
 
 
 class RiskWeightsLearner(Learner[H_co]):
@@ -173,15 +231,15 @@ class RiskWeightsLearner(Learner[H_co]):
     def objective(self, batches: Batches) -> Tensor:
         """(1/K) Σ_e m_e R_e, whose gradient is the method's."""
         done = forward(self.setup, batches)
-        own = len(done.losses)
-        sums = torch.stack([each.detach().sum() for each in done.by_domain(done.losses)])
-        sizes = torch.stack([torch.full_like(sums[0], size) for size in done.sizes])
-        means = mean_over_processes(self.setup.processes, torch.cat([sums, sizes]) / own, own)
+        losses = done.losses.detach()
+        found = torch.cat([done.members.sums(losses), done.members.counts(losses)])
+        found = found / done.members.counts(losses).sum()
+        means = mean_over_processes(self.setup.processes, found, len(losses))
         summed, shares = means.chunk(2)
         weights = self.multipliers(summed / shares) / (len(shares) * shares)
         of_sample = torch.cat([w.expand(n) for w, n in zip(weights, done.sizes, strict=True)])
-        self._terms.add({"risk": (summed / shares).mean()})
-        return (of_sample * done.losses).mean()
+        self.terms.add({"risk": (summed / shares).mean()})
+        return done.members.mean(of_sample * done.losses)
 
 
 def domain_gradients(

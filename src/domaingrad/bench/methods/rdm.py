@@ -11,7 +11,7 @@ from domaingrad.bench.protocol import Floor, Uniform, space
 from .base import Method, MethodInfo, Rate, Updates, Weight
 from .distances import kernels
 from .learner import Batches, Learner
-from .passes import forward, membership
+from .passes import forward
 
 BANDWIDTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -33,7 +33,7 @@ class RDMLearner(Learner["RDM"]):
         done = forward(self.setup, batches)
         late, losses = self.step >= self.hp.anneal, done.losses
         highest = done.risks.detach().argmax(keepdim=True)
-        worst = membership(done.sizes, losses).index_select(0, highest)[0]
+        worst = done.members.shares(losses).index_select(0, highest)[0]
         mean, count = worst @ losses, (worst > 0).sum()
         variance = worst @ (losses - mean).square() * count / (count - 1) + losses.var()
         return self.total(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,9 +16,11 @@ from .passes import Forward, PenaltyLearner
 class SDLearner(PenaltyLearner["SD"]):
     """Looks at outputs alone."""
 
+    stacks: ClassVar[bool] = True
+
     def penalty(self, done: Forward) -> Tensor:
         """The mean square over samples and outputs."""
-        return done.outputs.square().mean()
+        return done.members.mean(done.outputs.square().mean(1))
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from domaingrad.bench.protocol import Floor, PowerOfTen, space
 
 from .base import Method, MethodInfo, Requires, Updates, Weight
-from .learner import Batches
-from .passes import RiskWeightsLearner
+from .passes import Anneal, RiskWeightsLearner
 
 
 def multipliers(risks: Tensor, weight: float) -> Tensor:
@@ -18,18 +18,15 @@ def multipliers(risks: Tensor, weight: float) -> Tensor:
     return 1 + 2 * weight * (risks - risks.mean())
 
 
-class VRExLearner(RiskWeightsLearner["VREx"]):
-    """Weight 1 before the anneal, not 0; Adam begins anew there."""
+class VRExLearner(Anneal["VREx"], RiskWeightsLearner["VREx"]):
+    """Weight 1 before the anneal, not 0."""
 
-    def objective(self, batches: Batches) -> Tensor:
-        """Weighted risks."""
-        if self.step == self.hp.anneal:
-            self.restart(self.optimizer)
-        return super().objective(batches)
+    stacks: ClassVar[bool] = True
+    early: ClassVar[float] = 1.0
 
     def multipliers(self, risks: Tensor) -> Tensor:
         """Of this update."""
-        return multipliers(risks, self.hp.weight if self.step >= self.hp.anneal else 1.0)
+        return multipliers(risks, self.weight())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Protocol: which samples train, validate and test, which seeds, which draws, what is selected."""
 
-from .sampling import draw, drawn_rows
+from .sampling import draw, drawn_ahead, drawn_rows
 from .search import Choice, Distribution, Floor, PowerOfTen, PowerOfTwo, Uniform, drawn, space
 from .seeds import generator_of, seed_of
 from .selection import SELECTIONS, Candidate, Selection, training_domain_validation
@@ -20,6 +20,7 @@ __all__ = [
     "Uniform",
     "draw",
     "drawn",
+    "drawn_ahead",
     "drawn_rows",
     "generator_of",
     "of_trained",

@@ -2,11 +2,12 @@
 
 from domaingrad.bench.disk import FullDiskError, RunDirectoryError
 
+from .bundling import Stacking, bundles_of
 from .directory import RunDirectory
-from .events import Event, Failed, Finished, Lost, Progress
+from .events import Apart, Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
 from .launching import processes_of
-from .plan import Plan, PlannedData, PlannedRun, SweepConfig, make_plan
+from .plan import Bundle, Plan, PlannedData, PlannedRun, SweepConfig, make_plan
 from .processes import Crew, uninterrupted
 from .ranks import FailedElsewhereError, LostProcessError
 from .ray_cluster import RayCrew
@@ -19,6 +20,8 @@ from .training import Result
 
 __all__ = [
     "AnyCrew",
+    "Apart",
+    "Bundle",
     "Checkpoint",
     "Crew",
     "Event",
@@ -38,11 +41,13 @@ __all__ = [
     "Result",
     "RunDirectory",
     "RunDirectoryError",
+    "Stacking",
     "Status",
     "SweepConfig",
     "SweepDirectory",
     "TrainConfig",
     "TrainedModel",
+    "bundles_of",
     "execute",
     "make_plan",
     "processes_of",

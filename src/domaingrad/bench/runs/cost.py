@@ -11,8 +11,9 @@ from domaingrad.bench.domains import DomainData, News
 
 from .averaging import COPIES
 from .isolation import isolated
-from .plan import PlannedRun
+from .plan import Bundle, PlannedRun
 from .resumable import begin
+from .stacked import Stack
 
 WARM_UP, FEWEST, SECONDS = 2, 3, 1.0
 """Steps that are not timed; the fewest that are, and for how long at most."""
@@ -43,21 +44,25 @@ class _Speed:
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of a model, by data."""
 
-    def measure(self, run: PlannedRun, data: DomainData) -> None:
+    def measure(self, bundle: Bundle, data: DomainData) -> None:
         """Take a few steps, and evaluate once on each data set."""
         began = time.perf_counter()
+        run = bundle[0]
         # More steps than are taken, since a schedule ends with its last.
-        trainer = begin(replace(run.config, steps=MANY), data).trainer
-        self.beginning[run.data] = time.perf_counter() - began
+        trainers = [begin(replace(each.config, steps=MANY), data).trainer for each in bundle]
+        self.beginning[run.data] = (time.perf_counter() - began) / len(bundle)
+        trainer = trainers[0]
+        step = Stack(trainers).step if len(bundle) > 1 else trainer.step
         for _ in range(WARM_UP):
-            trainer.step()
+            step()
         enough = max(FEWEST, run.config.steps or 0)  # more than the run has say no more of it
         steps, began = 0, time.perf_counter()
         while steps < FEWEST or (steps < enough and time.perf_counter() - began < SECONDS):
-            trainer.step()
+            step()
             steps += 1
         taken = (time.perf_counter() - began) / steps
-        self.sample[run.data, run.config.method] = taken / (run.config.batch or 1)
+        samples = sum(each.config.batch or 1 for each in bundle)
+        self.sample[run.data, run.config.method] = taken / samples
         if run.data not in self.evaluation:
             began = time.perf_counter()
             trainer.checkpoint()
@@ -76,7 +81,7 @@ class _Speed:
 
 
 def measure(
-    runs: Sequence[PlannedRun], data: Mapping[str, DomainData], keep_models: bool, news: News
+    bundles: Sequence[Bundle], data: Mapping[str, DomainData], keep_models: bool, news: News
 ) -> Cost:
     """Take a few steps of each method on each data set, and one evaluation, on one thread.
 
@@ -84,7 +89,7 @@ def measure(
     and left to its runs, unless nothing can.
 
     Args:
-        runs: what is to be done.
+        bundles: what is to be done; runs that train together, or one alone.
         data: the data by name.
         keep_models: whether the models stay.
         news: who hears of the measuring.
@@ -93,13 +98,15 @@ def measure(
         Exception: what the first kind of run has died of, if all have.
     """
     speed, failed = _Speed(), []
-    kinds = {(run.data, run.config.method): run for run in reversed(runs)}
-    for done, run in enumerate(reversed(kinds.values())):
+    runs = [run for bundle in bundles for run in bundle]
+    kinds = {(each[0].data, each[0].config.method): each for each in reversed(bundles)}
+    for done, bundle in enumerate(reversed(kinds.values())):
+        run = bundle[0]
         news.advance("measuring speed", done, len(kinds))
         try:
             with isolated(0, threads=1), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the runs themselves will warn
-                speed.measure(run, data[run.data])
+                speed.measure(bundle, data[run.data])
         except Exception as error:  # noqa: BLE001 - the runs themselves will tell more
             failed.append(error)
             text = next(iter(str(error).splitlines()), type(error).__name__)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from domaingrad.bench.checked import (
     DamagedError,
@@ -179,19 +180,27 @@ class RunDirectory:
         require_comment(self.path / CONFIG)
         return found
 
-    def append(self, seen: Checkpoint, sealed: Sealed, groups: Recorded | None = None) -> None:
-        """Add a checkpoint; its sealed side first."""
-        if groups:
-            self._records[GROUPS].append({"step": seen.step, "groups": dict(groups)})
-        if sealed:
-            scores = {name: asdict(found) for name, found in sealed.items()}
-            self._records[SEALED].append({"step": seen.step, "scores": scores})
-        self._records[RECORDS].append(asdict(seen))
-
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Add the last line."""
-        sums = [self._records[name].tail for name in (SEALED, GROUPS)]
-        self._records[RECORDS].append({"finished": dict(facts), "sums": sums})
+    def append(
+        self,
+        *found: tuple[Checkpoint, Sealed, Recorded],
+        finished: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add checkpoints, the sealed side first; and the last line, where the run has ended."""
+        self._records[GROUPS].append(
+            *({"step": seen.step, "groups": dict(groups)} for seen, _, groups in found if groups)
+        )
+        self._records[SEALED].append(
+            *(
+                {"step": seen.step, "scores": {n: asdict(each) for n, each in sealed.items()}}
+                for seen, sealed, _ in found
+                if sealed
+            )
+        )
+        lines: list[dict[str, Any]] = [asdict(seen) for seen, *_ in found]
+        if finished is not None:
+            sums = [self._records[name].tail for name in (SEALED, GROUPS)]
+            lines.append({"finished": dict(finished), "sums": sums})
+        self._records[RECORDS].append(*lines)
 
     def checkpoints(self) -> list[Checkpoint]:
         """By step."""
@@ -248,7 +257,7 @@ class RunDirectory:
         """Replace the state to go on from, which has what is written so far, too."""
         content = BytesIO()
         records = {name: record.text for name, record in self._records.items()}
-        torch.save({**state, "records": records}, content)
+        torch.save({**_compact(dict(state)), "records": records}, content)
         replace(self.path / STATE, with_header(content.getvalue()))
 
     def state(self) -> dict[str, Any] | None:
@@ -333,6 +342,18 @@ class RunDirectory:
                 f"{self.path / name} is no record of this version ({type(error).__name__}); "
                 f"restore it, or choose another directory."
             ) from error
+
+
+def _compact(value: Any) -> Any:
+    """Tensors without what else lies in their storage, also in lists and dicts."""
+    match value:
+        case Tensor() if value.untyped_storage().nbytes() > value.nbytes:
+            return value.clone()
+        case dict():
+            return {name: _compact(each) for name, each in value.items()}
+        case list() | tuple():
+            return type(value)(map(_compact, value))
+    return value
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .plan import PlannedRun
+from .plan import Bundle, PlannedRun
 from .trainer import Checkpoint
 
 ATTEMPTS = 3
@@ -53,31 +53,44 @@ class Lost:
     cause: str = "killed, or out of memory?"
 
 
-Event = Progress | Finished | Failed | Lost
+@dataclass(frozen=True)
+class Apart:
+    """Runs that were to train together go on one by one."""
+
+    runs: Bundle
+    cause: str
+
+
+Ended = Finished | Failed | Lost
+Event = Progress | Ended | Apart
 OnEvent = Callable[[Event], None]
 
 
 class Undone:
-    """Runs that wait for their turn, which comes again for those that lose their process."""
+    """Runs that wait for their turn, which comes again, alone, for those that lose their process.
 
-    def __init__(self, runs: Sequence[PlannedRun]) -> None:
-        self._waiting = deque(runs)
+    A run that was lost :data:`ATTEMPTS` times has failed.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        self._waiting = deque(bundles)
         self._lost: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def take(self) -> PlannedRun:
-        """The next one."""
+    def take(self) -> Bundle:
+        """The next ones."""
         return self._waiting.popleft()
 
-    def after(self, ended: Finished | Failed | Lost) -> Finished | Failed | Lost:
-        """What has become of a run: one that was lost :data:`ATTEMPTS` times has failed."""
-        if not isinstance(ended, Lost):
-            return ended
-        self._lost[ended.run.key] += 1
-        if self._lost[ended.run.key] == ATTEMPTS:
-            cause = f"it lost its process {ATTEMPTS} times ({ended.cause})"
-            return Failed(ended.run, cause)
-        self._waiting.appendleft(ended.run)
-        return ended
+    def after(self, ended: Iterable[Ended]) -> Iterator[Ended]:
+        """What has become of runs."""
+        for each in ended:
+            if isinstance(each, Lost):
+                self._lost[each.run.key] += 1
+                if self._lost[each.run.key] == ATTEMPTS:
+                    cause = f"it lost its process {ATTEMPTS} times ({each.cause})"
+                    yield Failed(each.run, cause)
+                    continue
+                self._waiting.appendleft((each.run,))
+            yield each

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .attempts import attempt, places_of
 from .events import OnEvent
-from .one_run import attempt
-from .plan import PlannedRun
+from .plan import Bundle
 from .processes import Crew, in_processes
 from .ray_cluster import RayCrew, on_ray
 
@@ -16,17 +16,17 @@ AnyCrew = Crew | RayCrew
 
 
 def execute(
-    runs: Sequence[PlannedRun], place: Callable[[str], Path], crew: AnyCrew, on_event: OnEvent
+    bundles: Sequence[Bundle], place: Callable[[str], Path], crew: AnyCrew, on_event: OnEvent
 ) -> None:
     """Carry out everything, and tell what happens.
 
-    One thread a run, so that the numbers are the same however many run at a time, and wherever. A
-    run whose process dies goes on in another one, at most
+    One thread a bundle, so that the numbers are the same however many run at a time, and wherever.
+    A run whose process dies goes on in another one, at most
     :data:`~domaingrad.bench.runs.events.ATTEMPTS` times. Ctrl-C ends the runs under way and starts
     no others.
 
     Args:
-        runs: what is to be done.
+        bundles: what is to be done; runs that train together, or one alone.
         place: directory of a run, by its key.
         crew: where it is done.
         on_event: who hears of it.
@@ -36,9 +36,10 @@ def execute(
         FullDiskError: likewise.
     """
     if isinstance(crew, RayCrew):
-        on_ray(runs, place, crew, on_event)
+        on_ray(bundles, place, crew, on_event)
     elif crew.jobs == 1 and not crew.devices:
-        for run in runs:
-            on_event(attempt(run, place(run.key), crew.keep_models, on_event))
+        for bundle in bundles:
+            for ended in attempt(places_of(bundle, place), crew.keep_models, on_event):
+                on_event(ended)
     else:
-        in_processes(runs, place, crew, on_event)
+        in_processes(bundles, place, crew, on_event)

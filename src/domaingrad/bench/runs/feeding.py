@@ -10,8 +10,10 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from domaingrad.bench.domains.fetched import FetchedInputs
-from domaingrad.bench.protocol import Split, drawn_rows
+from domaingrad.bench.protocol import Split, drawn_ahead, drawn_rows
 
+AT_ONCE = 256
+"""Steps at most whose rows are drawn at once."""
 Rows = Mapping[str, Tensor]
 """Of each domain, those of one step."""
 
@@ -48,6 +50,7 @@ class Feed:
         self._ahead: deque[tuple[Tensor, Rows]] = deque()
         """Generator's states before steps that have been drawn and not taken, and their rows."""
         self._loaded: Iterator[Mapping[str, Tensor]] | None = None
+        self._rows: Iterator[Tensor] = iter(())
 
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Stored inputs and labels of the next step."""
@@ -72,6 +75,20 @@ class Feed:
             name: (stored, self._splits[name].data.tensors[1][rows[name]])
             for name, stored in inputs.items()
         }
+
+    def next_rows(self, within: int) -> Tensor:
+        """Rows of the next step, [K, size], which counts as taken; of one process.
+
+        Args:
+            within: steps that may be drawn at once, as :meth:`get_state` is not asked for before.
+        """
+        rows = next(self._rows, None)
+        if rows is None:
+            splits = list(self._splits.values())
+            steps = min(within, AT_ONCE)
+            self._rows = iter(drawn_ahead(splits, self._size, steps, self._generator).unbind())
+            rows = next(self._rows)
+        return rows
 
     def get_state(self) -> Tensor:
         """As of the generator, had nothing been drawn ahead."""

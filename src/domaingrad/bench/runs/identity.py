@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -69,19 +69,30 @@ def _sources(module: str, package: str, told: set[str]) -> Iterator[str]:
     if path is None:
         return
     told.add(module)
-    text = Path(path).read_text(encoding="utf-8")
-    yield f"{module}\n{_stripped(text)}"
     own = module if Path(path).name == "__init__.py" else module.rpartition(".")[0]
+    stripped, imported = _read(Path(path).read_text(encoding="utf-8"), own)
+    yield f"{module}\n{stripped}"
+    for name in imported:
+        if name == package or name.startswith(f"{package}."):
+            yield from _sources(name, package, told)
+
+
+@lru_cache(maxsize=256)
+def _read(text: str, package: str) -> tuple[str, tuple[str, ...]]:
+    """A module's code, and the names that it imports.
+
+    Args:
+        text: of the module.
+        package: that it is in, or is.
+    """
+    names: list[str] = []
     for node in ast.walk(ast.parse(text)):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), own)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name == package or name.startswith(f"{package}."):
-                yield from _sources(name, package, told)
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return _stripped(text), tuple(names)
 
 
 def _file(module: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR
 
-from domaingrad.bench.domains import Training
+from domaingrad.bench.domains import OptimizerName, Schedule, Training
 
 DECAY = 0.9995
 """Factor on the learning rate per step of the exponential schedule."""
@@ -19,11 +20,50 @@ CYCLED = ("betas", "momentum")
 """What a schedule moves beside the learning rate."""
 
 
+class Course:
+    """A schedule: by steps done, the share of the learning rate, and what else it moves.
+
+    It is PyTorch's, of an optimizer of nothing with a learning rate of 1, taken as far as asked.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        steps: int,
+        warm_up: int,
+        optimizer: OptimizerName,
+        momentum: float,
+    ) -> None:
+        self._warm_up = warm_up
+        self._leader = _made(optimizer, [torch.zeros(1)], 1.0, momentum, {})
+        self._schedule = _schedule(self._leader, schedule, steps, warm_up)
+        self._passed: list[dict[str, Any]] = []
+
+    def after(self, done: int) -> dict[str, Any]:
+        """As of the step after ``done`` others: ``lr`` and :data:`CYCLED`, as far as it has them.
+
+        Raises:
+            ValueError: the schedule has ended before.
+        """
+        (group,) = self._leader.param_groups
+        while len(self._passed) <= done:
+            if self._passed:
+                self._leader.step()  # of nothing; PyTorch expects it before the schedule's
+                self._schedule.step()
+            begun = min(1.0, (len(self._passed) + 1) / max(1, self._warm_up))
+            moved = {name: group[name] for name in CYCLED if name in group}
+            self._passed.append({"lr": group["lr"] * begun, **moved})
+        return self._passed[done]
+
+
+_course = lru_cache(maxsize=32)(Course)
+
+
 class Optimizers:
     """Makes optimizers, whenever one is asked for, and moves them along one schedule.
 
-    The schedule is PyTorch's, on an optimizer of nothing; the others follow that one, each with its
-    own learning rate in proportion. So an optimizer may be made, left out or made anew at any step.
+    Each follows with its own learning rate in proportion. So an optimizer may be made, left out or
+    made anew at any step.
 
     Args:
         training: optimizer, learning rate, weight decay, schedule, number of steps.
@@ -31,8 +71,15 @@ class Optimizers:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._leader = self._made([torch.zeros(1)], {})
-        self._schedule = _schedule(self._leader, training)
+        self._course = _course(
+            training.schedule,
+            training.steps,
+            training.warm_up,
+            training.optimizer,
+            training.momentum,
+        )
+        self.done = 0
+        """Steps that the schedule has been moved by."""
 
     def __call__(
         self,
@@ -49,59 +96,61 @@ class Optimizers:
         }
         if betas is not None and training.optimizer != "sgd":
             given["betas"] = betas
-        optimizer = self._made(parameters, given)
-        share = 1.0 if learning_rate is None else learning_rate / training.learning_rate
+        rate = training.learning_rate if learning_rate is None else learning_rate
+        optimizer = _made(training.optimizer, parameters, rate, training.momentum, given)
         for group in optimizer.param_groups:
-            group |= {"share": share, "own_betas": betas is not None}
+            group |= {"rate": rate, "own_betas": betas is not None}
         self._follow(optimizer)
         return optimizer
 
     def advance(self, optimizers: Iterable[Optimizer]) -> None:
         """Move the schedule by a step, and these along."""
-        self._leader.step()  # of nothing; PyTorch expects it before the schedule's
-        self._schedule.step()
+        self.done += 1
         for optimizer in optimizers:
             self._follow(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is."""
-        return {"leader": self._leader.state_dict(), "schedule": self._schedule.state_dict()}
+        return {"done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
-        self._leader.load_state_dict(state["leader"])
-        self._schedule.load_state_dict(state["schedule"])
-
-    def _made(self, parameters: Iterable[Tensor], given: dict[str, Any]) -> Optimizer:
-        rate = self._training.learning_rate
-        if self._training.optimizer == "sgd":
-            return SGD(parameters, rate, momentum=self._training.momentum, **given)
-        kind = AdamW if self._training.optimizer == "adamw" else Adam
-        return kind(parameters, rate, fused=True, **given)
+        self.done = state["done"]
 
     def _follow(self, optimizer: Optimizer) -> None:
-        """Take over the leader's learning rate, and what else the schedule moves."""
-        (leader,) = self._leader.param_groups
-        done, warm_up = self._schedule.last_epoch, self._training.warm_up
-        rate = leader["lr"] * (done + 1) / warm_up if done < warm_up else leader["lr"]
+        """Take over the learning rate, and what else the schedule moves."""
+        now = self._course.after(self.done)
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = group["rate"] * now["lr"]
             for name in CYCLED:
                 if name in group and not group["own_betas"]:
-                    group[name] = leader[name]
+                    group[name] = now[name]
 
 
-def _schedule(optimizer: Optimizer, training: Training) -> LRScheduler:
-    match training.schedule:
+def _made(
+    kind: OptimizerName,
+    parameters: Iterable[Tensor],
+    rate: float,
+    momentum: float,
+    given: dict[str, Any],
+) -> Optimizer:
+    if kind == "sgd":
+        return SGD(parameters, rate, momentum=momentum, **given)
+    return (AdamW if kind == "adamw" else Adam)(parameters, rate, fused=True, **given)
+
+
+def _schedule(optimizer: Optimizer, schedule: Schedule, steps: int, warm_up: int) -> LRScheduler:
+    match schedule:
         case "one-cycle":
-            return OneCycleLR(optimizer, training.learning_rate, total_steps=training.steps + 1)
+            return OneCycleLR(optimizer, 1.0, total_steps=steps + 1)
         case "exponential":
             return ExponentialLR(optimizer, DECAY)
         case "cosine":
-            begin, most = training.warm_up, training.steps
             return LambdaLR(
                 optimizer,
-                lambda done: (1 + math.cos(math.pi * max(0, done - begin) / (most - begin))) / 2,
+                lambda done: (
+                    (1 + math.cos(math.pi * max(0, done - warm_up) / (steps - warm_up))) / 2
+                ),
             )
         case "constant":
             return LambdaLR(optimizer, lambda _: 1.0)

@@ -83,6 +83,10 @@ class PlannedRun:
         )
 
 
+Bundle = tuple[PlannedRun, ...]
+"""Runs that are carried out together, or one alone."""
+
+
 @dataclass(frozen=True)
 class PlannedData:
     """What a report needs to know of data without reading them."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from .events import Failed, Finished, Lost, OnEvent, Progress, Undone
-from .one_run import attempt
-from .plan import PlannedRun
+from .attempts import Places, attempt, places_of
+from .events import Apart, Ended, Failed, Finished, Lost, OnEvent, Progress, Undone
+from .plan import Bundle
 
 CONTEXT = multiprocessing.get_context("spawn")
 """Fresh processes, which share nothing with this one."""
@@ -65,18 +65,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(run: PlannedRun, place: Path, keep_model: bool) -> Finished | Failed:
-    def tell(progress: Progress) -> None:
+def _work(places: Places, keep_models: bool) -> list[Finished | Failed]:
+    def tell(news: Progress | Apart) -> None:
         if _stop.value:
             raise KeyboardInterrupt
-        _news.send(progress)
+        _news.send(news)
 
-    tell(Progress(run, 0, 0, 0.0, None))
-    return attempt(run, place, keep_model, tell)
+    for run, _ in places:
+        tell(Progress(run, 0, 0, 0.0, None))
+    return attempt(places, keep_models, tell)
 
 
 class _Worker:
-    """A process that carries out one run after the other; a new one where it has died.
+    """A process that carries out one bundle after the other; a new one where it has died.
 
     Nothing that it holds while it is killed is shared with other processes: the flag is a byte
     without a lock, and each process has a pipe of its own.
@@ -85,19 +86,19 @@ class _Worker:
     def __init__(self, stop: Any, environment: Mapping[str, str]) -> None:
         self._stop, self._environment = stop, environment
         self._pool: ProcessPoolExecutor | None = None
-        self._future: Future[Finished | Failed] | None = None
+        self._future: Future[list[Finished | Failed]] | None = None
         self.news: Connection | None = None
-        self.run: PlannedRun | None = None
+        self.bundle: Bundle = ()
 
-    def begin(self, run: PlannedRun, place: Path, keep_model: bool) -> None:
-        """Start a run."""
+    def begin(self, places: Places, keep_models: bool) -> None:
+        """Start runs."""
         try:
-            self._begin(run, place, keep_model)
-        except BrokenProcessPool:  # its process has died since the run before
+            self._begin(places, keep_models)
+        except BrokenProcessPool:  # its process has died since the runs before
             self.close()
-            self._begin(run, place, keep_model)
+            self._begin(places, keep_models)
 
-    def _begin(self, run: PlannedRun, place: Path, keep_model: bool) -> None:
+    def _begin(self, places: Places, keep_models: bool) -> None:
         told = None
         if self._pool is None:
             self.news, told = CONTEXT.Pipe(duplex=False)
@@ -108,18 +109,19 @@ class _Worker:
                 initargs=(told, self._stop, self._environment),
             )
         with uninterrupted():  # the process inherits it, so that only this one hears Ctrl-C
-            self.run, self._future = run, self._pool.submit(_work, run, place, keep_model)
+            self.bundle = tuple(run for run, _ in places)
+            self._future = self._pool.submit(_work, places, keep_models)
         if told is not None:
             told.close()  # so that the pipe ends with the process
 
-    def ended(self) -> Finished | Failed | Lost | None:
-        """What became of the run, if it has ended."""
-        if self.run is None or self._future is None or not self._future.done():
-            return None
-        run, future, self.run, self._future = self.run, self._future, None, None
+    def ended(self) -> Sequence[Ended]:
+        """What became of the runs, if they have ended."""
+        if self._future is None or not self._future.done():
+            return ()
+        bundle, future, self.bundle, self._future = self.bundle, self._future, (), None
         if isinstance(future.exception(), BrokenProcessPool):
             self.close()
-            return Lost(run)
+            return [Lost(run) for run in bundle]
         return future.result()
 
     def close(self) -> None:
@@ -133,22 +135,21 @@ class _Worker:
 
 
 def in_processes(
-    runs: Sequence[PlannedRun], place: Callable[[str], Path], crew: Crew, on_event: OnEvent
+    bundles: Sequence[Bundle], place: Callable[[str], Path], crew: Crew, on_event: OnEvent
 ) -> None:
     """Carry out everything in ``crew.jobs`` processes."""
     stop = CONTEXT.RawValue(c_bool, False)
-    undone = Undone(runs)
+    undone = Undone(bundles)
     workers = [_Worker(stop, crew.environment(number)) for number in range(crew.jobs)]
     try:
-        while undone or any(worker.run for worker in workers):
+        while undone or any(worker.bundle for worker in workers):
             for worker in workers:
-                if worker.run is None and undone:
-                    run = undone.take()
-                    worker.begin(run, place(run.key), crew.keep_models)
+                if not worker.bundle and undone:
+                    worker.begin(places_of(undone.take(), place), crew.keep_models)
             _pass_on(workers, on_event)
             for worker in workers:
-                if (ended := worker.ended()) is not None:
-                    on_event(undone.after(ended))
+                for ended in undone.after(worker.ended()):
+                    on_event(ended)
     finally:
         with uninterrupted():
             stop.value = True
@@ -163,9 +164,9 @@ def _pass_on(workers: Sequence[_Worker], on_event: OnEvent) -> None:
         assert isinstance(pipe, Connection)
         try:
             while pipe.poll():
-                progress = pipe.recv()
-                if pipes[pipe].run is not None:
-                    on_event(progress)
+                news = pipe.recv()
+                if pipes[pipe].bundle:
+                    on_event(news)
         except (EOFError, OSError):
             time.sleep(0.05)  # its process has died, which the pool will find out, too
 

@@ -14,9 +14,9 @@ from typing import Any
 from domaingrad.bench.disk import FullDiskError
 from domaingrad.bench.domains import DataError
 
-from .events import Failed, Finished, Lost, OnEvent, Progress, Undone
-from .one_run import attempt
-from .plan import PlannedRun
+from .attempts import Places, attempt, places_of
+from .events import Apart, Ended, Failed, Finished, Lost, OnEvent, Progress, Undone
+from .plan import Bundle
 
 WAIT = 0.2
 """Seconds between two looks at the cluster."""
@@ -25,12 +25,12 @@ PATIENCE = 180.0
 KNOCKING = 5.0
 """Seconds to wait for the head of a cluster to answer."""
 AHEAD = 2
-"""Runs handed to the cluster for each that it can carry out at a time."""
+"""Bundles handed to the cluster for each that it can carry out at a time."""
 
 
 @dataclass(frozen=True)
 class RayCrew:
-    """The nodes of a Ray cluster. A run takes one CPU, and a share of a GPU if there are any."""
+    """The nodes of a Ray cluster. A bundle takes one CPU, and a share of a GPU if there are any."""
 
     jobs: int
     """How many runs it can carry out at a time, as it is now."""
@@ -72,7 +72,7 @@ class RayCrew:
 
 
 def on_ray(
-    runs: Sequence[PlannedRun], place: Callable[[str], Path], crew: RayCrew, on_event: OnEvent
+    bundles: Sequence[Bundle], place: Callable[[str], Path], crew: RayCrew, on_event: OnEvent
 ) -> None:
     """Carry out everything on the Ray cluster that this process is connected to.
 
@@ -92,18 +92,19 @@ def on_ray(
     board = ray.remote(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)(
         _Board
     ).remote()
-    undone, under_way = Undone(runs), dict[Any, PlannedRun]()
+    undone, under_way = Undone(bundles), dict[Any, Bundle]()
     try:
         while undone or under_way:
             while undone and len(under_way) < (crew.most or AHEAD * _room(crew.gpu_share)):
-                run = undone.take()
-                where = os.getcwd(), place(run.key).absolute()
-                under_way[work.remote(run, where, crew.keep_models, board)] = run
+                bundle = undone.take()
+                places = [(run, at.absolute()) for run, at in places_of(bundle, place)]
+                under_way[work.remote(places, os.getcwd(), crew.keep_models, board)] = bundle
             done, _ = ray.wait(list(under_way), timeout=WAIT)
-            for progress in ray.get(board.take.remote()):
-                on_event(progress)
+            for news in ray.get(board.take.remote()):
+                on_event(news)
             for reference in done:
-                on_event(undone.after(_ended(reference, under_way.pop(reference))))
+                for ended in undone.after(_ended(reference, under_way.pop(reference))):
+                    on_event(ended)
     finally:
         for reference in under_way:
             ray.cancel(reference, force=True)
@@ -140,38 +141,39 @@ class _Board:
     """The latest news of each run."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, Progress] = {}
+        self._latest: dict[str, Progress | Apart] = {}
 
-    def tell(self, progress: Progress) -> None:
-        self._latest[progress.run.key] = progress
+    def tell(self, news: Progress | Apart) -> None:
+        self._latest[news.run.key if isinstance(news, Progress) else news.cause] = news
 
-    def take(self) -> list[Progress]:
+    def take(self) -> list[Progress | Apart]:
         taken, self._latest = self._latest, {}
         return list(taken.values())
 
 
-def _work(
-    run: PlannedRun, where: tuple[str, Path], keep_model: bool, board: Any
-) -> Finished | Failed:
+def _work(places: Places, directory: str, keep_models: bool, board: Any) -> list[Finished | Failed]:
     """On a node of the cluster."""
-    directory, place = where
-    if not (os.path.isdir(directory) and place.parent.is_dir()):
-        found = f"{place.parent} or {directory} is not on the node {os.uname().nodename}"
-        return Failed(run, f"{found}; a sweep needs a file system that all nodes share.")
+    (_, first), *_ = places
+    if not (os.path.isdir(directory) and first.parent.is_dir()):
+        found = f"{first.parent} or {directory} is not on the node {os.uname().nodename}"
+        told = f"{found}; a sweep needs a file system that all nodes share."
+        return [Failed(run, told) for run, _ in places]
     os.chdir(directory)  # names of files are relative to where the sweep was begun
-    board.tell.remote(Progress(run, 0, 0, 0.0, None))
-    return attempt(run, place, keep_model, board.tell.remote, PATIENCE)
+    for run, _ in places:
+        board.tell.remote(Progress(run, 0, 0, 0.0, None))
+    return attempt(places, keep_models, board.tell.remote, PATIENCE)
 
 
-def _ended(reference: Any, run: PlannedRun) -> Finished | Failed | Lost:
+def _ended(reference: Any, bundle: Bundle) -> Sequence[Ended]:
     ray = _imported()
     try:
-        ended: Finished | Failed = ray.get(reference)
+        ended: list[Ended] = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, FullDiskError):
             raise error.cause from error
-        return Failed(run, "".join(traceback.format_exception(error)))
+        told = "".join(traceback.format_exception(error))
+        return [Failed(run, told) for run in bundle]
     except ray.exceptions.RayError as error:
         told = next(iter(str(error).splitlines()), "")
-        return Lost(run, f"{type(error).__name__}: {told}")
+        return [Lost(run, f"{type(error).__name__}: {told}") for run in bundle]
     return ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,8 @@ class Begun:
     built: Built
     drawn: Tensor
     """State of the global generator, from which initialisation has drawn."""
+    warned: tuple[str, ...]
+    """What the method has warned of."""
 
 
 def build(config: TrainConfig, data: DomainData) -> Built:
@@ -130,13 +132,14 @@ def begin(
     ranks = ranks or Ranks(partial(alone_on, config))
     built = built or build(config, data)
     names = _names(config, data)
-    with isolated(0):
+    with isolated(0), noted_warnings() as warned:
         torch.set_rng_state(built.drawn)
         network = built.network.to(ranks.device)
         scaler = GradScaler(ranks.device.type, enabled=config.precision == "16-mixed")
         context = DeviceContext(ranks, scaler)
         trainer = Trainer(config, data, built.splits, network, names, context)
-        return Begun(trainer, built, torch.get_rng_state())
+        drawn = torch.get_rng_state()
+    return Begun(trainer, built, drawn, tuple(warned))
 
 
 def carry_on(
@@ -155,60 +158,158 @@ def carry_on(
         carried: among which processes, and who hears of it.
         begun: the training, if it has begun already; or what it is made of.
     """
-    ranks, listener = carried.ranks, carried.listener
-    loggers: list[Any] = []
-    ranks.first(lambda: loggers.extend(logger_in(name, directory) for name in carried.loggers))
     with isolated(0), noted_warnings() as warned:
         if not isinstance(begun, Begun):
-            begun = _begun_together(config, data, ranks, begun)
+            begun = _begun_together(config, data, carried.ranks, begun)
         torch.set_rng_state(begun.drawn)
-        trainer, notes = begun.trainer, [*begun.built.notes]
         if config.compile:
-            trainer.network.compile()
-        for note in notes:
-            listener.news.say(f"Note: {note}")
-        plain = _trained(config, data, begun)
-        before, chosen = _resumed(directory, trainer, carried)
-        if chosen is not None:
-            # What was written after that state belongs to steps that are done again.
-            again = chosen
-            ranks.first(lambda: directory.save_model(again.content(plain, config)))
-            for logger in loggers:
-                log_again(
-                    logger, [c for c in directory.checkpoints() if c.step <= trainer.steps_done]
-                )
-        first, last = trainer.steps_done, None
-        listener.begin(config, first)
-        steps = training_of(config, data).steps
-        scores = ranks.first(
-            lambda: [c.val_score for c in directory.checkpoints() if c.step <= first]
+            begun.trainer.network.compile()
+        underway = Underway(config, data, directory, carried, begun)
+        while not underway.ended:
+            if begun.trainer.step():
+                underway.keep(*begun.trainer.checkpoint())
+                underway.write()
+            underway.spend()
+            underway.tell()
+    underway.finish(warned)
+
+
+class Underway:
+    """A training that is written down as it goes; every method is a collective call.
+
+    Args:
+        config: resolved settings.
+        data: the data.
+        directory: has begun with these settings; what is there is gone on from.
+        carried: among which processes, and who hears of it.
+        begun: the training.
+        keep_model: whether the selected model is written each time that it is a better one.
+
+    Raises:
+        RunDirectoryError: the state in the directory is of something else.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DomainData,
+        directory: RunDirectory,
+        carried: Carried,
+        begun: Begun,
+        keep_model: bool = True,
+    ) -> None:
+        self.config, self.directory, self.trainer = config, directory, begun.trainer
+        self._data, self._carried, self._keep_model = data, carried, keep_model
+        self._plain, self._warned = _trained(config, data, begun), begun.warned
+        self._notes = [*begun.built.notes]
+        self._loggers: list[Any] = []
+        ranks, listener = carried.ranks, carried.listener
+        ranks.first(
+            lambda: self._loggers.extend(logger_in(name, directory) for name in carried.loggers)
         )
-        began = time.perf_counter()
-        while trainer.steps_done < steps and not _ended(config, scores):
-            if trainer.step():
-                found = trainer.checkpoint()
-                last = found[0]
-                scores.append(last.val_score)
-                if chosen is None or last.val_score >= chosen.val_score:
-                    with trainer.predicting() as predictor:
-                        chosen = _Chosen.now(predictor, last)
-                seconds = before + time.perf_counter() - began
-                kept = {"trainer": trainer.state_dict(), "chosen": vars(chosen), "seconds": seconds}
-                content = partial(chosen.content, plain, config)
-                better = content if chosen.step == last.step else None
-                ranks.first(partial(_keep, directory, *found, better, kept, loggers))
-            done, now = trainer.steps_done, time.perf_counter() - began
-            told = (last and in_words(last.val_score, data.task, config.metric)) or ""
-            listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
-        seconds = before + time.perf_counter() - began
-        for note in _notes_at_end(config, scores, trainer.steps_done, steps):
+        for note in self._notes:
             listener.news.say(f"Note: {note}")
-            notes.append(note)
-    for logger in loggers:
-        end(logger)
-    ranks.first(
-        lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
-    )
+        self._unwritten: list[tuple[Checkpoint, Sealed, Recorded]] = []
+        self._before, self._chosen = _resumed(directory, begun.trainer, carried)
+        if self._chosen is not None:
+            # What was written after that state belongs to steps that are done again.
+            ranks.first(self._save_model)
+            for logger in self._loggers:
+                log_again(logger, [c for c in directory.checkpoints() if c.step <= self.done])
+        self._first = self.done
+        self._last: Checkpoint | None = None
+        listener.begin(config, self._first)
+        self._steps = training_of(config, data).steps
+        self._scores = ranks.first(
+            lambda: [c.val_score for c in directory.checkpoints() if c.step <= self._first]
+        )
+        self._here, self._now = 0.0, time.perf_counter()
+
+    def spend(self, together: int = 1) -> None:
+        """Count the time that has passed, of which each of so many runs has its share."""
+        before, self._now = self._now, time.perf_counter()
+        self._here += (self._now - before) / together
+
+    @property
+    def done(self) -> int:
+        """Steps taken."""
+        return self.trainer.steps_done
+
+    @property
+    def seconds(self) -> float:
+        """That it has taken so far."""
+        return self._before + self._here
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step is left to take."""
+        return self.done >= self._steps or _ended(self.config, self._scores) is not None
+
+    @property
+    def selected(self) -> Checkpoint:
+        """The checkpoint with the best source validation."""
+        assert self._chosen is not None
+        return self._chosen.checkpoint
+
+    def keep(self, checkpoint: Checkpoint, sealed: Sealed, groups: Recorded) -> None:
+        """Take in what a checkpoint has come to."""
+        self._last = checkpoint
+        self._scores.append(checkpoint.val_score)
+        if self._chosen is None or checkpoint.val_score >= self._chosen.checkpoint.val_score:
+            with self.trainer.predicting() as predictor:
+                self._chosen = _Chosen.now(predictor, checkpoint)
+        self._unwritten.append((checkpoint, sealed, groups))
+
+    def write(self) -> None:
+        """Write down what was taken in, and the state to go on from."""
+        chosen, unwritten, self._unwritten = self._chosen, self._unwritten, []
+        if not unwritten:
+            return
+        assert chosen is not None
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "chosen": {**vars(chosen), "checkpoint": asdict(chosen.checkpoint)},
+            "seconds": self.seconds,
+        }
+
+        def kept() -> None:
+            self.directory.append(*unwritten)
+            if any(seen.step == chosen.checkpoint.step for seen, *_ in unwritten):
+                self._save_model()
+            self.directory.save_state(state)
+            for seen, *_ in unwritten:
+                for logger in self._loggers:
+                    logger.log_metrics(logged(seen), seen.step)
+                    logger.save()
+
+        self._carried.ranks.first(kept)
+
+    def tell(self) -> None:
+        """Let the listener hear how far it is."""
+        last = self._last
+        told = last and in_words(last.val_score, self._data.task, self.config.metric)
+        status = Status(
+            self.done, self._steps, self.done - self._first, self._here, self.trainer.data_time,
+            last, told or "",
+        )  # fmt: skip
+        self._carried.listener.step(status)
+
+    def finish(self, warned: Sequence[str]) -> None:
+        """Write down that it has ended, and what it has warned of."""
+        seconds = self.seconds
+        for note in _notes_at_end(self.config, self._scores, self.done, self._steps):
+            self._carried.listener.news.say(f"Note: {note}")
+            self._notes.append(note)
+        for logger in self._loggers:
+            end(logger)
+        told = list(dict.fromkeys([*self._warned, *warned]))
+        facts = {"seconds": seconds, "warnings": told, "notes": self._notes}
+        self._carried.ranks.first(lambda: self.directory.append(*self._unwritten, finished=facts))
+
+    def _save_model(self) -> None:
+        if self._keep_model:
+            assert self._chosen is not None
+            self.directory.save_model(self._chosen.content(self._plain, self.config))
 
 
 def _resumed(
@@ -225,7 +326,8 @@ def _resumed(
     if not state:
         return 0.0, None
     try:
-        before, chosen = state["seconds"], _Chosen(**state["chosen"])
+        before, kept = state["seconds"], state["chosen"]
+        chosen = _Chosen(Checkpoint(**kept["checkpoint"]), kept["weights"])
         trainer.load_state_dict(state["trainer"])
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise RunDirectoryError(
@@ -295,25 +397,6 @@ def _trial(config: TrainConfig, data: DomainData) -> tuple[object, ...]:
     return config.seed, data.name, f"trial {config.trial}"
 
 
-def _keep(
-    directory: RunDirectory,
-    checkpoint: Checkpoint,
-    sealed: Sealed,
-    groups: Recorded,
-    better: Callable[[], bytes] | None,
-    state: Mapping[str, Any],
-    loggers: Sequence[Any],
-) -> None:
-    """Write down a checkpoint, the model if it is a better one, and the state to go on from."""
-    directory.append(checkpoint, sealed, groups)
-    if better is not None:
-        directory.save_model(better())
-    directory.save_state(state)
-    for logger in loggers:
-        logger.log_metrics(logged(checkpoint), checkpoint.step)
-        logger.save()
-
-
 def _network(
     config: TrainConfig, data: DomainData, splits: Splits, architecture: Architecture
 ) -> tuple[Network, list[str]]:
@@ -380,15 +463,13 @@ def _shared_groups(data: DomainData, splits: Splits) -> Iterator[str]:
 class _Chosen:
     """The model with the best source validation so far, the latest of equals."""
 
-    step: int
-    val_score: float
+    checkpoint: Checkpoint
     weights: Mapping[str, Tensor]
 
     @classmethod
     def now(cls, predictor: Network | Predictor, checkpoint: Checkpoint) -> _Chosen:
         """The predictor as it is."""
-        weights = TrainedModel.weights_of(predictor)
-        return cls(checkpoint.step, checkpoint.val_score, weights)
+        return cls(checkpoint, TrainedModel.weights_of(predictor))
 
     def content(self, plain: TrainedModel, config: TrainConfig) -> bytes:
         """What its file holds."""
@@ -397,8 +478,8 @@ class _Chosen:
             "hyperparameters": dict(config.hyperparameters),
             "average": config.average,
             "metric": config.metric,
-            "step": self.step,
-            "source_validation": self.val_score,
+            "step": self.checkpoint.step,
+            "source_validation": self.checkpoint.val_score,
             "version": domaingrad.__version__,
         }
         return plain.content(self.weights, facts)

@@ -277,14 +277,13 @@ class Trainer:
         context: DeviceContext,
     ) -> None:
         method, training = method_of(config), training_of(config, data)
-        self.steps_done = 0
         self.network = network
         self.data_time = 0.0
         """Seconds spent on getting batches ready."""
-        self._data, self._splits, self._training = data, splits, training
-        self._context = context
+        self.data, self.splits, self.training = data, splits, training
+        self.context = context
         self._marks = _checkpoint_steps(training.steps, training.checkpoints)
-        self._optimizers = Optimizers(training)
+        self.optimizers = Optimizers(training)
         weights = None
         if config.class_weights == "balanced":
             weights = _class_weights(splits.sources, data.outputs).to(context.device)
@@ -299,11 +298,11 @@ class Trainer:
         shares = context.ranks.shares(sharding, sizes)
         self._shares = dict(zip(sources, shares, strict=True))
         generators = self._generators
-        self._feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
+        self.feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
         self._whole = WholeFeed(sources) if method.requires.whole else None
         self._augment = config.augment and not method.requires.whole
         whole = dict.fromkeys(sources, slice(None))
-        self._looked_at = Feed(sources, size, generators["agreement"], whole)
+        self.looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
         self.learner = method.learner(
             Setup(
@@ -311,7 +310,7 @@ class Trainer:
                 domains=tuple(splits.sources),
                 steps=training.steps,
                 loss=self._loss,
-                optimizer=self._optimizers,
+                optimizer=self.optimizers,
                 amp=Amp(context.scaler, training.clip_norm),
                 generator=self._generators["method"],
                 processes=context.ranks,
@@ -348,74 +347,113 @@ class Trainer:
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._prepared(self._whole or self._feed, augment=self._augment)
+        batches = self._prepared(self._whole or self.feed, augment=self._augment)
         self.data_time += time.perf_counter() - began
-        self._last_loss = self.learner.update(batches)
-        self._context.scaler.update()
-        self._optimizers.advance(self.learner.optimizers())
+        loss = self.learner.update(batches)
+        self.context.scaler.update()
+        self.optimizers.advance(self.learner.optimizers())
+        return self.stepped(loss)
+
+    def stepped(self, loss: Tensor) -> bool:
+        """A step has been taken; whether a checkpoint is due.
+
+        Args:
+            loss: its mean loss.
+        """
+        self._last_loss = loss
         self.learner.step += 1
-        self.steps_done += 1
         if self._averaging is not None:
             self._averaging.step()
         return self.steps_done in self._marks
 
+    @property
+    def steps_done(self) -> int:
+        """Steps taken."""
+        return self.learner.step
+
+    @property
+    def until_checkpoint(self) -> int:
+        """Steps to the next checkpoint; 0 after the last."""
+        done = self.steps_done
+        return min((mark for mark in self._marks if mark > done), default=done) - done
+
+    @property
+    def averages(self) -> bool:
+        """Whether what is evaluated are averaged weights."""
+        return self._averaging is not None
+
+    def rows(self) -> dict[str, list[Tensor]]:
+        """What is evaluated: of sources ``val``; of domains held out ``train`` and ``val``."""
+        sources, held_out = self.splits.sources, self.splits.held_out
+        return {name: [each.val] for name, each in sources.items()} | {
+            name: [each.train, each.val] for name, each in held_out.items()
+        }
+
     def checkpoint(self) -> tuple[Checkpoint, Sealed, Recorded]:
         """Evaluate; what may be looked at, and what stays sealed. A collective call."""
-        ranks = self._context.ranks
-        loss = ranks.mean(self._last_loss.item(), self._samples)
-        ranks.average_statistics(self.network)
-        if not math.isfinite(loss):
-            warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
-        sources, held_out = self._splits.sources, self._splits.held_out
-        splits = {**sources, **held_out}
-        val = {name: [each.val] for name, each in sources.items()}
-        rest = {name: [each.train, each.val] for name, each in held_out.items()}
+        self.context.ranks.average_statistics(self.network)
+        rows = self.rows()
+        val = {name: rows[name] for name in self.splits.sources}
+        rest = {name: rows[name] for name in self.splits.held_out}
         with _evaluating(self.network):
             outputs = self._outputs_of(self.network, val)
-            validation = {
-                name: self._validation(splits[name], *val[name], *found)
-                for name, found in outputs.items()
-            }
-        self.learner.validated(validation)
-        if self._averaging is not None:
-            self._averaging.validated(
-                sum(each.loss for each in validation.values()) / len(validation)
-            )
-        with _evaluating(self.network):
+            self.validated(outputs)
             agreement = self._agreement()
         with self.predicting() as predictor, _evaluating(predictor), _evaluating(self.network):
-            if predictor is not self.network or self._averaging is not None:
+            if predictor is not self.network or self.averages:
                 outputs = self._outputs_of(predictor, val)
             outputs |= self._outputs_of(predictor, rest)
-            rows = val | rest
-            scores = {
-                name: [
-                    self._score(splits[name], own, found)
-                    for own, found in zip(each, outputs[name], strict=True)
-                ]
-                for name, each in rows.items()
-            }
-            seen = Checkpoint(
-                step=self.steps_done,
-                loss=loss if math.isfinite(loss) else None,
-                val_score=self._over_domains(
-                    [outputs[name][0] for name in sources],
-                    [splits[name].data.tensors[1][rows[name][0]] for name in sources],
-                ),
-                agreement=agreement,
-                metrics=self.learner.metrics(),
-                beside=self._beside({name: (rows[name][0], outputs[name][0]) for name in sources}),
-            )
+        return self.judged(outputs, agreement)
+
+    def validated(self, outputs: Mapping[str, Sequence[Tensor]]) -> None:
+        """Let method and average hear how the network does on the sources' validation splits.
+
+        Args:
+            outputs: the network's on ``val`` of each source.
+        """
+        found = {
+            name: self._validation(split, split.val, *outputs[name])
+            for name, split in self.splits.sources.items()
+        }
+        self.learner.validated(found)
+        if self._averaging is not None:
+            self._averaging.validated(sum(each.loss for each in found.values()) / len(found))
+
+    def judged(
+        self, outputs: Mapping[str, Sequence[Tensor]], agreement: float | None
+    ) -> tuple[Checkpoint, Sealed, Recorded]:
+        """What outputs come to: what may be looked at, and what stays sealed. A collective call.
+
+        Args:
+            outputs: of what predicts, on :meth:`rows`.
+            agreement: of the sources' gradients.
+        """
+        loss = self.context.ranks.mean(self._last_loss.item(), self._samples)
+        if not math.isfinite(loss):
+            warnings.warn(DIVERGED, DivergedWarning, stacklevel=1)
+        sources, held_out = self.splits.sources, self.splits.held_out
+        splits, rows = {**sources, **held_out}, self.rows()
+        seen = Checkpoint(
+            step=self.steps_done,
+            loss=loss if math.isfinite(loss) else None,
+            val_score=self._over_domains(
+                [outputs[name][0] for name in sources],
+                [splits[name].data.tensors[1][rows[name][0]] for name in sources],
+            ),
+            agreement=agreement,
+            metrics=self.learner.metrics(),
+            beside=self._beside({name: (rows[name][0], outputs[name][0]) for name in sources}),
+        )
         sealed = {
             name: HeldOutScores(
-                scores[name][0],
-                scores[name][1],
+                self._score(splits[name], rows[name][0], outputs[name][0]),
+                self._score(splits[name], rows[name][1], outputs[name][1]),
                 self._beside({name: (rows[name][0], outputs[name][0])}),
             )
             for name in held_out
         }
         recorded = {
-            name: self._recorded(name, torch.cat(each), torch.cat(outputs[name]))
+            name: self._recorded(name, torch.cat(each), torch.cat(list(outputs[name])))
             for name, each in rows.items()
         }
         return seen, sealed, without_none(recorded)
@@ -424,45 +462,44 @@ class Trainer:
         """All that is needed to go on with the same numbers; a collective call."""
         return {
             "learner": self.learner.state_dict(),
-            "optimizers": self._optimizers.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
             "averaging": self._averaging and self._averaging.state_dict(),
-            "scaler": self._context.scaler.state_dict(),
+            "scaler": self.context.scaler.state_dict(),
             "generators": {
                 name: generator.get_state() for name, generator in self._drawing().items()
             },
-            "drawn by models": self._context.ranks.gathered(self._drawn()),
+            "drawn by models": self.context.ranks.gathered(self._drawn()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
         self.learner.load_state_dict(state["learner"])
-        self.steps_done = self.learner.step
-        self._optimizers.load_state_dict(state["optimizers"])
+        self.optimizers.load_state_dict(state["optimizers"])
         if self._averaging is not None:
             self._averaging.load_state_dict(state["averaging"])
-        self._context.scaler.load_state_dict(state["scaler"])
+        self.context.scaler.load_state_dict(state["scaler"])
         for name, generator in self._drawing().items():
             generator.set_state(state["generators"][name])
-        drawn = state["drawn by models"][self._context.ranks.rank]
+        drawn = state["drawn by models"][self.context.ranks.rank]
         torch.set_rng_state(drawn["cpu"])
-        if "cuda" in drawn and self._context.device.type == "cuda":
-            torch.cuda.set_rng_state(drawn["cuda"], self._context.device)
+        if "cuda" in drawn and self.context.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["cuda"], self.context.device)
 
     def _drawing(self) -> dict[str, Generator | Feed]:
         """All that a run draws from; what is drawn ahead counts as not drawn."""
-        return {**self._generators, "batches": self._feed}
+        return {**self._generators, "batches": self.feed}
 
     def _drawn(self) -> dict[str, Tensor]:
         """State of the generators from which models draw."""
         states = {"cpu": torch.get_rng_state()}
-        if self._context.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self._context.device)
+        if self.context.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.context.device)
         return states
 
     def _prepared(self, feed: Feed | WholeFeed, augment: bool) -> Batches:
         """The next batch of each source, or this process's share, where the model computes."""
-        device, size = self._context.device, self._training.batch
-        prepare, generator = self._splits.preparation, self._generators["augmentation"]
+        device, size = self.context.device, self.training.batch
+        prepare, generator = self.splits.preparation, self._generators["augmentation"]
         ready = {}
         for name, (taken, truth) in feed.take().items():
             stored = placed(taken, device)
@@ -471,15 +508,15 @@ class Trainer:
                 if augment
                 else prepare(stored)
             )
-            labels = self._splits.target.scaled(truth).to(device)
+            labels = self.splits.target.scaled(truth).to(device)
             ready[name] = inputs.to(device), labels
         return ready
 
     def _agreement(self) -> float | None:
         learns = any(p.requires_grad for p in self.network.parameters())
-        if len(self._splits.sources) < 2 or not learns:
+        if len(self.splits.sources) < 2 or not learns:
             return None
-        batches = self._prepared(self._looked_at, augment=False)
+        batches = self._prepared(self.looked_at, augment=False)
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
         probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.network, probe)
@@ -488,16 +525,16 @@ class Trainer:
         self, model: nn.Module, rows: Mapping[str, Sequence[Tensor]]
     ) -> dict[str, list[Tensor]]:
         """A model's outputs on rows of each domain."""
-        splits = {**self._splits.sources, **self._splits.held_out}
-        prepare, device = self._splits.preparation, self._context.device
+        splits = {**self.splits.sources, **self.splits.held_out}
+        prepare, device = self.splits.preparation, self.context.device
         found = {}
         for name, each in rows.items():
             on = partial(outputs_on, model, prepare, splits[name].data.tensors[0], device=device)
-            found[name] = [self._context.ranks.shared(own, on) for own in each]
+            found[name] = [self.context.ranks.shared(own, on) for own in each]
         return found
 
     def _validation(self, split: Split, rows: Tensor, outputs: Tensor) -> Validation:
-        labels = self._splits.target.scaled(split.data.tensors[1][rows])
+        labels = self.splits.target.scaled(split.data.tensors[1][rows])
         loss = self._loss(outputs, labels).mean().item()
         return Validation(self._score(split, rows, outputs), loss)
 
@@ -507,7 +544,7 @@ class Trainer:
     def _score_of(self, outputs: Tensor, labels: Tensor) -> float:
         if self._metric is not None:
             return self._measured(self._metric, labels, outputs)
-        return score(self._data.task, outputs, self._splits.target.scaled(labels))
+        return score(self.data.task, outputs, self.splits.target.scaled(labels))
 
     def _over_domains(self, outputs: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
         """The score on all samples together, or its mean over the domains."""
@@ -518,16 +555,16 @@ class Trainer:
 
     def _beside(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
         """What is known beside the score of some rows' outputs, by domain."""
-        splits = {**self._splits.sources, **self._splits.held_out}
+        splits = {**self.splits.sources, **self.splits.held_out}
         labels = [splits[name].data.tensors[1][rows] for name, (rows, _) in found.items()]
         outputs = [out for _, out in found.values()]
         if not all(out.isfinite().all() for out in outputs):
             return {"samples": float(sum(map(len, labels)))}
         beside = beside_score(
-            self._data.task, self._metric_name, outputs, labels, self._over_domains
+            self.data.task, self._metric_name, outputs, labels, self._over_domains
         )
-        if self._data.task == "regression":
-            scale = self._splits.target.unscaled
+        if self.data.task == "regression":
+            scale = self.splits.target.unscaled
             told = torch.cat([scale(out.squeeze(1)) for out in outputs])
             beside |= errors_of(told, torch.cat(labels))
         return beside
@@ -539,20 +576,20 @@ class Trainer:
             DataError: the samples do not define it.
         """
         if not outputs.isfinite().all():
-            return -math.inf if self._data.task == "regression" else 0.0
-        classes = self._data.task == "classification"
-        told = outputs.softmax(1) if classes else self._splits.target.unscaled(outputs.squeeze(1))
+            return -math.inf if self.data.task == "regression" else 0.0
+        classes = self.data.task == "classification"
+        told = outputs.softmax(1) if classes else self.splits.target.unscaled(outputs.squeeze(1))
         value = metric.of(told, labels)
         if value is None:
             raise DataError(
                 f"{metric.title} is not defined on a split of {len(labels)} samples of "
-                f"{self._data.name}; choose another metric."
+                f"{self.data.name}; choose another metric."
             )
         return float(value)
 
     def _recorded(self, domain: str, rows: Tensor, outputs: Tensor) -> Mapping[str, Any] | None:
         """Of a domain with groups; ``None`` for other data, and once training has diverged."""
-        data = self._data
+        data = self.data
         if data.recorder is None or domain not in data.groups or not outputs.isfinite().all():
             return None
         labels = data.domains[domain].tensors[1]

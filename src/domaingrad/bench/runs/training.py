@@ -21,7 +21,7 @@ from .directory import RunDirectory, flat
 from .launching import alone_on, fabric_of, is_first, joined, require_among_processes
 from .loggers import logger_class
 from .ranks import LostProcessError, Ranks, in_short, is_lost_process
-from .resumable import Begun, Built, Carried, Listener, begin, build, carry_on
+from .resumable import Begun, Built, Carried, Listener, Underway, begin, build, carry_on
 from .settings import TrainConfig, checked, method_of, resolved, training_of, written
 from .trained import TrainedModel, read_model
 from .trainer import DIVERGED, Checkpoint, HeldOutScores, require_sources
@@ -194,24 +194,12 @@ def _train(
     ranks = carried.ranks
     directory, settings = RunDirectory(out), written(config, data, ranks.world)
     with ExitStack() as held:
-
-        def enter() -> bool:
-            """Keep others out; but of what is whole nothing is written, so that it may be shown."""
-            if directory.begun:
-                directory.require(settings)
-                if _fault(directory) is None:
-                    return False
-            directory.make()
-            held.enter_context(directory.alone(patience))
-            directory.begin(settings)
-            return True
-
         if begun is None and ranks.world == 1 and not directory.begun:
             # Before anything is written.
             directory.require_free()
             _require_turns(config, data)
             begun = begin(config, data, ranks)
-        at_work = ranks.first(enter)
+        at_work = ranks.first(lambda: _entered(directory, settings, held, patience))
         estimate = None
         if config.hold_out is None:
             estimate = Estimate(
@@ -233,6 +221,51 @@ def _train(
             carry_on(config, data, directory, carried, begun)
         told = ranks.first(lambda: _told(directory))
         return _result(directory, config, data, estimate, told)
+
+
+def _entered(
+    directory: RunDirectory, settings: Mapping[str, Any], held: ExitStack, patience: float
+) -> bool:
+    """Keep others out; but of what is whole nothing is written, so that it may be shown."""
+    if directory.begun:
+        directory.require(settings)
+        if _fault(directory) is None:
+            return False
+    directory.make()
+    held.enter_context(directory.alone(patience))
+    directory.begin(settings)
+    return True
+
+
+def underway(
+    config: TrainConfig,
+    data: DomainData,
+    out: Path,
+    carried: Carried,
+    held: ExitStack,
+    patience: float,
+    keep_model: bool,
+) -> Underway | None:
+    """A training that holds out a domain, begun or gone on with; ``None`` where it has ended.
+
+    Args:
+        config: resolved settings.
+        data: the data.
+        out: the directory of the run.
+        carried: in this process, and who hears of it.
+        held: what keeps others out is left with it.
+        patience: seconds to wait for another process that is at work in ``out``.
+        keep_model: whether the selected model is written.
+
+    Raises:
+        DataError, RunDirectoryError, ValueError: as :func:`train`.
+    """
+    directory = RunDirectory(out)
+    begun = None if directory.begun else begin(config, data, carried.ranks)
+    if not _entered(directory, written(config, data), held, patience):
+        return None
+    begun = begun or begin(config, data, carried.ranks)
+    return Underway(config, data, directory, carried, begun, keep_model)
 
 
 def _fault(directory: RunDirectory) -> str | None:

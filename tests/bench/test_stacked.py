@@ -1,0 +1,366 @@
+"""Runs that train together: the same numbers as alone, whatever each is, and whatever ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.optim import SGD, Adam, AdamW
+
+from domaingrad.bench import SweepConfig, plan_sweep, sweep
+from domaingrad.bench.domains import News
+from domaingrad.bench.protocol import Split, drawn_ahead, drawn_rows, generator_of
+from domaingrad.bench.runs import Failed, Finished, Lost, SweepDirectory
+from domaingrad.bench.runs.attempts import attempt, places_of
+from domaingrad.bench.runs.events import ATTEMPTS, Apart, Undone
+from domaingrad.bench.runs.resumable import begin
+from domaingrad.bench.runs.settings import TrainConfig, resolved
+from domaingrad.bench.runs.stacked import Stack
+from domaingrad.bench.runs.training import data_of
+
+TOGETHER = (
+    "erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad",
+    "irm", "vrex", "groupdro", "coral", "mmd", "sd",
+)  # fmt: skip
+STEPS, CHECKPOINTS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory):
+    """Embeddings of three classes in four domains of different sizes."""
+    generator = np.random.default_rng(0)
+    sizes = {"a": 60, "b": 75, "c": 50, "d": 90}
+    domain = np.repeat(list(sizes), list(sizes.values()))
+    label = generator.integers(0, 3, len(domain))
+    centres = generator.normal(size=(3, 6))
+    x = centres[label] + generator.normal(size=(len(domain), 6))
+    path = tmp_path_factory.mktemp("vectors") / "vectors.npz"
+    np.savez(path, x=x.astype("f4"), label=label, domain=domain)
+    return str(path)
+
+
+def settings(data, method, **more):
+    """Of six runs, which differ in all that runs of one stack may differ in."""
+    numbers = {
+        "and-mask": [{"tau": tau} for tau in (0.3, 0.5, 1.0)],
+        "sand-mask": [{"tau": tau, "k": k} for tau, k in ((0.1, 1.0), (0.5, 100.0), (0.9, 1e4))],
+        "irm": [{"weight": w, "anneal": at} for w, at in ((1.0, 3), (10.0, 5), (100.0, 7))],
+        "vrex": [{"weight": w, "anneal": at} for w, at in ((1.0, 3), (10.0, 5), (100.0, 7))],
+        "groupdro": [{"eta": eta} for eta in (0.01, 0.1, 1.0)],
+    }.get(method, [{}] * 3)
+    runs = (("a", 8, 1e-2), ("b", 11, 3e-3), ("d", 5, 1e-2), ("a", 8, 1e-2))
+    for place, (held_out, batch, rate) in enumerate(runs):
+        yield TrainConfig(
+            data, held_out, method=method, hyperparameters=numbers[place % 3], trial=place // 2,
+            batch=batch, learning_rate=rate, weight_decay=0.1 * place, checkpoints=CHECKPOINTS,
+            accelerator="cpu", **{"steps": STEPS + 2 * (place % 2)} | more,
+        )  # fmt: skip
+
+
+def trainers(data, method, **more):
+    read = data_of(TrainConfig(data, None), News())
+    configs = [resolved(config, read) for config in settings(data, method, **more)]
+    return [begin(config, read).trainer for config in configs]
+
+
+def alone(trainer):
+    """Checkpoints of a run by itself."""
+    found = []
+    while trainer.until_checkpoint:
+        if trainer.step():
+            found.append(trainer.checkpoint())
+    return found
+
+
+def together(made):
+    """The same of runs in one stack, in their order."""
+    found = {id(each): [] for each in made}
+    stack = Stack(made)
+    while stack is not None:
+        due = stack.step()
+        for row, outputs, agreement in stack.evaluated(due) if due else ():
+            trainer = stack.trainers[row]
+            found[id(trainer)].append(trainer.judged(outputs, agreement))
+        if over := {row for row in due if not stack.trainers[row].until_checkpoint}:
+            stack = stack.of([row for row in stack.rows if row not in over])
+    return [found[id(each)] for each in made]
+
+
+def state_of(trainer):
+    """All that a run goes on from, flat."""
+    found = {}
+
+    def take(place, value):
+        if isinstance(value, dict):
+            for name, each in value.items():
+                take(f"{place}.{name}", each)
+        elif isinstance(value, (list, tuple)):
+            for number, each in enumerate(value):
+                take(f"{place}.{number}", each)
+        else:
+            found[place] = value
+
+    take("", trainer.state_dict())
+    return found
+
+
+QUICK = ("erm", "and-mask", "agr-rand", "irm", "groupdro", "coral")
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        *(
+            pytest.param(each, "mlp", marks=[] if each in QUICK else pytest.mark.slow)
+            for each in TOGETHER
+        ),
+        ("erm", "linear"),
+    ],
+)
+def test_every_run_of_a_stack_comes_to_the_numbers_that_it_comes_to_alone(vectors, method, head):
+    """Scores and states, with other held-out domains, trials, batches, rates, numbers and steps."""
+    single, stacked = trainers(vectors, method, head=head), trainers(vectors, method, head=head)
+    expected, found = [alone(each) for each in single], together(stacked)
+    for one, other in zip(expected, found, strict=True):
+        for (seen, sealed, _), (told, opened, _) in zip(one, other, strict=True):
+            assert (told.step, told.val_score) == (seen.step, seen.val_score)
+            assert told.loss == pytest.approx(seen.loss, rel=1e-3)
+            assert told.agreement == pytest.approx(seen.agreement, abs=0.01)
+            assert told.metrics == pytest.approx(seen.metrics, rel=1e-3, abs=1e-6)
+            assert opened == sealed
+    for one, other in zip(single, stacked, strict=True):
+        there, here = state_of(one), state_of(other)
+        assert there.keys() == here.keys()
+        for place, value in there.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                torch.testing.assert_close(here[place], value, rtol=2e-3, atol=2e-4, msg=place)
+            elif isinstance(value, torch.Tensor):
+                assert torch.equal(here[place], value), place  # generators
+            else:
+                assert here[place] == pytest.approx(value), place
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant"},
+        {"optimizer": "adam", "schedule": "one-cycle"},
+        {"optimizer": "adamw", "schedule": "exponential", "clip_norm": 0.05},
+        {"average": "uniform", "average_from": 2},
+        {"average": "swad"},
+        {"balance": "class"},
+    ],
+    ids=lambda more: "-".join(map(str, more.values())),
+)
+def test_recipes_and_averages_are_those_of_runs_alone(vectors, more):
+    single, stacked = trainers(vectors, "erm", **more), trainers(vectors, "erm", **more)
+    expected, found = [alone(each) for each in single], together(stacked)
+    assert [[c[0].val_score for c in run] for run in found] == [
+        [c[0].val_score for c in run] for run in expected
+    ]
+    for one, other in zip(single, stacked, strict=True):
+        for mine, its in zip(one.network.parameters(), other.network.parameters(), strict=True):
+            torch.testing.assert_close(its, mine, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW, SGD])
+def test_moments_are_those_of_pytorchs_optimizers_in_float64(kind):
+    """Against PyTorch itself, run by run, each with its own numbers; one begins anew on the way."""
+    from types import SimpleNamespace
+
+    from domaingrad.bench.runs.stacked_optimizers import Moments
+
+    torch.manual_seed(0)
+    given = {"momentum": 0.8} if kind is SGD else {"betas": (0.8, 0.95)}
+    first = torch.randn(3, 4, 2, dtype=torch.float64)
+    learners, reference = [], []
+    stacked = {"weight": first.clone()}
+    for row in range(3):
+        for into in (learners, reference):
+            net = torch.nn.Linear(2, 4, bias=False, dtype=torch.float64)
+            net.weight.data = stacked["weight"][row] if into is learners else first[row].clone()
+            optimizer = kind(net.parameters(), 0.1 * (row + 1), weight_decay=0.05 * row, **given)
+            amp = SimpleNamespace(clip_norm=None)
+            into.append(
+                SimpleNamespace(network=net, optimizer=optimizer, setup=SimpleNamespace(amp=amp))
+            )
+    moments = Moments(learners, stacked)
+    for step in range(6):
+        gradients = torch.randn(3, 4, 2, dtype=torch.float64)
+        if step == 3:
+            for each in (learners[1], reference[1]):
+                each.optimizer.state.clear()
+        moments.follow()
+        moments.step({"weight": gradients.clone()})
+        for each, own in zip(reference, gradients, strict=True):
+            each.network.weight.grad = own.clone()
+            each.optimizer.step()
+    for mine, its in zip(learners, reference, strict=True):
+        torch.testing.assert_close(mine.network.weight, its.network.weight, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+@pytest.mark.parametrize("strata", [False, True])
+def test_rows_drawn_ahead_are_those_drawn_step_by_step(steps, strata):
+    splits = []
+    for count in (7, 100, 33):
+        rows = torch.randperm(count, generator=generator_of(count))
+        splits.append(Split(None, rows, rows[:0], (rows[:3], rows[3:]) if strata else ()))
+    one, other = generator_of("x"), generator_of("x")
+    ahead = drawn_ahead(splits, 5, steps, one)
+    expected = [[drawn_rows(split, 5, other) for split in splits] for _ in range(steps)]
+    assert ahead.tolist() == [[row.tolist() for row in step] for step in expected]
+    assert torch.equal(one.get_state(), other.get_state())
+
+
+def config_of(vectors, *methods, **more):
+    return SweepConfig(
+        data=(vectors,), methods=methods, trials=1, draws=2,
+        settings={"steps": 20, "checkpoints": 4, "accelerator": "cpu"}, **more,
+    )  # fmt: skip
+
+
+def records_of(place):
+    """Every run's checkpoints and sealed scores, without what only time decides."""
+    directory = SweepDirectory(place)
+    found = {}
+    for run in directory.plan().runs:
+        records = directory.records(run.key)
+        assert records.condition == "finished", records.cause
+        found[run.key] = [
+            (seen.step, seen.val_score, records.sealed[seen.step]) for seen in records.checkpoints
+        ]
+    return found
+
+
+def test_a_sweep_comes_to_the_same_tables_stacked_and_single(vectors, tmp_path):
+    config = config_of(vectors, "erm", "sand-mask", "irm", "mixup")
+    both = []
+    for stack in ("auto", "off"):
+        planned = plan_sweep(config, tmp_path / stack, jobs=1, stack=stack)
+        assert {len(bundle) for bundle in planned.bundles} == ({1} if stack == "off" else {1, 8})
+        assert planned.alone == (
+            {"Mixup takes its steps in a way of its own": 8} if stack == "auto" else {}
+        )
+        both.append(sweep(config, tmp_path / stack, jobs=1, stack=stack))
+        assert not both[-1].missing
+    assert records_of(tmp_path / "auto") == records_of(tmp_path / "off")
+    assert both[0].scores == both[1].scores
+
+
+def test_who_trains_alone_and_why(vectors):
+    def reasons(**more):
+        given = config_of(vectors, "erm", "rsc")
+        config = replace(given, settings={**given.settings, **more})
+        return dict(plan_sweep(config, "nowhere", jobs=1).alone)
+
+    assert set(reasons()) == {"RSC takes its steps in a way of its own"}
+    assert "dropout draws as one run" in reasons(dropout=0.5)
+    assert "precision" in reasons(precision="bf16-mixed")
+    assert "class weights" in reasons(class_weights="balanced")
+
+
+def test_killed_at_any_checkpoint_all_go_on_to_the_same_numbers(vectors, tmp_path, monkeypatch):
+    """Stacked or single before the kill, and single or stacked after it."""
+    monkeypatch.setattr("domaingrad.bench.runs.attempts.WRITTEN_EVERY", 0.0)
+    config = config_of(vectors, "irm")
+    sweep(config, tmp_path / "whole", jobs=1)
+    expected = records_of(tmp_path / "whole")
+    for name, before, after in (("a", "auto", "auto"), ("b", "auto", "off"), ("c", "off", "auto")):
+        planned = plan_sweep(config, tmp_path / name, jobs=1, stack=before)
+        steps = iter(range(13))  # of a stack; of a run alone all steps of one and part of another
+
+        def counted(own, steps=steps):
+            next(steps)
+            return own
+
+        with monkeypatch.context() as patched, planned.begun():
+            for kind in ("stacked.Stack", "trainer.Trainer"):
+                module = __import__(f"domaingrad.bench.runs.{kind.split('.')[0]}", fromlist=["x"])
+                of = getattr(module, kind.split(".")[1])
+                step = of.step
+                patched.setattr(of, "step", lambda self, step=step: counted(step(self)))
+            with pytest.raises(BaseException, match=r"."):  # noqa: PT012
+                patched.setattr(
+                    "traceback.format_exc", lambda: (_ for _ in ()).throw(SystemExit(9))
+                )
+                planned.carry_out()
+        sweep(config, tmp_path / name, jobs=1, stack=after)
+        assert records_of(tmp_path / name) == expected, name
+
+
+def test_a_run_that_fails_ends_alone(vectors, tmp_path, monkeypatch):
+    config = config_of(vectors, "erm")
+    planned = plan_sweep(config, tmp_path, jobs=1)
+    (bundle,) = planned.bundles
+    bad = bundle[3]
+    from domaingrad.bench.runs.trainer import Trainer
+
+    judged = Trainer.judged
+
+    def failing(self, outputs, agreement):
+        if self.steps_done == 10 and self.training.batch == bad.config.batch:
+            raise RuntimeError("the device fell off")
+        return judged(self, outputs, agreement)
+
+    alike = [run for run in bundle if run.config.batch == bad.config.batch]
+    monkeypatch.setattr(Trainer, "judged", failing)
+    with planned.begun():
+        ended = attempt(places_of(bundle, SweepDirectory(tmp_path).place), False, lambda _: None)
+    failed = [each for each in ended if isinstance(each, Failed)]
+    assert {each.run.key for each in failed} == {run.key for run in alike}
+    assert all("the device fell off" in each.cause for each in failed)
+    assert sum(isinstance(each, Finished) for each in ended) == len(bundle) - len(alike)
+
+
+def test_if_the_stack_itself_fails_its_runs_go_on_one_by_one_and_it_is_said(
+    vectors, tmp_path, monkeypatch
+):
+    config = config_of(vectors, "erm")
+    sweep(config, tmp_path / "whole", jobs=1)
+    planned = plan_sweep(config, tmp_path / "here", jobs=1)
+    (bundle,) = planned.bundles
+
+    def failing(self):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(Stack, "step", failing)
+    told = []
+    with planned.begun():
+        planned.carry_out(told.append)
+    (apart,) = [each for each in told if isinstance(each, Apart)]
+    assert set(apart.runs) == set(bundle)
+    assert "no such operator" in apart.cause
+    assert records_of(tmp_path / "here") == records_of(tmp_path / "whole")
+
+
+def test_runs_that_lose_their_process_come_again_alone(vectors):
+    planned = plan_sweep(config_of(vectors, "erm"), "nowhere", jobs=1)
+    (bundle,) = planned.bundles
+    undone = Undone([bundle])
+    lost = [Lost(run) for run in undone.take()]
+    assert list(undone.after(lost)) == lost
+    again = [undone.take() for _ in bundle]
+    assert {run for (run,) in again} == set(bundle)
+    run = bundle[0]
+    for _ in range(ATTEMPTS - 2):
+        assert list(undone.after([Lost(run)])) == [Lost(run)]
+    (failed,) = undone.after([Lost(run)])
+    assert isinstance(failed, Failed)
+
+
+def test_divergence_of_one_run_stays_its_own(vectors):
+    """A rate that diverges in one run; the others come to the numbers that they come to alone."""
+    read = data_of(TrainConfig(vectors, None), News())
+    configs = [
+        resolved(replace(config, optimizer="sgd", learning_rate=1e30 if place == 2 else 0.01), read)
+        for place, config in enumerate(settings(vectors, "erm"))
+    ]
+    single, stacked = ([begin(config, read).trainer for config in configs] for _ in range(2))
+    with pytest.warns(UserWarning, match="diverged"):
+        expected, found = [alone(each) for each in single], together(stacked)
+    for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+        assert [c[0].val_score for c in other] == [c[0].val_score for c in one]
+        assert (other[-1][0].loss is None) == (place == 2)
