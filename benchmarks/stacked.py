@@ -21,7 +21,7 @@ import typer
 from timing import write
 
 from domaingrad.bench import SweepConfig, plan_sweep
-from domaingrad.bench.runs import Failed, PlannedRun, SweepDirectory
+from domaingrad.bench.runs import Bundle, Failed, PlannedRun, SweepDirectory
 from domaingrad.bench.runs.attempts import attempt, places_of
 
 DOMAINS, METHODS = 4, ("erm", "and-mask")
@@ -62,10 +62,11 @@ def seconds(runs: tuple[PlannedRun, ...], place: Path, together: bool) -> float:
     with tempfile.TemporaryDirectory(dir=place) as out:
         directory = SweepDirectory(Path(out))
         directory.make()
-        places = places_of(runs, directory.place)
+        bundles = [Bundle(runs, together=True)] if together else [Bundle((one,)) for one in runs]
         began = time.perf_counter()
-        for each in [places] if together else [[one] for one in places]:
-            for ended in attempt(each, False, lambda _: None):
+        for bundle in bundles:
+            places = places_of(bundle, directory.place)
+            for ended in attempt(bundle, places, False, lambda _: None):
                 if isinstance(ended, Failed):
                     raise SystemExit(ended.cause)
         return (time.perf_counter() - began) / len(runs)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from domaingrad.bench.domains import DataError
 from domaingrad.bench.runs import (
+    Bundle,
     Failed,
     Finished,
     Lost,
@@ -74,7 +75,12 @@ def test_news_and_failures_come_back_and_the_rest_goes_on(crew, tmp_path):
     changed = dataclasses.replace(second, config=dataclasses.replace(second.config, steps=7))
     (tmp_path / "runs").mkdir()
     events = []
-    execute([(changed,), (elsewhere,), (first,)], places.__getitem__, crew, events.append)
+    execute(
+        [Bundle((run,)) for run in (changed, elsewhere, first)],
+        places.__getitem__,
+        crew,
+        events.append,
+    )
 
     failed = {event.run.key: event.cause for event in events if isinstance(event, Failed)}
     assert set(failed) == {second.key, "elsewhere"}
@@ -125,14 +131,14 @@ def test_a_sweep_survives_the_loss_of_a_node_and_leaves_what_a_local_one_leaves(
 def test_a_run_that_is_lost_again_and_again_has_failed():
     request = SweepConfig(("colored-digits",), ("erm",), trials=1, draws=1)
     run, other, _ = make_plan(request)[0].runs
-    undone = Undone([(run,), (other,)])
+    undone = Undone([Bundle((run,)), Bundle((other,))])
     for _ in range(ATTEMPTS - 1):
-        assert undone.take() == (run,)
-        assert list(undone.after([Lost(run)])) == [Lost(run)]
-    assert undone.take() == (run,)
-    (failed,) = undone.after([Lost(run)])
+        assert undone.take() == Bundle((run,))
+        assert list(undone.after(Bundle((run,)), [Lost(run)])) == [Lost(run)]
+    assert undone.take() == Bundle((run,))
+    (failed,) = undone.after(Bundle((run,)), [Lost(run)])
     assert f"{ATTEMPTS} times" in failed.cause
-    assert undone.take() == (other,)
+    assert undone.take() == Bundle((other,))
     assert not undone
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.optim import SGD, Adam, AdamW
@@ -12,12 +14,14 @@ from torch.optim import SGD, Adam, AdamW
 from domaingrad.bench import SweepConfig, plan_sweep, sweep
 from domaingrad.bench.domains import News
 from domaingrad.bench.protocol import Split, drawn_ahead, drawn_rows, generator_of
-from domaingrad.bench.runs import Failed, Finished, Lost, SweepDirectory
+from domaingrad.bench.runs import Bundle, Failed, Finished, Lost, SweepDirectory
 from domaingrad.bench.runs.attempts import attempt, places_of
 from domaingrad.bench.runs.events import ATTEMPTS, Apart, Undone
 from domaingrad.bench.runs.resumable import begin
 from domaingrad.bench.runs.settings import TrainConfig, resolved
 from domaingrad.bench.runs.stacked import Stack
+from domaingrad.bench.runs.stacked_optimizers import Moments
+from domaingrad.bench.runs.trainer import Trainer
 from domaingrad.bench.runs.training import data_of
 
 TOGETHER = (
@@ -50,7 +54,7 @@ def settings(data, method, **more):
         "vrex": [{"weight": w, "anneal": at} for w, at in ((1.0, 3), (10.0, 5), (100.0, 7))],
         "groupdro": [{"eta": eta} for eta in (0.01, 0.1, 1.0)],
     }.get(method, [{}] * 3)
-    runs = (("a", 8, 1e-2), ("b", 11, 3e-3), ("d", 5, 1e-2), ("a", 8, 1e-2))
+    runs = (("a", 10, 1e-2), ("b", 9, 3e-3), ("d", 10, 1e-2), ("a", 10, 1e-2))
     for place, (held_out, batch, rate) in enumerate(runs):
         yield TrainConfig(
             data, held_out, method=method, hyperparameters=numbers[place % 3], trial=place // 2,
@@ -120,13 +124,17 @@ QUICK = ("erm", "and-mask", "agr-rand", "irm", "groupdro", "coral")
     ],
 )
 def test_every_run_of_a_stack_comes_to_the_numbers_that_it_comes_to_alone(vectors, method, head):
-    """Scores and states, with other held-out domains, trials, batches, rates, numbers and steps."""
-    single, stacked = trainers(vectors, method, head=head), trainers(vectors, method, head=head)
+    """Scores and states, with other held-out domains, trials, batches, rates, numbers and steps.
+
+    By SGD, since Adam makes steps of one size of gradients that are rounding alone.
+    """
+    recipe = {"head": head, "optimizer": "sgd", "momentum": 0.9, "schedule": "constant"}
+    single, stacked = (trainers(vectors, method, **recipe) for _ in range(2))
     expected, found = [alone(each) for each in single], together(stacked)
     for one, other in zip(expected, found, strict=True):
         for (seen, sealed, _), (told, opened, _) in zip(one, other, strict=True):
             assert (told.step, told.val_score) == (seen.step, seen.val_score)
-            assert told.loss == pytest.approx(seen.loss, rel=1e-3)
+            assert told.loss == pytest.approx(seen.loss, rel=1e-5)
             assert told.agreement == pytest.approx(seen.agreement, abs=0.01)
             assert told.metrics == pytest.approx(seen.metrics, rel=1e-3, abs=1e-6)
             assert opened == sealed
@@ -135,7 +143,7 @@ def test_every_run_of_a_stack_comes_to_the_numbers_that_it_comes_to_alone(vector
         assert there.keys() == here.keys()
         for place, value in there.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
-                torch.testing.assert_close(here[place], value, rtol=2e-3, atol=2e-4, msg=place)
+                torch.testing.assert_close(here[place], value, rtol=1e-3, atol=1e-5, msg=place)
             elif isinstance(value, torch.Tensor):
                 assert torch.equal(here[place], value), place  # generators
             else:
@@ -168,10 +176,6 @@ def test_recipes_and_averages_are_those_of_runs_alone(vectors, more):
 @pytest.mark.parametrize("kind", [Adam, AdamW, SGD])
 def test_moments_are_those_of_pytorchs_optimizers_in_float64(kind):
     """Against PyTorch itself, run by run, each with its own numbers; one begins anew on the way."""
-    from types import SimpleNamespace
-
-    from domaingrad.bench.runs.stacked_optimizers import Moments
-
     torch.manual_seed(0)
     given = {"momentum": 0.8} if kind is SGD else {"betas": (0.8, 0.95)}
     first = torch.randn(3, 4, 2, dtype=torch.float64)
@@ -236,18 +240,24 @@ def records_of(place):
 
 
 def test_a_sweep_comes_to_the_same_tables_stacked_and_single(vectors, tmp_path):
-    config = config_of(vectors, "erm", "sand-mask", "irm", "mixup")
+    config = config_of(vectors, "erm", "groupdro", "mixup")
     both = []
     for stack in ("auto", "off"):
         planned = plan_sweep(config, tmp_path / stack, jobs=1, stack=stack)
-        assert {len(bundle) for bundle in planned.bundles} == ({1} if stack == "off" else {1, 8})
+        assert [bundle for bundle in planned.bundles if bundle.together] == (
+            []
+            if stack == "off"
+            else [b for b in planned.bundles if b.runs[0].config.method != "mixup"]
+        )
         assert planned.alone == (
             {"Mixup takes its steps in a way of its own": 8} if stack == "auto" else {}
         )
         both.append(sweep(config, tmp_path / stack, jobs=1, stack=stack))
         assert not both[-1].missing
     assert records_of(tmp_path / "auto") == records_of(tmp_path / "off")
-    assert both[0].scores == both[1].scores
+    for name in ("results.csv", "checkpoints.csv"):
+        one, other = (pd.read_csv(tmp_path / stack / name) for stack in ("auto", "off"))
+        pd.testing.assert_frame_equal(one, other, atol=0.01)
 
 
 def test_who_trains_alone_and_why(vectors):
@@ -262,42 +272,41 @@ def test_who_trains_alone_and_why(vectors):
     assert "class weights" in reasons(class_weights="balanced")
 
 
-def test_killed_at_any_checkpoint_all_go_on_to_the_same_numbers(vectors, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("before", "after"), [("auto", "auto"), ("auto", "off"), ("off", "auto")])
+def test_killed_at_any_checkpoint_all_go_on_to_the_same_numbers(
+    vectors, tmp_path, monkeypatch, before, after
+):
     """Stacked or single before the kill, and single or stacked after it."""
     monkeypatch.setattr("domaingrad.bench.runs.attempts.WRITTEN_EVERY", 0.0)
-    config = config_of(vectors, "irm")
+    config = config_of(vectors, "groupdro")
     sweep(config, tmp_path / "whole", jobs=1)
-    expected = records_of(tmp_path / "whole")
-    for name, before, after in (("a", "auto", "auto"), ("b", "auto", "off"), ("c", "off", "auto")):
-        planned = plan_sweep(config, tmp_path / name, jobs=1, stack=before)
-        steps = iter(range(13))  # of a stack; of a run alone all steps of one and part of another
+    left = 13  # of a stack; of runs alone all steps of one and part of another, or so
+    of = Stack if before == "auto" else Trainer
+    step = of.step
 
-        def counted(own, steps=steps):
-            next(steps)
-            return own
+    def killed(self):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return step(self)
 
-        with monkeypatch.context() as patched, planned.begun():
-            for kind in ("stacked.Stack", "trainer.Trainer"):
-                module = __import__(f"domaingrad.bench.runs.{kind.split('.')[0]}", fromlist=["x"])
-                of = getattr(module, kind.split(".")[1])
-                step = of.step
-                patched.setattr(of, "step", lambda self, step=step: counted(step(self)))
-            with pytest.raises(BaseException, match=r"."):  # noqa: PT012
-                patched.setattr(
-                    "traceback.format_exc", lambda: (_ for _ in ()).throw(SystemExit(9))
-                )
-                planned.carry_out()
-        sweep(config, tmp_path / name, jobs=1, stack=after)
-        assert records_of(tmp_path / name) == expected, name
+    planned = plan_sweep(config, tmp_path / "here", jobs=1, stack=before)
+    with monkeypatch.context() as patched, planned.begun():
+        patched.setattr(of, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            planned.carry_out()
+    states = list((tmp_path / "here").glob("runs/*/checkpoint.pt"))
+    assert states
+    sweep(config, tmp_path / "here", jobs=1, stack=after)
+    assert records_of(tmp_path / "here") == records_of(tmp_path / "whole")
 
 
 def test_a_run_that_fails_ends_alone(vectors, tmp_path, monkeypatch):
     config = config_of(vectors, "erm")
     planned = plan_sweep(config, tmp_path, jobs=1)
-    (bundle,) = planned.bundles
-    bad = bundle[3]
-    from domaingrad.bench.runs.trainer import Trainer
-
+    bundle = Bundle(planned.todo, together=True)
+    bad = bundle.runs[3]
     judged = Trainer.judged
 
     def failing(self, outputs, agreement):
@@ -305,14 +314,15 @@ def test_a_run_that_fails_ends_alone(vectors, tmp_path, monkeypatch):
             raise RuntimeError("the device fell off")
         return judged(self, outputs, agreement)
 
-    alike = [run for run in bundle if run.config.batch == bad.config.batch]
+    alike = [run for run in bundle.runs if run.config.batch == bad.config.batch]
     monkeypatch.setattr(Trainer, "judged", failing)
     with planned.begun():
-        ended = attempt(places_of(bundle, SweepDirectory(tmp_path).place), False, lambda _: None)
+        places = places_of(bundle, SweepDirectory(tmp_path).place)
+        ended = attempt(bundle, places, False, lambda _: None)
     failed = [each for each in ended if isinstance(each, Failed)]
     assert {each.run.key for each in failed} == {run.key for run in alike}
     assert all("the device fell off" in each.cause for each in failed)
-    assert sum(isinstance(each, Finished) for each in ended) == len(bundle) - len(alike)
+    assert sum(isinstance(each, Finished) for each in ended) == len(bundle.runs) - len(alike)
 
 
 def test_if_the_stack_itself_fails_its_runs_go_on_one_by_one_and_it_is_said(
@@ -321,7 +331,6 @@ def test_if_the_stack_itself_fails_its_runs_go_on_one_by_one_and_it_is_said(
     config = config_of(vectors, "erm")
     sweep(config, tmp_path / "whole", jobs=1)
     planned = plan_sweep(config, tmp_path / "here", jobs=1)
-    (bundle,) = planned.bundles
 
     def failing(self):
         raise RuntimeError("no such operator")
@@ -330,25 +339,42 @@ def test_if_the_stack_itself_fails_its_runs_go_on_one_by_one_and_it_is_said(
     told = []
     with planned.begun():
         planned.carry_out(told.append)
-    (apart,) = [each for each in told if isinstance(each, Apart)]
-    assert set(apart.runs) == set(bundle)
-    assert "no such operator" in apart.cause
+    apart = [each for each in told if isinstance(each, Apart)]
+    assert {run for each in apart for run in each.runs} == set(planned.todo)
+    assert all("no such operator" in each.cause for each in apart)
     assert records_of(tmp_path / "here") == records_of(tmp_path / "whole")
 
 
-def test_runs_that_lose_their_process_come_again_alone(vectors):
-    planned = plan_sweep(config_of(vectors, "erm"), "nowhere", jobs=1)
-    (bundle,) = planned.bundles
+def test_runs_that_lose_their_process_come_again_alone_as_stacks_of_one(vectors):
+    runs = plan_sweep(config_of(vectors, "erm"), "nowhere", jobs=1).todo
+    bundle = Bundle(runs, together=True)
     undone = Undone([bundle])
-    lost = [Lost(run) for run in undone.take()]
-    assert list(undone.after(lost)) == lost
-    again = [undone.take() for _ in bundle]
-    assert {run for (run,) in again} == set(bundle)
-    run = bundle[0]
+    lost = [Lost(run) for run in undone.take().runs]
+    assert list(undone.after(bundle, lost)) == lost
+    again = [undone.take() for _ in runs]
+    assert set(again) == {Bundle((run,), together=True) for run in runs}
     for _ in range(ATTEMPTS - 2):
-        assert list(undone.after([Lost(run)])) == [Lost(run)]
-    (failed,) = undone.after([Lost(run)])
+        assert list(undone.after(again[0], [Lost(runs[0])])) == [Lost(runs[0])]
+    (failed,) = undone.after(again[0], [Lost(runs[0])])
     assert isinstance(failed, Failed)
+
+
+@pytest.mark.parametrize("method", ["erm", "sand-mask", "coral"])
+def test_no_number_depends_on_who_trains_beside(vectors, method):
+    """To the last bit, so that a sweep that is gone on with, in other company, has the same."""
+    read = data_of(TrainConfig(vectors, None), News())
+    configs = [resolved(config, read) for config in settings(vectors, method)]
+
+    def trained(*places):
+        made = [begin(configs[place], read).trainer for place in places]
+        checkpoints = together(made)
+        return checkpoints[0], list(made[0].network.parameters())
+
+    expected, weights = trained(1)
+    for others in ((0,), (3, 2, 0)):
+        found, own = trained(1, *others)
+        assert found == expected
+        assert all(torch.equal(one, other) for one, other in zip(own, weights, strict=True))
 
 
 def test_divergence_of_one_run_stays_its_own(vectors):

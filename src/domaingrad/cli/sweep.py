@@ -175,9 +175,8 @@ def _tell_plan(console: Console, planned: PlannedSweep) -> None:
             f"{request.draws} draws × {request.trials} trials × {len(data.held_out)} held-out "
             f"domains{extra}).",
         )
-    if together := [bundle for bundle in planned.bundles if len(bundle) > 1]:
-        runs = sum(map(len, together))
-        say(console, f"{runs} runs train together, up to {max(map(len, together))} at a time.")
+    if sizes := [len(bundle.runs) for bundle in planned.bundles if bundle.together]:
+        say(console, f"{sum(sizes)} runs train together, up to {max(sizes)} at a time.")
         for why, count in planned.alone.items():
             say(console, f"{count} runs train alone: {why}.")
     where = " on the Ray cluster" if isinstance(crew, RayCrew) else ""

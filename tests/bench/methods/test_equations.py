@@ -22,7 +22,6 @@ from domaingrad.bench.methods import (
     eqrm,
     fishr,
     gga,
-    irm,
     miro,
     passes,
     pogm,

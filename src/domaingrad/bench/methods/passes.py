@@ -191,9 +191,10 @@ class PenaltyLearner(Learner[W_co]):
         done = forward(self.setup, batches)
         penalty = self.penalty(done)
         if len(done.sizes) > 1 and done.risk.requires_grad and not penalty.requires_grad:
+            name = type(self).__name__.removesuffix("Learner")
             raise ValueError(
-                f"the penalty of {type(self.hp).__name__} is of features that nothing trained "
-                f"moves, so it would do nothing: the head is linear. Use the head mlp, or erm."
+                f"the penalty of {name} is of features that nothing trained moves, so it would do "
+                f"nothing: the head is linear. Use the head mlp, or erm."
             )
         return self.total(risk=done.risk, penalty=self.weight() * penalty)
 

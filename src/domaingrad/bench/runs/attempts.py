@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -33,16 +33,17 @@ PATIENCE = 30.0
 """Seconds to wait for a process that is left over from a sweep that was killed."""
 
 
-Places = Sequence[tuple[PlannedRun, Path]]
-"""Runs, each with its directory."""
+Places = Mapping[str, Path]
+"""Directories of runs, by key."""
 
 
 def places_of(bundle: Bundle, place: Callable[[str], Path]) -> Places:
-    """Runs with their directories, which keys tell."""
-    return [(run, place(run.key)) for run in bundle]
+    """The directories of a bundle's runs, which keys tell."""
+    return {run.key: place(run.key) for run in bundle.runs}
 
 
 def attempt(
+    bundle: Bundle,
     places: Places,
     keep_models: bool,
     on_news: Callable[[Progress | Apart], None],
@@ -51,7 +52,8 @@ def attempt(
     """Carry out runs here, together or one alone, on one thread, and tell of it now and then.
 
     Args:
-        places: the runs and where they are.
+        bundle: the runs.
+        places: where they are.
         keep_models: whether the selected models stay.
         on_news: who hears of them.
         patience: seconds to wait for another process that is at work there.
@@ -60,9 +62,9 @@ def attempt(
         FullDiskError: what else a run may die of is in what is returned.
     """
     with isolated(0, threads=1):
-        if len(places) == 1:
-            return [_alone(*places[0], keep_models, on_news, patience)]
-        return list(_together(places, keep_models, on_news, patience))
+        if bundle.together:
+            return list(_together(bundle, places, keep_models, on_news, patience))
+        return [_alone(run, places[run.key], keep_models, on_news, patience) for run in bundle.runs]
 
 
 def _alone(
@@ -103,6 +105,7 @@ class _Member:
 
 
 def _together(
+    bundle: Bundle,
     places: Places,
     keep_models: bool,
     on_news: Callable[[Progress | Apart], None],
@@ -112,30 +115,30 @@ def _together(
 
     If the stack itself fails, those that are left go on one by one from their last checkpoints.
     """
-    left = dict(places)
+    left = {run.key: run for run in bundle.runs}
     with ExitStack() as held:
         members = []
-        for run, place in places:
+        for run in bundle.runs:
             try:
-                member = _begun(run, place, on_news, held, patience, keep_models)
+                member = _begun(run, places[run.key], on_news, held, patience, keep_models)
             except FullDiskError:
                 raise
             except Exception:  # noqa: BLE001 - likewise
-                del left[run]
+                del left[run.key]
                 yield Failed(run, traceback.format_exc())
                 continue
             if member is not None:
                 members.append(member)
         try:
             for ended in _stacked(members, keep_models):
-                del left[ended.run]
+                del left[ended.run.key]
                 yield ended
         except FullDiskError:
             raise
         except Exception:  # noqa: BLE001 - said, and each run will tell what it dies of
-            on_news(Apart(tuple(left), traceback.format_exc()))
-    for run, place in left.items():
-        yield _alone(run, place, keep_models, on_news, patience)
+            on_news(Apart(tuple(left.values()), traceback.format_exc()))
+    for key, run in left.items():
+        yield _alone(run, places[key], keep_models, on_news, patience)
 
 
 def _begun(

@@ -47,12 +47,12 @@ class _Speed:
     def measure(self, bundle: Bundle, data: DomainData) -> None:
         """Take a few steps, and evaluate once on each data set."""
         began = time.perf_counter()
-        run = bundle[0]
+        run = bundle.runs[0]
         # More steps than are taken, since a schedule ends with its last.
-        trainers = [begin(replace(each.config, steps=MANY), data).trainer for each in bundle]
-        self.beginning[run.data] = (time.perf_counter() - began) / len(bundle)
+        trainers = [begin(replace(each.config, steps=MANY), data).trainer for each in bundle.runs]
+        self.beginning[run.data] = (time.perf_counter() - began) / len(trainers)
         trainer = trainers[0]
-        step = Stack(trainers).step if len(bundle) > 1 else trainer.step
+        step = Stack(trainers).step if bundle.together else trainer.step
         for _ in range(WARM_UP):
             step()
         enough = max(FEWEST, run.config.steps or 0)  # more than the run has say no more of it
@@ -61,7 +61,7 @@ class _Speed:
             step()
             steps += 1
         taken = (time.perf_counter() - began) / steps
-        samples = sum(each.config.batch or 1 for each in bundle)
+        samples = sum(each.config.batch or 1 for each in bundle.runs)
         self.sample[run.data, run.config.method] = taken / samples
         if run.data not in self.evaluation:
             began = time.perf_counter()
@@ -98,10 +98,10 @@ def measure(
         Exception: what the first kind of run has died of, if all have.
     """
     speed, failed = _Speed(), []
-    runs = [run for bundle in bundles for run in bundle]
-    kinds = {(each[0].data, each[0].config.method): each for each in reversed(bundles)}
+    runs = [run for bundle in bundles for run in bundle.runs]
+    kinds = {(each.runs[0].data, each.runs[0].config.method): each for each in reversed(bundles)}
     for done, bundle in enumerate(reversed(kinds.values())):
-        run = bundle[0]
+        run = bundle.runs[0]
         news.advance("measuring speed", done, len(kinds))
         try:
             with isolated(0, threads=1), warnings.catch_warnings():

@@ -57,7 +57,7 @@ class Lost:
 class Apart:
     """Runs that were to train together go on one by one."""
 
-    runs: Bundle
+    runs: tuple[PlannedRun, ...]
     cause: str
 
 
@@ -83,8 +83,8 @@ class Undone:
         """The next ones."""
         return self._waiting.popleft()
 
-    def after(self, ended: Iterable[Ended]) -> Iterator[Ended]:
-        """What has become of runs."""
+    def after(self, bundle: Bundle, ended: Iterable[Ended]) -> Iterator[Ended]:
+        """What has become of the runs of a bundle."""
         for each in ended:
             if isinstance(each, Lost):
                 self._lost[each.run.key] += 1
@@ -92,5 +92,5 @@ class Undone:
                     cause = f"it lost its process {ATTEMPTS} times ({each.cause})"
                     yield Failed(each.run, cause)
                     continue
-                self._waiting.appendleft((each.run,))
+                self._waiting.appendleft(Bundle((each.run,), bundle.together))
             yield each

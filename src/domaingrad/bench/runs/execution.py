@@ -39,7 +39,7 @@ def execute(
         on_ray(bundles, place, crew, on_event)
     elif crew.jobs == 1 and not crew.devices:
         for bundle in bundles:
-            for ended in attempt(places_of(bundle, place), crew.keep_models, on_event):
+            for ended in attempt(bundle, places_of(bundle, place), crew.keep_models, on_event):
                 on_event(ended)
     else:
         in_processes(bundles, place, crew, on_event)

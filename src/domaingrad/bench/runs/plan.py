@@ -83,8 +83,13 @@ class PlannedRun:
         )
 
 
-Bundle = tuple[PlannedRun, ...]
-"""Runs that are carried out together, or one alone."""
+@dataclass(frozen=True)
+class Bundle:
+    """Runs that are carried out together, or one alone."""
+
+    runs: tuple[PlannedRun, ...]
+    together: bool = False
+    """Whether they train as one stack, also where that is of one run."""
 
 
 @dataclass(frozen=True)

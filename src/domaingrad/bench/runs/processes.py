@@ -65,15 +65,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(places: Places, keep_models: bool) -> list[Finished | Failed]:
+def _work(bundle: Bundle, places: Places, keep_models: bool) -> list[Finished | Failed]:
     def tell(news: Progress | Apart) -> None:
         if _stop.value:
             raise KeyboardInterrupt
         _news.send(news)
 
-    for run, _ in places:
+    for run in bundle.runs:
         tell(Progress(run, 0, 0, 0.0, None))
-    return attempt(places, keep_models, tell)
+    return attempt(bundle, places, keep_models, tell)
 
 
 class _Worker:
@@ -88,17 +88,17 @@ class _Worker:
         self._pool: ProcessPoolExecutor | None = None
         self._future: Future[list[Finished | Failed]] | None = None
         self.news: Connection | None = None
-        self.bundle: Bundle = ()
+        self.bundle: Bundle | None = None
 
-    def begin(self, places: Places, keep_models: bool) -> None:
+    def begin(self, bundle: Bundle, places: Places, keep_models: bool) -> None:
         """Start runs."""
         try:
-            self._begin(places, keep_models)
+            self._begin(bundle, places, keep_models)
         except BrokenProcessPool:  # its process has died since the runs before
             self.close()
-            self._begin(places, keep_models)
+            self._begin(bundle, places, keep_models)
 
-    def _begin(self, places: Places, keep_models: bool) -> None:
+    def _begin(self, bundle: Bundle, places: Places, keep_models: bool) -> None:
         told = None
         if self._pool is None:
             self.news, told = CONTEXT.Pipe(duplex=False)
@@ -109,20 +109,20 @@ class _Worker:
                 initargs=(told, self._stop, self._environment),
             )
         with uninterrupted():  # the process inherits it, so that only this one hears Ctrl-C
-            self.bundle = tuple(run for run, _ in places)
-            self._future = self._pool.submit(_work, places, keep_models)
+            self.bundle = bundle
+            self._future = self._pool.submit(_work, bundle, places, keep_models)
         if told is not None:
             told.close()  # so that the pipe ends with the process
 
-    def ended(self) -> Sequence[Ended]:
+    def ended(self) -> tuple[Bundle, Sequence[Ended]] | None:
         """What became of the runs, if they have ended."""
-        if self._future is None or not self._future.done():
-            return ()
-        bundle, future, self.bundle, self._future = self.bundle, self._future, (), None
+        if self.bundle is None or self._future is None or not self._future.done():
+            return None
+        bundle, future, self.bundle, self._future = self.bundle, self._future, None, None
         if isinstance(future.exception(), BrokenProcessPool):
             self.close()
-            return [Lost(run) for run in bundle]
-        return future.result()
+            return bundle, [Lost(run) for run in bundle.runs]
+        return bundle, future.result()
 
     def close(self) -> None:
         """End the process, once its run has ended."""
@@ -144,12 +144,14 @@ def in_processes(
     try:
         while undone or any(worker.bundle for worker in workers):
             for worker in workers:
-                if not worker.bundle and undone:
-                    worker.begin(places_of(undone.take(), place), crew.keep_models)
+                if worker.bundle is None and undone:
+                    bundle = undone.take()
+                    worker.begin(bundle, places_of(bundle, place), crew.keep_models)
             _pass_on(workers, on_event)
             for worker in workers:
-                for ended in undone.after(worker.ended()):
-                    on_event(ended)
+                if (found := worker.ended()) is not None:
+                    for ended in undone.after(*found):
+                        on_event(ended)
     finally:
         with uninterrupted():
             stop.value = True

@@ -97,13 +97,15 @@ def on_ray(
         while undone or under_way:
             while undone and len(under_way) < (crew.most or AHEAD * _room(crew.gpu_share)):
                 bundle = undone.take()
-                places = [(run, at.absolute()) for run, at in places_of(bundle, place)]
-                under_way[work.remote(places, os.getcwd(), crew.keep_models, board)] = bundle
+                places = {key: at.absolute() for key, at in places_of(bundle, place).items()}
+                task = work.remote(bundle, places, os.getcwd(), crew.keep_models, board)
+                under_way[task] = bundle
             done, _ = ray.wait(list(under_way), timeout=WAIT)
             for news in ray.get(board.take.remote()):
                 on_event(news)
             for reference in done:
-                for ended in undone.after(_ended(reference, under_way.pop(reference))):
+                bundle = under_way.pop(reference)
+                for ended in undone.after(bundle, _ended(reference, bundle)):
                     on_event(ended)
     finally:
         for reference in under_way:
@@ -151,17 +153,19 @@ class _Board:
         return list(taken.values())
 
 
-def _work(places: Places, directory: str, keep_models: bool, board: Any) -> list[Finished | Failed]:
+def _work(
+    bundle: Bundle, places: Places, directory: str, keep_models: bool, board: Any
+) -> list[Finished | Failed]:
     """On a node of the cluster."""
-    (_, first), *_ = places
+    first = next(iter(places.values()))
     if not (os.path.isdir(directory) and first.parent.is_dir()):
         found = f"{first.parent} or {directory} is not on the node {os.uname().nodename}"
         told = f"{found}; a sweep needs a file system that all nodes share."
-        return [Failed(run, told) for run, _ in places]
+        return [Failed(run, told) for run in bundle.runs]
     os.chdir(directory)  # names of files are relative to where the sweep was begun
-    for run, _ in places:
+    for run in bundle.runs:
         board.tell.remote(Progress(run, 0, 0, 0.0, None))
-    return attempt(places, keep_models, board.tell.remote, PATIENCE)
+    return attempt(bundle, places, keep_models, board.tell.remote, PATIENCE)
 
 
 def _ended(reference: Any, bundle: Bundle) -> Sequence[Ended]:
@@ -172,8 +176,8 @@ def _ended(reference: Any, bundle: Bundle) -> Sequence[Ended]:
         if isinstance(error.cause, FullDiskError):
             raise error.cause from error
         told = "".join(traceback.format_exception(error))
-        return [Failed(run, told) for run in bundle]
+        return [Failed(run, told) for run in bundle.runs]
     except ray.exceptions.RayError as error:
         told = next(iter(str(error).splitlines()), "")
-        return [Lost(run, f"{type(error).__name__}: {told}") for run in bundle]
+        return [Lost(run, f"{type(error).__name__}: {told}") for run in bundle.runs]
     return ended

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.functional import pad
 
 from domaingrad.bench.domains import Preparation
 from domaingrad.bench.methods import Learner, Pooled, RuleLearner, Terms
@@ -25,8 +26,10 @@ from domaingrad.rules.base import ElementwiseRule, GramianRule, Proposal
 from domaingrad.rules.statistics import statistics_of
 
 from .stacked_optimizers import Moments
-from .trainer import EVALUATED_AT_ONCE, TargetScaler, Trainer, placed
+from .trainer import TargetScaler, Trainer, placed
 
+PIECE = 256
+"""Samples of a run that are evaluated at once: a fixed number, as products round by their size."""
 Named = dict[str, Tensor]
 """Tensors [R, ...] by name."""
 
@@ -34,9 +37,14 @@ Named = dict[str, Tensor]
 class Stack:
     """Runs that train together; those that have ended are left out by :meth:`of`.
 
+    A run comes to the same numbers, to the last bit on a CPU, whichever runs train beside it, and
+    if none does; to those of :meth:`Trainer.step` up to rounding.
+
     Args:
         trainers: of one method, one architecture of linear layers and activations, as many source
-            domains and one optimizer; steps, batches, data, seeds and numbers are each run's own.
+            domains, one kind of optimizer and batches of one :func:`padded` size; steps, data,
+            seeds and numbers are each run's own.
+        pools: samples that runs before have prepared.
     """
 
     def __init__(self, trainers: Sequence[Trainer], pools: _Pools | None = None) -> None:
@@ -112,21 +120,17 @@ class Stack:
         )
 
     def domain_gradients(
-        self, x: Tensor, y: Tensor, counted: Tensor | None, rows: Sequence[int] | None = None
+        self, x: Tensor, y: Tensor, counted: Tensor, rows: Sequence[int] | None = None
     ) -> tuple[Named, Tensor]:
         """Gradients [R, K, ...] and mean losses [R, K] of the domains' batches [R, K, n, ...]."""
         loss_of = self.trainers[0].learner.setup.loss
 
-        def risk(parameters: Named, x: Tensor, y: Tensor, counted: Tensor | None) -> Tensor:
+        def risk(parameters: Named, x: Tensor, y: Tensor, counted: Tensor) -> Tensor:
             losses = loss_of(self.called(parameters, lambda: self._network(x)), y)
-            if counted is None:
-                return losses.mean()
             return (losses * counted).sum() / counted.sum()
 
         of_domain = vmap(grad_and_value(risk), in_dims=(None, 0, 0, None))
-        padding = None if counted is None else 0
-        of_run = vmap(of_domain, in_dims=(0, 0, 0, padding))
-        gradients, risks = of_run(self._of(rows), x, y, counted)
+        gradients, risks = vmap(of_domain)(self._of(rows), x, y, counted)
         return gradients, risks
 
     @property
@@ -178,6 +182,16 @@ class Stack:
         return [int(total) / components for total in torch.stack(agreeing).sum(0).tolist()]
 
 
+def padded(batch: int) -> int:
+    """To how many samples a batch is padded: the next number of three binary digits and zeros.
+
+    >>> [padded(batch) for batch in (1, 7, 8, 9, 33, 64, 65, 200)]
+    [1, 7, 8, 10, 40, 64, 80, 224]
+    """
+    unit = 1 << max(0, batch.bit_length() - 3)
+    return -(-batch // unit) * unit
+
+
 class _Holder(nn.Module):
     """Calls something with the network's weights replaced."""
 
@@ -206,7 +220,7 @@ class _ByObjective:
                 setattr(learner, name, values[row])
         self._numbers = _numbers([each.hp for each in self._learners], stack.parameters)
 
-    def __call__(self, x: Tensor, y: Tensor, counted: Tensor | None) -> tuple[Named, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, counted: Tensor) -> tuple[Named, Tensor]:
         """Gradients and losses, from batches [R, K, n, ...]."""
         stack, domains = self._stack, self._learners[0].setup.domains
         like = next(iter(stack.parameters.values()))
@@ -219,10 +233,10 @@ class _ByObjective:
             weight: Tensor,
             x: Tensor,
             y: Tensor,
-            counted: Tensor | None,
+            counted: Tensor,
         ) -> tuple[Tensor, tuple[Named, Named]]:
             learner, told = copy(self._learners[0]), _Told()
-            every = None if counted is None else counted.repeat(len(domains))
+            every = counted.repeat(len(domains))
             vars(learner).update(
                 {
                     "setup": replace(learner.setup, network=stack.network, counted=every),
@@ -237,10 +251,7 @@ class _ByObjective:
             loss = stack.called(parameters, lambda: learner.objective(batches))
             return loss, ({name: getattr(learner, name) for name in kept}, told.terms)
 
-        padding = None if counted is None else 0
-        together = vmap(
-            grad_and_value(objective, has_aux=True), in_dims=(0, 0, 0, 0, 0, 0, padding)
-        )
+        together = vmap(grad_and_value(objective, has_aux=True))
         gradients, (losses, (kept, terms)) = together(
             stack.parameters, self._kept, self._numbers, weights, x, y, counted
         )
@@ -265,7 +276,7 @@ class _ByRule:
         self._rules: list[Rule] = [each.rule for each in learners]
         self._numbers = _numbers([each.hp for each in learners], stack.parameters)
 
-    def __call__(self, x: Tensor, y: Tensor, counted: Tensor | None) -> tuple[Named, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor, counted: Tensor) -> tuple[Named, Tensor]:
         """Updates and losses, from batches [R, K, n, ...]."""
         gradients, risks = self._stack.domain_gradients(x, y, counted)
         return self._combined(gradients), risks.mean(1)
@@ -389,13 +400,11 @@ class _Inputs:
             else:
                 self._pools.append((self._pool(trainer), range(row, row + 1)))
         self._of_run = [pool for pool, of in self._pools for _ in of]
-        sizes = [each.training.batch for each in trainers]
-        self._size = max(sizes)
-        device = trainers[0].context.device
-        self._counted = None
-        if min(sizes) < self._size:
-            places = torch.arange(self._size)
-            self._counted = (places < torch.tensor(sizes)[:, None]).float().to(device)
+        sizes = torch.tensor([each.training.batch for each in trainers])
+        self._size = padded(trainers[0].training.batch)
+        # Also where there is no padding, so that numbers are the same whoever trains beside.
+        counted = torch.arange(self._size) < sizes[:, None]
+        self._counted = counted.float().to(trainers[0].context.device)
         self._begin = torch.tensor(
             [
                 [[pool.begin[name]] for name in trainer.splits.sources]
@@ -410,31 +419,24 @@ class _Inputs:
             self.pools[key] = _Pool(trainer)
         return self.pools[key]
 
-    def step(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def step(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs and labels [R, K, n, ...], and which of them count, [R, n]."""
         # At a checkpoint nothing is drawn ahead, so that it may be written down.
         found = [each.feed.next_rows(each.until_checkpoint) for each in self._trainers]
         return (*self._taken(self._placed(found, range(len(found)))), self._counted)
 
-    def looked_at(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def looked_at(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Of some runs, batches on which agreement is measured."""
         found = [self._trainers[row].looked_at.next_rows(1) for row in rows]
-        counted = None if self._counted is None else self._counted[list(rows)]
-        return (*self._taken(self._placed(found, rows), rows), counted)
+        return (*self._taken(self._placed(found, rows), rows), self._counted[list(rows)])
 
     def evaluated(self, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Inputs [R, n, ...] of pieces of what runs are evaluated on, padded to the longest."""
-        longest = max(len(self._evaluated[row]) for row in rows)
-        index = torch.stack(
-            [
-                nn.functional.pad(own, (0, longest - len(own)))
-                for own in map(self._evaluated.__getitem__, rows)
-            ]
-        )
-        width = self._of_run[0].inputs[0].numel()
-        at_once = max(1, EVALUATED_AT_ONCE // (width * len(rows)))
-        for begin in range(0, longest, at_once):
-            yield self._taken(index[:, begin : begin + at_once], rows, labels=False)[0]
+        """Inputs [R, n, ...] of pieces of what runs are evaluated on, padded to whole ones."""
+        every = [self._evaluated[row] for row in rows]
+        pieces = -(-max(map(len, every)) // PIECE)
+        index = torch.stack([pad(own, (0, pieces * PIECE - len(own))) for own in every])
+        for piece in torch.split(index, PIECE, 1):
+            yield self._taken(piece, rows, labels=False)[0]
 
     def by_domain(self, row: int, outputs: Tensor) -> dict[str, list[Tensor]]:
         """Outputs on what a run is evaluated on, as it has them."""
