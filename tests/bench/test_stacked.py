@@ -26,7 +26,7 @@ from domaingrad.bench.runs.training import data_of
 
 TOGETHER = (
     "erm", "and-mask", "sand-mask", "agr-sum", "agr-rand", "pcgrad",
-    "irm", "vrex", "groupdro", "coral", "mmd", "sd",
+    "irm", "vrex", "groupdro", "eqrm", "eqrm-published", "coral", "mmd", "sd", "fishr",
 )  # fmt: skip
 STEPS, CHECKPOINTS = 12, 3
 
@@ -52,6 +52,9 @@ def settings(data, method, **more):
         "sand-mask": [{"tau": tau, "k": k} for tau, k in ((0.1, 1.0), (0.5, 100.0), (0.9, 1e4))],
         "irm": [{"weight": w, "anneal": at} for w, at in ((1.0, 3), (10.0, 5), (100.0, 7))],
         "vrex": [{"weight": w, "anneal": at} for w, at in ((1.0, 3), (10.0, 5), (100.0, 7))],
+        "fishr": [{"ema": ema, "anneal": at} for ema, at in ((0.9, 3), (0.95, 5), (0.99, 7))],
+        "eqrm": [{"alpha": a, "anneal": at} for a, at in ((0.6, 3), (0.75, 5), (0.9, 7))],
+        "eqrm-published": [{"alpha": a, "anneal": at} for a, at in ((0.6, 3), (0.75, 5), (0.9, 7))],
         "groupdro": [{"eta": eta} for eta in (0.01, 0.1, 1.0)],
     }.get(method, [{}] * 3)
     runs = (("a", 10, 1e-2), ("b", 9, 3e-3), ("d", 10, 1e-2), ("a", 10, 1e-2))
@@ -258,6 +261,19 @@ def test_a_sweep_comes_to_the_same_tables_stacked_and_single(vectors, tmp_path):
     for name in ("results.csv", "checkpoints.csv"):
         one, other = (pd.read_csv(tmp_path / stack / name) for stack in ("auto", "off"))
         pd.testing.assert_frame_equal(one, other, atol=0.01)
+
+
+def test_there_are_as_many_bundles_as_jobs_and_none_lacks_a_run(vectors):
+    planned = {
+        n: plan_sweep(config_of(vectors, "erm", "sd"), "nowhere", jobs=n) for n in (1, 2, 9, 99)
+    }
+    sizes = {n: sorted(len(bundle.runs) for bundle in each.bundles) for n, each in planned.items()}
+    assert sizes[1] == sizes[2]
+    assert len(sizes[9]) == 9
+    assert sizes[99] == [1] * 16
+    for each in planned.values():
+        found = [run.key for bundle in each.bundles for run in bundle.runs]
+        assert sorted(found) == sorted(run.key for run in each.todo)
 
 
 def test_who_trains_alone_and_why(vectors):

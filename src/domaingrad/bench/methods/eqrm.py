@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch.special import ndtr, ndtri
 from domaingrad.bench.protocol import Floor, PowerOfTen, Uniform, space
 
 from .base import MethodInfo, Rate, Requires, TwoReadings, Updates, Within
-from .learner import Batches
 from .passes import RiskWeightsLearner
 
 PARTS, ROUNDS = 64, 9
@@ -28,10 +27,10 @@ def bandwidth(risks: Tensor) -> tuple[Tensor, Tensor]:
     return factor * std, factor * off / ((count - 1) * std)
 
 
-def quantile(risks: Tensor, alpha: float) -> Tensor:
+def quantile(risks: Tensor, alpha: float | Tensor) -> Tensor:
     """Q with F(q) = α, F(q) = (1/K) Σ_e Φ((q − R_e)/h) a Gaussian estimate of the risks' law."""
     width, _ = bandwidth(risks)
-    level = torch.full_like(width, alpha)
+    level = torch.zeros_like(width) + alpha
     low, high = (risks.min() + width * ndtri(level), risks.max() + width * ndtri(level))
     grid = torch.linspace(0, 1, PARTS + 1, dtype=risks.dtype, device=risks.device)
     for _ in range(ROUNDS):
@@ -42,7 +41,7 @@ def quantile(risks: Tensor, alpha: float) -> Tensor:
     return middle
 
 
-def slopes(risks: Tensor, alpha: float) -> Tensor:
+def slopes(risks: Tensor, alpha: float | Tensor) -> Tensor:
     """∂q/∂R_e = −(∂F/∂R_e)/F′(q), shape [K], through the bandwidth, too; their sum is 1."""
     width, of_width = bandwidth(risks)
     u: Tensor = (quantile(risks, alpha) - risks) / width
@@ -51,10 +50,11 @@ def slopes(risks: Tensor, alpha: float) -> Tensor:
     return found
 
 
-def published_slopes(risks: Tensor, alpha: float) -> Tensor:
+def published_slopes(risks: Tensor, alpha: float | Tensor) -> Tensor:
     """What autograd makes of bisection: it goes through the two ends of the first bracket alone."""
     width, of_width = bandwidth(risks)
-    level = math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * alpha - 1, dtype=torch.float64)))
+    twice = torch.as_tensor(2 * alpha - 1, dtype=torch.float64, device=risks.device)
+    level = math.sqrt(2) * torch.erfinv(twice)
     low, high = risks.min() + width * level, risks.max() + width * level
     share = ((quantile(risks, alpha) - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     ends = torch.zeros_like(risks).index_add(
@@ -66,19 +66,26 @@ def published_slopes(risks: Tensor, alpha: float) -> Tensor:
 class EQRMLearner(RiskWeightsLearner["EQRM"]):
     """ERM first; then the quantile, with an optimizer and a learning rate of its own."""
 
-    def objective(self, batches: Batches) -> Tensor:
-        """Weighted risks."""
+    stacks: ClassVar[bool] = True
+
+    def weight(self) -> float:
+        """1 from the anneal on."""
+        return float(self.step >= self.hp.anneal)
+
+    def coming(self) -> None:
+        """The other optimizer, at the anneal."""
         if self.step == self.hp.anneal and not self.hp.as_published:
             rate = self.hp.learning_rate
             self.optimizer = self.setup.optimizer(self.network.parameters(), learning_rate=rate)
-        return super().objective(batches)
 
     def multipliers(self, risks: Tensor) -> Tensor:
         """K ∂q/∂R_e, or 1 before the anneal."""
-        if self.step < self.hp.anneal:
+        late = self.weight()
+        if isinstance(late, float) and not late:
             return torch.ones_like(risks)
         of = published_slopes if self.hp.as_published else slopes
-        return len(risks) * of(risks.double(), self.hp.alpha).to(risks)
+        found = len(risks) * of(risks.double(), self.hp.alpha).to(risks)
+        return torch.where(torch.as_tensor(late) > 0, found, torch.ones_like(risks))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +17,28 @@ from .base import Method, MethodInfo, Requires, Updates, Weight, Within
 from .passes import AnnealedLearner, Forward, errors
 
 
-def variance(features: Tensor, errors: Tensor, bias: bool = True) -> Tensor:
+def variance(
+    features: Tensor, errors: Tensor, bias: bool = True, count: Tensor | int | None = None
+) -> Tensor:
     """Of single samples' gradients of a linear classifier, errors ⊗ [z, 1]; shape [C, d + 1].
 
     E[g²] = (errors²)ᵀ (z²)/n and E[g] = errorsᵀ z/n, so no sample needs a gradient of its own.
 
     Args:
         features: z, [n, d].
-        errors: ∂ loss/∂ outputs, [n, C]; p − 1_y for cross-entropy.
+        errors: ∂ loss/∂ outputs, [n, C]; p − 1_y for cross-entropy, 0 for what pads.
         bias: whether the classifier has one; else [C, d].
+        count: n, where there is padding.
     """
     z = F.pad(features, (0, 1), value=1.0) if bias else features
-    return (errors.square().T @ z.square() - (errors.T @ z).square() / len(z)) / len(z)
+    n = len(z) if count is None else count
+    return (errors.square().T @ z.square() - (errors.T @ z).square() / n) / n
 
 
 class FishrLearner(AnnealedLearner["Fishr"]):
     """Keeps a running average of each domain's variances."""
 
+    stacks: ClassVar[bool] = True
     average: Tensor
 
     def build(self) -> None:
@@ -50,8 +56,12 @@ class FishrLearner(AnnealedLearner["Fishr"]):
     def penalty(self, done: Forward) -> Tensor:
         """How far the domains' averages are apart; the gradient is that of this step's part."""
         slopes = errors(self.setup, done.outputs, done.labels)
-        parts = zip(done.by_domain(done.features), done.by_domain(slopes), strict=True)
-        now = torch.stack([variance(z, error, self._bias) for z, error in parts])
+        counts: Iterable[Tensor | int] = done.sizes
+        if done.members.counted is not None:
+            slopes = slopes * done.members.counted[:, None]
+            counts = done.members.counts(slopes)
+        parts = zip(done.by_domain(done.features), done.by_domain(slopes), counts, strict=True)
+        now = torch.stack([variance(z, error, self._bias, count) for z, error, count in parts])
         average = self.hp.ema * self.average + (1 - self.hp.ema) * now
         self.average = average.detach()
         each = average / (1 - self.hp.ema)

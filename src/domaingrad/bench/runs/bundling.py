@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from math import ceil, prod
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -62,7 +62,14 @@ def bundles_of(
         else:
             alike[_kind(run, data[run.data])].append(run)
     for kind in alike.values():
-        bundles += _divided(kind, data, jobs)
+        bundles += _divided(kind, data)
+    while len(bundles) < min(jobs, len(runs)):
+        largest = max(bundles, key=lambda bundle: len(bundle.runs))
+        half = len(largest.runs) // 2
+        bundles.remove(largest)
+        bundles += [
+            Bundle(part, together=True) for part in (largest.runs[:half], largest.runs[half:])
+        ]
     order = {run.key: place for place, run in enumerate(runs)}
     bundles.sort(key=lambda bundle: min(order[run.key] for run in bundle.runs))
     return bundles, dict(alone)
@@ -109,8 +116,8 @@ def _kind(run: PlannedRun, data: DomainData) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _divided(runs: Sequence[PlannedRun], data: Mapping[str, DomainData], jobs: int) -> list[Bundle]:
-    """Bundles of runs of one kind, as many as there are jobs, and as large as memory allows."""
+def _divided(runs: Sequence[PlannedRun], data: Mapping[str, DomainData]) -> list[Bundle]:
+    """Bundles of runs of one kind, as large as memory allows."""
     of, method = data[runs[0].data], method_of(runs[0].config)
     stored = [domain.tensors[0] for domain in of.domains.values()]
     shape = of.preparation.fitted(stored).shape
@@ -119,7 +126,7 @@ def _divided(runs: Sequence[PlannedRun], data: Mapping[str, DomainData], jobs: i
     copies = 4 + (len(stored) if issubclass(method.code, Rule) else 1)
     kept = copies * sum(p.numel() for p in model.parameters())
     kept += 2 * len(stored) * max(run.config.batch or 1 for run in runs) * prod(shape)
-    most = min(MOST, ceil(len(runs) / jobs), NUMBERS // kept)
+    most = min(MOST, NUMBERS // kept)
     pool = prod(shape) * sum(map(len, stored))
     if len({(run.config.trial, run.config.held_out) for run in runs}) * pool > POOLED:
         most = min(most, POOLED // pool)
