@@ -13,9 +13,11 @@ from torch.optim import SGD, Adam, AdamW
 
 from domaingrad.bench import SweepConfig, plan_sweep, sweep
 from domaingrad.bench.domains import News
+from domaingrad.bench.methods import erm
 from domaingrad.bench.protocol import Split, drawn_ahead, drawn_rows, generator_of
 from domaingrad.bench.runs import Bundle, Failed, Finished, Lost, SweepDirectory
 from domaingrad.bench.runs.attempts import attempt, places_of
+from domaingrad.bench.runs.bundling import _steps_alike
 from domaingrad.bench.runs.events import ATTEMPTS, Apart, Undone
 from domaingrad.bench.runs.resumable import begin
 from domaingrad.bench.runs.settings import TrainConfig, resolved
@@ -286,6 +288,29 @@ def test_who_trains_alone_and_why(vectors):
     assert "dropout draws as one run" in reasons(dropout=0.5)
     assert "precision" in reasons(precision="bf16-mixed")
     assert "class weights" in reasons(class_weights="balanced")
+
+
+def test_what_is_derived_from_a_learner_has_to_say_for_itself_that_it_stacks():
+    class Derived(erm.ERMLearner):
+        """Says nothing."""
+
+    class OtherSteps(erm.ERMLearner):
+        stacks = True
+
+        def backward(self, batches):
+            return super().backward(batches)
+
+    class Said(erm.ERMLearner):
+        stacks = True
+
+    def method(learner):
+        return type("Other", (erm.ERM,), {"code": learner})()
+
+    assert [_steps_alike(method(each)) for each in (Derived, OtherSteps, Said)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(("before", "after"), [("auto", "auto"), ("auto", "off"), ("off", "auto")])

@@ -11,8 +11,9 @@ import torch
 
 from domaingrad.bench.domains import DomainData, Preparation
 from domaingrad.bench.domains.fetched import FetchedInputs
-from domaingrad.bench.methods import Learner, RuleMethod
+from domaingrad.bench.methods import Learner, Method, RuleMethod
 from domaingrad.rules import Rule
+from domaingrad.rules.base import RandomRule
 
 from .plan import Bundle, PlannedRun
 from .settings import TrainConfig, architecture_of, method_of, training_of
@@ -78,13 +79,7 @@ def bundles_of(
 def why_alone(config: TrainConfig, data: DomainData) -> str | None:
     """Why a run does not train with others, in words; ``None`` if it may."""
     method, backbone = method_of(config), architecture_of(config, data).name
-    code = method.code
-    together = (
-        issubclass(code, Rule)
-        if isinstance(method, RuleMethod)
-        else issubclass(code, Learner) and code.stacks
-    )
-    if not together:
+    if not _steps_alike(method):
         return f"{method.info.title} takes its steps in a way of its own"
     on_gpu = config.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if backbone not in (ON_GPUS if on_gpu else PERCEPTRONS):
@@ -103,6 +98,20 @@ def why_alone(config: TrainConfig, data: DomainData) -> str | None:
         "all samples at once": method.requires.whole,
     }
     return next((why for why, is_so in odd.items() if is_so), None)
+
+
+def _steps_alike(method: Method) -> bool:
+    """Whether a step is a gradient, that may be taken of many runs at once, and an optimizer's step.
+
+    What a learner says of itself does not hold for what is derived from it.
+    """
+    code = method.code
+    if isinstance(method, RuleMethod):
+        return code.state_dict in (Rule.state_dict, RandomRule.state_dict)
+    whole = all(
+        getattr(code, n) is getattr(Learner, n) for n in ("update", "backward", "predictor")
+    )
+    return whole and vars(code).get("stacks", False)
 
 
 def _kind(run: PlannedRun, data: DomainData) -> tuple[object, ...]:
