@@ -131,6 +131,7 @@ def plan_sweep(
     extend: bool = False,
     retry_failed: bool = False,
     estimate: bool = False,
+    dry_run: bool = False,
     news: News | None = None,
 ) -> PlannedSweep:
     """See what a sweep takes, and that it can be carried out; nothing is written.
@@ -146,6 +147,7 @@ def plan_sweep(
         extend: whether it may go beyond a smaller sweep in the directory.
         retry_failed: whether what has failed before is run again.
         estimate: whether a few steps are taken to estimate time and disk.
+        dry_run: whether it is not to be carried out, so that nothing need be decoded or embedded.
         news: who hears of reading data and of the estimate.
 
     Raises:
@@ -160,8 +162,9 @@ def plan_sweep(
     out, news = Path(out), news or News()
     require_room_for_report(out)
     import_plugins(config.plugins)
-    plan, read = make_plan(config, news)
     directory = SweepDirectory.at(out)
+    known = directory.plan().fingerprints if directory is not None and dry_run else None
+    plan, read = make_plan(config, news, counted=dry_run, known=known)
     if directory is not None and not config.any_plan:
         directory.require(plan, extend)
     todo, left_alone = _todo(directory, plan, retry_failed)

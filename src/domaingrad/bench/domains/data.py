@@ -225,6 +225,8 @@ class DomainData:
     """By domain, where samples belong together: none is split between training and validation."""
     recorder: Recorder | None = None
     """What is kept of a domain's groups at checkpoints."""
+    counted: bool = False
+    """Whether their inputs stand for others that are not decoded, which the fingerprint misses."""
 
     @property
     def outputs(self) -> int:
@@ -245,6 +247,9 @@ class ReaderOptions:
 
     least: Whole = 2
     """Fewest domains and classes that will do: two to train on, one to evaluate."""
+    counted: bool = False
+    """Whether they are counted alone, for a plan: nothing is decoded, and inputs of the right
+    shape stand for those that would be. It is not for users."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from .data import (
 )
 from .files import listed
 from .recipes import for_embeddings
-from .vectors import Maker, embedded_domains, vectors
+from .vectors import Maker, counted_domains, embedded_domains, vectors
 
 USUAL = {
     "target": ("label", "labels", "target", "targets", "class", "y"),
@@ -163,7 +163,12 @@ class Embeddings(Preparation):
 
 
 def embedded(
-    data: DomainData, backbone: str, weights: str | None, news: News, accelerator: str = "auto"
+    data: DomainData,
+    backbone: str,
+    weights: str | None,
+    news: News,
+    accelerator: str = "auto",
+    counted: bool = False,
 ) -> DomainData:
     """The same data, as embeddings of a frozen backbone.
 
@@ -173,13 +178,15 @@ def embedded(
         weights: their file; ``None`` or ``package`` where a package or directory has them.
         news: hears how it goes.
         accelerator: ``cpu`` for the CPU; else what there is.
+        counted: whether random vectors will do, and nothing is embedded.
 
     Raises:
         BackboneError, WeightsError: no backbone or weights that fit.
         DataError: data of no images, or too little room on disk.
     """
     maker = Maker.of(backbone, weights, data.preparation)
-    domains = embedded_domains(data, maker, news, accelerator)
+    of = counted_domains if counted else embedded_domains
+    domains = of(data, maker, news, accelerator)
     samples = sum(len(domain) for domain in domains.values())
     width = next(iter(domains.values())).tensors[0].shape[1]
     return replace(
