@@ -8,18 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import Network
-from domaingrad.bench.names import look_up
+from domaingrad.bench.names import imported_when_used, look_up
 from domaingrad.bench.schema import Option, settings
 
 from .data import (
@@ -37,6 +36,11 @@ from .data import (
 from .files import listed
 from .recipes import for_embeddings
 from .vectors import Maker, counted_domains, embedded_domains, vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 USUAL = {
     "target": ("label", "labels", "target", "targets", "class", "y"),
