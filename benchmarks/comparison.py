@@ -105,7 +105,7 @@ STUDIES = (
         f"{KEPT_DIGITS:,} digits of each; no digit of MNIST's is one that MNIST-M's are made of. "
         "120 steps of 16 per domain; one draw (defaults but for the learning rate), one trial.",
         digits,
-        "--data folder:DATA --size 32 --no-augment --backbone mnist-cnn --learning-rate 1e-3 "
+        "--data folder:DATA --size 32 --augment none --backbone mnist-cnn --learning-rate 1e-3 "
         "--draws 1 --trials 1 --steps 120 --batch 16 --checkpoints 1",
     ),
 )  # fmt: skip

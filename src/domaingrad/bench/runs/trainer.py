@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -301,7 +301,8 @@ class Trainer:
         generators = self._generators
         self._feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
         self._whole = WholeFeed(sources) if method.requires.whole else None
-        self._augment = config.augment and not method.requires.whole
+        varied = {*(config.augment or ())} - {"none"}
+        self._varied = () if method.requires.whole else tuple(sorted(varied))
         whole = dict.fromkeys(sources, slice(None))
         self._looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
@@ -348,7 +349,7 @@ class Trainer:
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._prepared(self._whole or self._feed, augment=self._augment)
+        batches = self._prepared(self._whole or self._feed, self._varied)
         self.data_time += time.perf_counter() - began
         self._last_loss = self.learner.update(batches)
         self._context.scaler.update()
@@ -459,7 +460,7 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self._context.device)
         return states
 
-    def _prepared(self, feed: Feed | WholeFeed, augment: bool) -> Batches:
+    def _prepared(self, feed: Feed | WholeFeed, varied: Collection[str]) -> Batches:
         """The next batch of each source, or this process's share, where the model computes."""
         device, size = self._context.device, self._training.batch
         prepare, generator = self._splits.preparation, self._generators["augmentation"]
@@ -467,8 +468,8 @@ class Trainer:
         for name, (taken, truth) in feed.take().items():
             stored = placed(taken, device)
             inputs = (
-                prepare.augmented(stored, generator, size, self._shares[name])
-                if augment
+                prepare.augmented(stored, generator, size, self._shares[name], varied)
+                if varied
                 else prepare(stored)
             )
             labels = self._splits.target.scaled(truth).to(device)
@@ -479,7 +480,7 @@ class Trainer:
         learns = any(p.requires_grad for p in self.network.parameters())
         if len(self._splits.sources) < 2 or not learns:
             return None
-        batches = self._prepared(self._looked_at, augment=False)
+        batches = self._prepared(self._looked_at, ())
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
         probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.network, probe)
