@@ -204,7 +204,6 @@ BACKBONES = Registry[Builder]("backbone")
 
 BACKBONES.add("mlp", mlp)
 BACKBONES.add("linear", linear)
-BACKBONES.add("affine", partial(mlp, hidden=()))
 BACKBONES.add("boosted-trees", Trees)
 BACKBONES.add("forest", partial(Trees, forest=True))
 BACKBONES.add("mnist-cnn", mnist_cnn)

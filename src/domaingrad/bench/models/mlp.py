@@ -29,7 +29,7 @@ def mlp(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (128, 128)
     return nn.Sequential(*layers)
 
 
-def linear(shape: tuple[int, ...], outputs: int, bias: bool = False) -> nn.Sequential:
+def linear(shape: tuple[int, ...], outputs: int, bias: bool = True) -> nn.Sequential:
     """A linear map, starting at zero."""
     layer = nn.Linear(prod(shape), outputs, bias=bias)
     for parameter in layer.parameters():
