@@ -24,6 +24,8 @@ FORMAT = 2
 """Part of every key; counted up when decoding or the files of an entry change."""
 
 
+KINDS = ("images", "embeddings")
+"""Folders of the cache."""
 DAMAGED = (OSError, ValueError, KeyError, TypeError)
 """What reading an entry raises that is not what was written, or is not there."""
 IMAGES, CONTENTS, STAMP = "images", "contents.json", "checked"
@@ -53,23 +55,24 @@ def cache_directory() -> Path:
 
 def cached_bytes() -> int:
     """What the cache takes on disk."""
-    files = (path for path in cache_directory().glob("images/**/*") if path.is_file())
-    return sum(path.stat().st_size for path in files)
+    found = (path for kind in KINDS for path in cache_directory().glob(f"{kind}/**/*"))
+    return sum(path.stat().st_size for path in found if path.is_file())
 
 
 def clear_cache() -> int:
-    """Remove all decoded images; how many bytes they took. Runs decode them anew.
+    """Remove all decoded images and embeddings; how many bytes they took. Runs make them anew.
 
     Raises:
         DataError: the cache cannot be removed.
     """
     taken = cached_bytes()
-    try:
-        shutil.rmtree(cache_directory() / "images")
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise DataError(f"the cache cannot be removed ({error}).") from error
+    for kind in KINDS:
+        try:
+            shutil.rmtree(cache_directory() / kind)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(f"the cache cannot be removed ({error}).") from error
     return taken
 
 
