@@ -71,8 +71,9 @@ STUDIES = (
         "all missing outside Cleveland. 300 steps, 2 draws.",
         heart,
         "--data DATA/heart.csv --target disease --domain site --missing ? --categorical "
-        "cp,restecg,slope --drop ca,thal --draws 2 --trials 3 --steps 300 --checkpoints 5 "
-        "--selection training-domain-validation,leave-one-domain-out,oracle-last,oracle-best",
+        "cp,restecg,slope --drop ca,thal --backbone mlp --draws 2 --trials 3 --steps 300 "
+        "--checkpoints 5 --selection training-domain-validation,leave-one-domain-out,"
+        "oracle-last,oracle-best",
     ),
     Study(
         "colored-mnist", "ColoredMNIST",

@@ -80,9 +80,9 @@ def of_heart(shared: Path, data: Path) -> Study:
     return Study(
         title="Heart disease, four hospitals",
         command="domaingrad train --data heart.csv --target disease --domain site --missing '?' "
-        "--categorical cp,restecg,slope --drop ca,thal",
+        "--categorical cp,restecg,slope --drop ca,thal --backbone mlp",
         config=TrainConfig(
-            f"csv:{data / 'heart.csv'}", None, accelerator="cpu",
+            f"csv:{data / 'heart.csv'}", None, accelerator="cpu", backbone="mlp",
             data_options={
                 "target": "disease", "domain": "site", "missing": ("?",), "drop": ("ca", "thal"),
                 "categorical": ("cp", "restecg", "slope"),

@@ -86,7 +86,8 @@ CAMERAS = replace(
     DIGITS, data="cameras", hold_out="camera-2", steps=3, batch=4, augment=AUGMENTATIONS
 )
 BEFORE = {
-    "learning_rate": 1e-3, "weight_decay": 0.0, "optimizer": "adam", "schedule": "constant"
+    "learning_rate": 1e-3, "weight_decay": 0.0, "optimizer": "adam", "schedule": "constant",
+    "backbone": "mlp",
 }  # fmt: skip
 """How tables were trained when their runs were pinned."""
 ROTATED = replace(DIGITS, data="rotated-digits", hold_out="0°")

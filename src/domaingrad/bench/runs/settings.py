@@ -91,8 +91,8 @@ class TrainConfig:
     backbone: Annotated[
         str | None,
         Option(
-            "mlp, mnist-cnn, resnet18, resnet50, squeezenet, efficientnet-lite0, timm:NAME, "
-            "torchvision:NAME or hf:DIR; by the data unless told."
+            "mlp, wide-deep, mnist-cnn, resnet18, resnet50, squeezenet, efficientnet-lite0, "
+            "timm:NAME, torchvision:NAME or hf:DIR; by the data unless told."
         ),
     ] = None
     weights: Annotated[
