@@ -87,7 +87,8 @@ def main() -> None:
                 for held_out in data.domains:
                     result = train(
                         str(file), Path(out) / f"{name} {trial} {held_out}", hold_out=held_out,
-                        trial=trial, data_options=options, accelerator="cpu", backbone=told.backbone,
+                        trial=trial, data_options=options, backbone=told.backbone,
+                        accelerator="cpu",
                     )  # fmt: skip
                     ours = result.selected.val_score, result.held_out.score
                     rows.append([ours, *theirs(data, held_out, trial)])
