@@ -30,8 +30,8 @@ Balance = Literal["none", "class", "group"]
 each group."""
 
 
-Augmentation = Literal["crop", "flip", "color", "gray"]
-AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
+Augmentation = Literal["none", "crop", "flip", "color", "gray"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)[1:]
 """How photographs are varied in training, in this order; all of it is DomainBed's."""
 
 

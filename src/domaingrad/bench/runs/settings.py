@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -127,7 +127,7 @@ class TrainConfig:
         Number, Field(ge=0, lt=1), Option("Share of the features zeroed before the classifier.")
     ] = 0.0
     augment: Annotated[
-        tuple[Augmentation | Literal["none"], ...] | None,
+        tuple[Augmentation, ...] | None,
         Option(
             "How photographs are varied in training: none, or some of crop, flip, color, gray; all "
             "of these unless the run is short."
@@ -382,7 +382,7 @@ def _require_average(config: TrainConfig, training: Training) -> None:
 
 def _varied(
     config: TrainConfig, data: DomainData, training: Training
-) -> tuple[Augmentation | Literal["none"], ...] | None:
+) -> tuple[Augmentation, ...] | None:
     """How photographs are varied; ``None`` of data that never are.
 
     Raises:
@@ -403,7 +403,7 @@ def _varied(
         return None
     if told is None:
         return AUGMENTATIONS if training.steps >= data.recipe.varied_from else ("none",)
-    return tuple(name for name in ("none", *AUGMENTATIONS) if name in told)
+    return tuple(name for name in get_args(Augmentation) if name in told)
 
 
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:
