@@ -89,8 +89,8 @@ STUDIES = (
         "learning rate), one trial.",
         pacs,
         "--data pacs:DATA/PACS --size 64 --backbone torchvision:squeezenet1_0 --weights "
-        "SHARED/weights/squeezenet1_0_imagenet.npz --draws 1 --trials 1 --steps 60 --batch 16 "
-        "--learning-rate 2e-4 --checkpoints 1",
+        "SHARED/weights/squeezenet1_0_imagenet.npz --augment crop,flip,color,gray --draws 1 "
+        "--trials 1 --steps 60 --batch 16 --learning-rate 2e-4 --checkpoints 1",
     ),
     Study(
         "rotated-mnist", "RotatedMNIST",

@@ -61,11 +61,13 @@ def of_pacs(shared: Path, data: Path) -> Study:
     return Study(
         title="PACS at 64²",
         command="domaingrad train --data pacs:DIR --size 64 --backbone torchvision:squeezenet1_0 "
-        "--weights FILE --steps 100 --batch 16 --learning-rate 1e-4 --checkpoints 2",
+        "--weights FILE --augment crop,flip,color,gray --steps 100 --batch 16 "
+        "--learning-rate 1e-4 --checkpoints 2",
         config=TrainConfig(
             f"pacs:{data / 'PACS'}", None, data_options={"size": 64},
             backbone="torchvision:squeezenet1_0", weights=str(weights), steps=100, batch=16,
             learning_rate=1e-4, checkpoints=2, accelerator="cpu",
+            augment=("crop", "flip", "color", "gray"),
         ),
         held_out=("art_painting", "cartoon", "photo", "sketch"),
         trials=1,
