@@ -229,7 +229,8 @@ DOMAINBED = {
 }  # fmt: skip
 DIGITS = DOMAINBED | {"learning_rate": 1e-3, "batch": 64, "checkpoints": 51}
 PHOTOGRAPHS = DOMAINBED | {"learning_rate": 5e-5, "batch": 32, "checkpoints": 18,
-                           "frozen_norms": True, "weights": "r50.pt"}  # fmt: skip
+                           "frozen_norms": True, "weights": "r50.pt",
+                           "augment": ("crop", "flip", "color", "gray")}  # fmt: skip
 FULL = {"draws": 20, "trials": 3, "settings": {}}
 TIES = "of equals the first draw and latest checkpoint count, there the last and earliest"
 
