@@ -117,7 +117,7 @@ class Recipe(Training):
         )
 
 
-SHORT = 300
+SHORT = 500
 """Steps of a run too short for what varied photographs would give it: see docs/training.md."""
 
 
