@@ -71,8 +71,9 @@ STUDIES = (
         "all missing outside Cleveland. 300 steps, 2 draws.",
         heart,
         "--data DATA/heart.csv --target disease --domain site --missing ? --categorical "
-        "cp,restecg,slope --drop ca,thal --draws 2 --trials 3 --steps 300 --checkpoints 5 "
-        "--selection training-domain-validation,leave-one-domain-out,oracle-last,oracle-best",
+        "cp,restecg,slope --drop ca,thal --backbone mlp --draws 2 --trials 3 --steps 300 "
+        "--checkpoints 5 --selection training-domain-validation,leave-one-domain-out,"
+        "oracle-last,oracle-best",
     ),
     Study(
         "colored-mnist", "ColoredMNIST",
@@ -88,8 +89,8 @@ STUDIES = (
         "learning rate), one trial.",
         pacs,
         "--data pacs:DATA/PACS --size 64 --backbone torchvision:squeezenet1_0 --weights "
-        "SHARED/weights/squeezenet1_0_imagenet.npz --draws 1 --trials 1 --steps 60 --batch 16 "
-        "--learning-rate 2e-4 --checkpoints 1",
+        "SHARED/weights/squeezenet1_0_imagenet.npz --augment crop,flip,color,gray --draws 1 "
+        "--trials 1 --steps 60 --batch 16 --learning-rate 2e-4 --checkpoints 1",
     ),
     Study(
         "rotated-mnist", "RotatedMNIST",
@@ -105,7 +106,7 @@ STUDIES = (
         f"{KEPT_DIGITS:,} digits of each; no digit of MNIST's is one that MNIST-M's are made of. "
         "120 steps of 16 per domain; one draw (defaults but for the learning rate), one trial.",
         digits,
-        "--data folder:DATA --size 32 --no-augment --backbone mnist-cnn --learning-rate 1e-3 "
+        "--data folder:DATA --size 32 --augment none --backbone mnist-cnn --learning-rate 1e-3 "
         "--draws 1 --trials 1 --steps 120 --batch 16 --checkpoints 1",
     ),
 )  # fmt: skip

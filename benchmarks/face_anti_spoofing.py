@@ -55,7 +55,7 @@ def main(
 ) -> None:
     """Generate, sweep, and write the page."""
     options = (
-        f"--size 64 --backbone resnet18 --no-augment --methods {','.join(COMPARED)} --draws 1 "
+        f"--size 64 --backbone resnet18 --augment none --methods {','.join(COMPARED)} --draws 1 "
         f"--trials {trials} --steps {steps} --batch 12 --learning-rate 1e-3 --checkpoints 2"
     ).split()
     if not page:

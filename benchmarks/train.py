@@ -61,11 +61,13 @@ def of_pacs(shared: Path, data: Path) -> Study:
     return Study(
         title="PACS at 64²",
         command="domaingrad train --data pacs:DIR --size 64 --backbone torchvision:squeezenet1_0 "
-        "--weights FILE --steps 100 --batch 16 --learning-rate 1e-4 --checkpoints 2",
+        "--weights FILE --augment crop,flip,color,gray --steps 100 --batch 16 "
+        "--learning-rate 1e-4 --checkpoints 2",
         config=TrainConfig(
             f"pacs:{data / 'PACS'}", None, data_options={"size": 64},
             backbone="torchvision:squeezenet1_0", weights=str(weights), steps=100, batch=16,
             learning_rate=1e-4, checkpoints=2, accelerator="cpu",
+            augment=("crop", "flip", "color", "gray"),
         ),
         held_out=("art_painting", "cartoon", "photo", "sketch"),
         trials=1,
@@ -80,9 +82,9 @@ def of_heart(shared: Path, data: Path) -> Study:
     return Study(
         title="Heart disease, four hospitals",
         command="domaingrad train --data heart.csv --target disease --domain site --missing '?' "
-        "--categorical cp,restecg,slope --drop ca,thal",
+        "--categorical cp,restecg,slope --drop ca,thal --backbone mlp",
         config=TrainConfig(
-            f"csv:{data / 'heart.csv'}", None, accelerator="cpu",
+            f"csv:{data / 'heart.csv'}", None, accelerator="cpu", backbone="mlp",
             data_options={
                 "target": "disease", "domain": "site", "missing": ("?",), "drop": ("ca", "thal"),
                 "categorical": ("cp", "restecg", "slope"),

@@ -166,7 +166,7 @@ def test_the_embeddings_page_is_read_and_its_export_needs_nothing_of_ours(
                 picture.save(tmp_path / "images" / domain / name / f"{number}.png")
     bench.train(
         "images", "of images", hold_out="c", backbone="mlp", data_options={"size": 128},
-        augment=False, learning_rate=1e-3, batch=4, **quick,
+        augment=("none",), learning_rate=1e-3, batch=4, **quick,
     )  # fmt: skip
     bench.export("of images", "torchscript", "model.pt")
     Image.new("RGB", (90, 70), (200, 0, 0)).save("new.jpg")

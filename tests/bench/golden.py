@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
 import tests.conftest  # noqa: F401 - lets torchvision be imported
-from domaingrad.bench.domains import from_datasets
+from domaingrad.bench.domains import AUGMENTATIONS, from_datasets
 from domaingrad.bench.methods import METHODS
 from domaingrad.bench.runs.identity import NUMERICS
 from domaingrad.bench.runs.settings import TrainConfig
@@ -82,9 +82,12 @@ FILES = {"a table": table, "a folder": folder}
 """Data on disk, by name: made in a folder, they are read from the path that is returned."""
 DATA = {"cameras": cameras, "pairs": pairs, "sensors": sensors}
 """Data in memory, by name."""
-CAMERAS = replace(DIGITS, data="cameras", hold_out="camera-2", steps=3, batch=4)
+CAMERAS = replace(
+    DIGITS, data="cameras", hold_out="camera-2", steps=3, batch=4, augment=AUGMENTATIONS
+)
 BEFORE = {
-    "learning_rate": 1e-3, "weight_decay": 0.0, "optimizer": "adam", "schedule": "constant"
+    "learning_rate": 1e-3, "weight_decay": 0.0, "optimizer": "adam", "schedule": "constant",
+    "backbone": "mlp",
 }  # fmt: skip
 """How tables were trained when their runs were pinned."""
 ROTATED = replace(DIGITS, data="rotated-digits", hold_out="0°")

@@ -14,6 +14,7 @@ from domaingrad import bench
 from domaingrad.bench.models import build
 from domaingrad.bench.runs import RunDirectoryError
 from domaingrad.bench.use import exporting
+from tests.cameras import save_cameras
 
 SIZE = 32
 QUICK = {"accelerator": "cpu", "steps": 12, "checkpoints": 1, "batch": 8}
@@ -29,15 +30,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "cameras"
-    generator = np.random.default_rng(0)
-    for camera in ("north", "south", "west"):
-        for name, colour in (("cat", (200, 60, 60)), ("dog", (60, 60, 200))):
-            (root / camera / name).mkdir(parents=True)
-            for number in range(6):
-                pixels = generator.normal(colour, 25, (40, 40, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / camera / name / f"{number}.png")
-    return root
+    return save_cameras(tmp_path_factory.mktemp("data") / "cameras", 40, 6)
 
 
 @pytest.fixture(scope="module")

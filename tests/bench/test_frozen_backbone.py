@@ -13,6 +13,7 @@ from domaingrad.bench.domains.photographs import Photographs
 from domaingrad.bench.models import Network, build, load_weights
 from domaingrad.bench.runs.resumable import build as build_run
 from domaingrad.bench.runs.settings import TrainConfig, resolved
+from tests.cameras import save_cameras
 
 SIZE = 32
 QUICK = {"accelerator": "cpu", "steps": 20, "checkpoints": 2, "batch": 8}
@@ -20,18 +21,7 @@ QUICK = {"accelerator": "cpu", "steps": 20, "checkpoints": 2, "batch": 8}
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Three cameras, two classes told by colour."""
-    root = tmp_path_factory.mktemp("data") / "cameras"
-    generator = np.random.default_rng(0)
-    for camera in ("north", "south", "west"):
-        for name, colour in (("cat", (200, 60, 60)), ("dog", (60, 60, 200))):
-            (root / camera / name).mkdir(parents=True)
-            for number in range(12):
-                pixels = generator.normal(colour, 25, (SIZE, SIZE, 3)).clip(0, 255)
-                Image.fromarray(pixels.astype(np.uint8)).save(
-                    root / camera / name / f"{number}.png"
-                )
-    return root
+    return save_cameras(tmp_path_factory.mktemp("data") / "cameras", SIZE, 12)
 
 
 @pytest.fixture(scope="module")

@@ -229,7 +229,8 @@ DOMAINBED = {
 }  # fmt: skip
 DIGITS = DOMAINBED | {"learning_rate": 1e-3, "batch": 64, "checkpoints": 51}
 PHOTOGRAPHS = DOMAINBED | {"learning_rate": 5e-5, "batch": 32, "checkpoints": 18,
-                           "frozen_norms": True, "weights": "r50.pt"}  # fmt: skip
+                           "frozen_norms": True, "weights": "r50.pt",
+                           "augment": ("crop", "flip", "color", "gray")}  # fmt: skip
 FULL = {"draws": 20, "trials": 3, "settings": {}}
 TIES = "of equals the first draw and latest checkpoint count, there the last and earliest"
 
@@ -264,9 +265,9 @@ def test_every_way_in_which_runs_differ_from_the_published_ones_is_named(tmp_pat
         "rotated bilinearly, there bicubically", TIES,
     ]  # fmt: skip
     request = FULL | {"data_options": {"size": 64, "stored_size": 128}}
-    changes = {"augment": False, "frozen_norms": False, "weights": None}
+    changes = {"augment": ("none",), "frozen_norms": False, "weights": None}
     assert differences(summary, "pacs", request=request, **PHOTOGRAPHS | changes) == [
-        "images of 64², not 224²", "images not varied in training",
+        "images of 64², not 224²", "images not varied in training by crop, flip, color, gray",
         "statistics of BatchNorm not frozen", "fresh weights, not ImageNet's",
         "selected on images as they are, there on varied ones",
         "crops of a stored square of 128², there of the original", TIES,

@@ -20,12 +20,13 @@ from torch.utils.data import TensorDataset
 from domaingrad import bench
 from domaingrad.bench.disk import RunDirectoryError
 from domaingrad.bench.domains import DataError, from_datasets
+from domaingrad.bench.domains.recipes import SHORT
 from domaingrad.bench.models import BACKBONES, Architecture, Network, build
 from domaingrad.bench.names import UnknownNameError
 from domaingrad.bench.runs.directory import RunDirectory
 from domaingrad.bench.runs.launching import alone_on, fabric_of
 from domaingrad.bench.runs.resumable import Listener
-from domaingrad.bench.runs.settings import TrainConfig
+from domaingrad.bench.runs.settings import TrainConfig, deciding, resolved, written
 from domaingrad.bench.runs.trained import TrainedModel
 from domaingrad.bench.runs.training import train
 from domaingrad.bench.schema import SettingError
@@ -90,15 +91,45 @@ def test_augmented_photographs_and_batch_norms_go_on_to_the_same_bits(tmp_path, 
     monkeypatch.setitem(BACKBONES._entries, "normed", normed_model)
     config = TrainConfig(
         "cameras", "camera-2", steps=4, checkpoints=2, batch=4, accelerator="cpu",
-        method="and-mask", backbone="normed",
+        method="and-mask", backbone="normed", augment=("crop", "flip", "color", "gray"),
     )  # fmt: skip
     data = from_datasets(photographs(), "cameras")
     whole = train(config, tmp_path / "whole", data=data)
     cut_off(config, tmp_path / "cut", 3, data=data)
     again = train(config, tmp_path / "cut", data=data)
     assert_same(outcome(again), outcome(whole))
-    plain = train(dataclasses.replace(config, augment=False), tmp_path / "plain", data=data)
+    plain = train(dataclasses.replace(config, augment=("none",)), tmp_path / "plain", data=data)
     assert outcome(plain)[0] != outcome(whole)[0]
+
+
+def test_short_runs_leave_photographs_as_they_are_and_say_so(tmp_path):
+    data = from_datasets(photographs(), "cameras")
+    config = TrainConfig("cameras", "camera-2", steps=SHORT, accelerator="cpu", backbone="mlp")
+    short = dataclasses.replace(config, steps=SHORT - 1)
+    assert resolved(config, data).augment == ("crop", "flip", "color", "gray")
+    assert resolved(short, data).augment == ("none",)
+    # What was always so makes no other run of it.
+    assert "augment" not in deciding(written(resolved(config, data), data))
+
+    some = dataclasses.replace(short, augment=("gray", "flip", "gray"))
+    assert resolved(some, data).augment == ("flip", "gray")
+    told = [
+        train(dataclasses.replace(each, steps=2, batch=4), tmp_path / name, data=data).notes
+        for name, each in (("short", short), ("some", some))
+    ]
+    assert [any("images are not varied" in note for note in notes) for notes in told] == [
+        True, False,
+    ]  # fmt: skip
+
+    for wrong in ((), ("none", "flip")):
+        with pytest.raises(SettingError, match="expected none, or some of crop"):
+            resolved(dataclasses.replace(config, augment=wrong), data)
+    numbers = from_datasets(
+        {n: TensorDataset(torch.randn(9, 3), torch.arange(9) % 2) for n in "ab"}, "numbers"
+    )
+    assert resolved(TrainConfig("numbers", "a"), numbers).augment is None
+    with pytest.raises(SettingError, match="augment varies photographs"):
+        resolved(TrainConfig("numbers", "a", augment=("flip",)), numbers)
 
 
 def test_a_killed_process_goes_on_to_the_same_bits(tmp_path):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from domaingrad.bench.models import build
 from domaingrad.cli.app import app
+from tests.cameras import save_cameras
 
 
 def run(*arguments):
@@ -18,12 +18,7 @@ def run(*arguments):
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DOMAINGRAD_CACHE", str(tmp_path / "cache"))
-    for camera in ("north", "south", "west"):
-        for name, color in (("cat", (200, 60, 60)), ("dog", (60, 60, 200))):
-            (tmp_path / "cameras" / camera / name).mkdir(parents=True)
-            for number in range(4):
-                picture = Image.new("RGB", (32, 32), (color[0] + number, *color[1:]))
-                picture.save(tmp_path / "cameras" / camera / name / f"{number}.png")
+    save_cameras(tmp_path / "cameras", 32, 4)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = build("squeezenet", (3, 32, 32), 5).state_dict()

@@ -34,6 +34,18 @@ def test_a_command_that_is_given_is_the_real_one():
     assert "--skip-unreadable" in shown.stdout
 
 
+def test_lists_wait_for_no_library_but_torch():
+    code = (
+        "import sys; from domaingrad.cli.app import app_with; from typer.testing import CliRunner; "
+        "result = CliRunner().invoke(app_with(['list']), ['list', 'methods']); "
+        "assert result.exit_code == 0, result.output; "
+        "print({'pandas.core', 'sklearn', 'matplotlib', 'jinja2', 'lightning_fabric'} "
+        "& {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "set()"
+
+
 def test_public_names_are_imported_when_they_are_asked_for():
     for name in domaingrad.__all__:
         assert getattr(domaingrad, name) is not None

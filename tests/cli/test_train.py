@@ -45,7 +45,7 @@ def trained(photographs, tmp_path_factory):
         result = run(
             "train", "--data", photographs, "--hold-out", "west", "--size", 32, "--backbone",
             "mnist-cnn", "--method", "and-mask", "--steps", 30, "--batch", 8, "--checkpoints", 3,
-            "--learning-rate", 1e-3, "--accelerator", "cpu", "--no-augment", "--out", out,
+            "--learning-rate", 1e-3, "--accelerator", "cpu", "--augment", "none", "--out", out,
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return out, result

@@ -30,7 +30,16 @@ def faces(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(faces, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
-    arguments = ["--data", f"faces:{faces}", "--size", 32, "--protocol", "O&C&I-M", "--no-augment"]
+    arguments = [
+        "--data",
+        f"faces:{faces}",
+        "--size",
+        32,
+        "--protocol",
+        "O&C&I-M",
+        "--augment",
+        "none",
+    ]
     arguments += ["--backbone", "mnist-cnn", "--steps", 8, "--batch", 6, "--learning-rate", 1e-3]
     result = run("train", *arguments, "--accelerator", "cpu", "--out", out)
     assert result.exit_code == 0, result.output
@@ -136,7 +145,7 @@ def test_a_sweep_tells_rates_by_video_and_draws_their_curves(faces, tmp_path):
     swept = run(
         "sweep", "--data", f"faces:{faces}", "--protocol", "O&C&I-M", "--size", 16, "--methods",
         "erm,pcgrad", "--trials", 2, "--draws", 1, "--steps", 2, "--checkpoints", 2, "--batch", 6,
-        "--backbone", "mnist-cnn", "--no-augment", "--learning-rate", 1e-3, "--jobs", 1,
+        "--backbone", "mnist-cnn", "--augment", "none", "--learning-rate", 1e-3, "--jobs", 1,
         "--accelerator", "cpu", "--keep-models", "--out", out, "--json",
     )  # fmt: skip
     assert swept.exit_code == 0, swept.output

@@ -99,7 +99,8 @@ def _in_one_line(kind: type[Any], error: ValidationError) -> str:
             look_up("setting", place[-1], dict.fromkeys(e.name for e in dataclasses.fields(inner)))
         elif first["type"] == "literal_error":
             known = first["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            look_up(place[-1], str(found), dict.fromkeys(known))
+            name = next(part for part in reversed(place) if not part.isdigit())
+            look_up(name, str(found), dict.fromkeys(known))
     except ValueError as error_of_name:
         return str(error_of_name)
     if first["type"].startswith("missing"):

@@ -140,6 +140,7 @@ def plan_sweep(
     retry_failed: bool = False,
     stack: Stacking = "auto",
     estimate: bool = False,
+    dry_run: bool = False,
     news: News | None = None,
 ) -> PlannedSweep:
     """See what a sweep takes, and that it can be carried out; nothing is written.
@@ -156,6 +157,7 @@ def plan_sweep(
         retry_failed: whether what has failed before is run again.
         stack: whether runs of small networks train together, to the same numbers up to rounding.
         estimate: whether a few steps are taken to estimate time and disk.
+        dry_run: whether it is not to be carried out, so that nothing need be decoded or embedded.
         news: who hears of reading data and of the estimate.
 
     Raises:
@@ -170,8 +172,9 @@ def plan_sweep(
     out, news = Path(out), news or News()
     require_room_for_report(out)
     import_plugins(config.plugins)
-    plan, read = make_plan(config, news)
     directory = SweepDirectory.at(out)
+    known = directory.plan().fingerprints if directory is not None and dry_run else None
+    plan, read = make_plan(config, news, counted=dry_run, known=known)
     if directory is not None and not config.any_plan:
         directory.require(plan, extend)
     todo, left_alone = _todo(directory, plan, retry_failed)

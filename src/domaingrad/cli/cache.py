@@ -1,4 +1,4 @@
-"""`domaingrad cache`: where decoded images lie, and how much room they take."""
+"""`domaingrad cache`: where decoded images and embeddings lie, and how much room they take."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .live import in_bytes
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all decoded images.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
 ) -> None:
-    """Show where decoded images are kept and how much room they take, or remove them.
+    """Show where decoded images and embeddings are kept and what they take, or remove them.
 
-    Runs that need them decode them anew. `DOMAINGRAD_CACHE` puts the cache elsewhere.
+    Runs that need them make them anew. `DOMAINGRAD_CACHE` puts the cache elsewhere.
 
     - `domaingrad cache --clear`
     """

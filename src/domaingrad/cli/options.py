@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -72,7 +72,7 @@ def _parameters(
     """A parameter for each setting, below its heading, and how its value becomes the setting's."""
     found = []
     for name, kind, default, option in settings:
-        several = kind == tuple[str, ...]
+        several = any(get_origin(each) is tuple for each in (kind, *get_args(kind)))
         flags = (option.flags or f"--{name.replace('_', '-')}").split()
         shown = option.help
         if isinstance(default, str | float) and not isinstance(default, bool):

@@ -152,7 +152,7 @@ def sweep(
             planned = plan_sweep(
                 config, out, jobs=jobs, per_gpu=per_gpu, launcher=launcher, address=address,
                 keep_models=keep_models, extend=extend, retry_failed=retry_failed, stack=stack,
-                estimate=True, news=view.listener.news,
+                estimate=True, dry_run=dry_run, news=view.listener.news,
             )  # fmt: skip
         _tell_plan(errors, planned)
     if dry_run:

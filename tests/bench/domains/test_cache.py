@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from domaingrad.bench.domains import cache as cache_module
+from domaingrad.bench.domains import vectors
 from domaingrad.bench.domains.cache import cache_directory, cached_bytes, clear_cache, decoded
 from domaingrad.bench.domains.data import DataError, News
 from domaingrad.bench.domains.decoding import decode
@@ -269,8 +270,12 @@ def test_after_a_kill_the_next_takes_over(files, cache):
 def test_the_cache_says_its_size_and_is_cleared(tmp_path, save, cache):
     assert clear_cache() == 0
     decoded([save(tmp_path / "a.png", 1), save(tmp_path / "b.png", 2)], 6, News())
-    assert cached_bytes() >= 2 * 3 * 6 * 6
-    assert clear_cache() >= 2 * 3 * 6 * 6
+    pixels = 2 * 3 * 6 * 6
+    assert cached_bytes() >= pixels
+    before = cached_bytes()
+    vectors.kept(["of a test"], ["a", "b"], lambda rows: torch.ones(len(rows), 5), News(), str)
+    assert cached_bytes() == before + 2 * 5 * 4
+    assert clear_cache() == before + 2 * 5 * 4
     assert cached_bytes() == 0
-    assert not list(cache.glob("images/*"))
+    assert not list(cache.glob("*/*"))
     decoded([tmp_path / "a.png"], 6, News())

@@ -11,6 +11,7 @@ from domaingrad.bench.domains import photographs
 from domaingrad.bench.domains.data import DataError
 from domaingrad.bench.domains.decoding import decode
 from domaingrad.bench.domains.photographs import Photographs, resampled
+from domaingrad.bench.domains.recipes import AUGMENTATIONS
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
 transforms = pytest.importorskip("torchvision.transforms.v2")
@@ -146,6 +147,32 @@ def test_images_of_a_batch_are_varied_each_for_itself():
     given = stored(1).expand(16, -1, -1, -1)
     varied = Photographs(16).augmented(given, generator()).flatten(1)
     assert len(torch.unique(varied, dim=0)) == 16
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_each_way_of_varying_does_its_own_and_changes_nothing_in_the_draws_of_others(name):
+    given = stored(64)
+    alone = bare(Photographs(16).augmented(given, generator(), by=[name]))
+    rest = [other for other in AUGMENTATIONS if other != name]
+    whole, others = (
+        Photographs(16).augmented(given, generator(), by=by) for by in (AUGMENTATIONS, rest)
+    )
+    plain = bare(Photographs(16)(given))
+    changed = (alone - plain).abs().flatten(1).amax(1) > 1e-4
+    # Share of the images that it changes, to 5 standard deviations of 64 draws; of so few pixels
+    # a crop is sometimes the whole.
+    share = {"crop": 0.95, "flip": 0.5, "color": 1, "gray": 0.1}[name]
+    assert abs(changed.float().mean() - share) <= 5 * (share * (1 - share) / 64) ** 0.5
+    if name == "flip":
+        torch.testing.assert_close(alone[changed], plain[changed].flip(3), atol=1e-5, rtol=0)
+    if name == "gray":
+        grey = plain[changed] * torch.tensor([0.2989, 0.587, 0.114])[:, None, None]
+        torch.testing.assert_close(
+            alone[changed], grey.sum(1, keepdim=True).expand(-1, 3, -1, -1), atol=1e-5, rtol=0
+        )
+    if name in ("flip", "gray"):
+        torch.testing.assert_close(whole[~changed], others[~changed])
+    assert not torch.equal(whole, others)
 
 
 def test_a_tenth_becomes_grey_and_half_is_mirrored():

@@ -5,12 +5,14 @@ import pickle
 import socket
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from domaingrad import GradientAgreement, Mean
+from domaingrad.bench.domains.recipes import for_tables
 from domaingrad.bench.models import (
     BackboneError,
     build,
@@ -51,6 +53,29 @@ def test_the_perceptron_has_three_layers_for_any_shape():
     model = build("mlp", (4, 5), 3)
     widths = [(m.in_features, m.out_features) for m in model if isinstance(m, nn.Linear)]
     assert widths == [(20, 128), (128, 128), (128, 3)]
+
+
+def test_wide_and_deep_is_a_linear_model_and_a_perceptron_added_up():
+    model = build("wide-deep", (2, 3), 4)
+    x = torch.randn(5, 2, 3)
+    assert model(x).tolist() == [[0.0] * 4] * 5
+    with torch.no_grad():
+        model[-1].weight.normal_()
+        model[-1].bias.normal_()
+    flat, weights = x.flatten(1).double().numpy(), {
+        name: tensor.detach().double().numpy() for name, tensor in model.named_parameters()
+    }  # fmt: skip
+    w1, b1, last, bias = weights.values()
+    assert w1.shape == (32, 6)
+    hidden = flat @ w1.T + b1
+    hidden = np.where(hidden > 0, hidden, 0.01 * hidden)
+    expected = flat @ last[:, :6].T + hidden @ last[:, 6:].T + bias
+    np.testing.assert_allclose(model(x).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tables_of_few_rows_have_a_small_network_beside_a_linear_model():
+    assert for_tables([333, 333, 333]).backbone.name == "wide-deep"
+    assert for_tables([333, 333, 334]).backbone.name == "mlp"
 
 
 def test_the_digits_network_is_built_by_name():

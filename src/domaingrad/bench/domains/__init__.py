@@ -20,9 +20,19 @@ from .embeddings import Embeddings, embedded, write_embeddings
 from .files import listed
 from .loading import DATA_SETS, IN_MEMORY, READERS, is_drawn, load, options_of, told_to_hold_out
 from .preparations import PREPARATIONS, preparation_from
-from .recipes import HEADS, Balance, OptimizerName, Recipe, Schedule, Training
+from .recipes import (
+    AUGMENTATIONS,
+    HEADS,
+    Augmentation,
+    Balance,
+    OptimizerName,
+    Recipe,
+    Schedule,
+    Training,
+)
 
 __all__ = [
+    "AUGMENTATIONS",
     "DATA_SETS",
     "HALF",
     "HEADS",
@@ -30,6 +40,7 @@ __all__ = [
     "PREPARATIONS",
     "READERS",
     "AsStored",
+    "Augmentation",
     "Balance",
     "DataError",
     "DataSet",

@@ -17,13 +17,17 @@ from domaingrad.bench.disk import FullDiskError, is_writable, locked, read, repl
 
 from .data import DataError, News
 from .decoding import AT_ONCE, decode_each
-from .fetched import CachedImages, stamp_of
+from .fetched import CachedImages, ImageFiles, StandIns, stamp_of
 from .files import listed
 
 FORMAT = 2
 """Part of every key; counted up when decoding or the files of an entry change."""
 
 
+KINDS = ("images", "embeddings")
+"""Folders of the cache."""
+DAMAGED = (OSError, ValueError, KeyError, TypeError)
+"""What reading an entry raises that is not what was written, or is not there."""
 IMAGES, CONTENTS, STAMP = "images", "contents.json", "checked"
 """Files of an entry: pixels, which files they are of, and how they were when last checked."""
 
@@ -32,14 +36,14 @@ IMAGES, CONTENTS, STAMP = "images", "contents.json", "checked"
 class Decoded:
     """The pixels of image files."""
 
-    images: CachedImages | None
-    """uint8 [n, 3, size, size]; ``None`` where they are decoded when they are needed."""
+    images: CachedImages | ImageFiles | StandIns
+    """uint8 [n, 3, size, size]."""
     kept: tuple[int, ...]
     """Which of the files these are; all of them unless unreadable ones were left out."""
     notes: tuple[str, ...]
     """Which files were left out."""
     digest: str
-    """Hash of the pixels, wherever the files lie."""
+    """Hash of the pixels, wherever the files lie; empty of stand-ins."""
 
 
 def cache_directory() -> Path:
@@ -51,23 +55,24 @@ def cache_directory() -> Path:
 
 def cached_bytes() -> int:
     """What the cache takes on disk."""
-    files = (path for path in cache_directory().glob("images/**/*") if path.is_file())
-    return sum(path.stat().st_size for path in files)
+    found = (path for kind in KINDS for path in cache_directory().glob(f"{kind}/**/*"))
+    return sum(path.stat().st_size for path in found if path.is_file())
 
 
 def clear_cache() -> int:
-    """Remove all decoded images; how many bytes they took. Runs decode them anew.
+    """Remove all decoded images and embeddings; how many bytes they took. Runs make them anew.
 
     Raises:
         DataError: the cache cannot be removed.
     """
     taken = cached_bytes()
-    try:
-        shutil.rmtree(cache_directory() / "images")
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise DataError(f"the cache cannot be removed ({error}).") from error
+    for kind in KINDS:
+        try:
+            shutil.rmtree(cache_directory() / kind)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(f"the cache cannot be removed ({error}).") from error
     return taken
 
 
@@ -102,19 +107,33 @@ def decoded(files: Sequence[Path], size: int, news: News, skip_unreadable: bool 
             f"DOMAINGRAD_CACHE to one that can."
         ) from error
     entry = directory / _key(files, size, skip_unreadable)
-    damaged = (OSError, ValueError, KeyError, TypeError)
     if entry.exists():
         try:
             return _read(entry, files, size)
-        except damaged as error:
+        except DAMAGED as error:
             news.say(f"the cache entry {entry} is damaged ({error}); decoding its images anew")
     with alone(entry, news, "decoding these images"):
         try:  # another process may have written it meanwhile
             return _read(entry, files, size)
-        except damaged:
+        except DAMAGED:
             shutil.rmtree(entry, ignore_errors=True)
             _write(entry, files, size, news, skip_unreadable)
     return _read(entry, files, size)
+
+
+def counted(files: Sequence[Path], size: int, news: News, skip_unreadable: bool = False) -> Decoded:
+    """What :func:`decoded` finds in the cache; else stand-ins, and what it would take is told.
+
+    Raises:
+        DataError: too little room on disk.
+    """
+    directory = cache_directory() / "images"
+    try:
+        return _read(directory / _key(files, size, skip_unreadable), files, size)
+    except DAMAGED:
+        _check_room(directory, len(files), size, news, "still to be decoded:")
+    stand_ins = StandIns((len(files), 3, size, size))
+    return Decoded(stand_ins, kept=tuple(range(len(files))), notes=(), digest="")
 
 
 def _key(files: Sequence[Path], size: int, skip_unreadable: bool) -> str:
@@ -148,7 +167,7 @@ def alone(entry: Path, news: News, work: str) -> Iterator[None]:
 def _write(entry: Path, files: Sequence[Path], size: int, news: News, skip: bool) -> None:
     partial = entry.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # left behind by a process that was killed
-    _check_room(entry.parent, len(files), size, news)
+    _check_room(entry.parent, len(files), size, news, "decoding")
     try:
         partial.mkdir()
         _fill(partial, files, size, news, skip)
@@ -162,10 +181,11 @@ def _write(entry: Path, files: Sequence[Path], size: int, news: News, skip: bool
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_room(directory: Path, images: int, size: int, news: News) -> None:
-    needed, free = images * 3 * size * size, shutil.disk_usage(directory).free
+def _check_room(directory: Path, images: int, size: int, news: News, begins: str) -> None:
+    there = next(place for place in (directory, *directory.parents) if place.exists())
+    needed, free = images * 3 * size * size, shutil.disk_usage(there).free
     news.say(
-        f"decoding {images:,} images to {size}×{size}, once: {_in_units(needed)} to be written to "
+        f"{begins} {images:,} images to {size}×{size}, once: {_in_units(needed)} to be written to "
         f"{directory}, where {_in_units(free)} are free"
     )
     if needed > free:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from domaingrad.bench.schema import Option, Whole, settings
 
-from .recipes import Recipe
+from .recipes import AUGMENTATIONS, Recipe
 
 HALF = 32
 """Characters of the half of a fingerprint."""
@@ -100,6 +100,7 @@ class Preparation(ABC):
         generator: Generator,
         total: int | None = None,
         part: slice = slice(None),
+        by: Collection[str] = AUGMENTATIONS,
     ) -> Tensor:
         """The same for training, varied at random where that is usual for such data.
 
@@ -108,8 +109,14 @@ class Preparation(ABC):
             generator: of what is random; after the call in the same state for every ``part``.
             total: samples in the whole batch, if these are a part of it.
             part: which ones they are.
+            by: how they are varied, of what there is.
         """
         return self(stored)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it can."""
+        return type(self).augmented is not Preparation.augmented
 
     def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:
         """Names and stored inputs of the samples in files.
@@ -225,6 +232,8 @@ class DomainData:
     """By domain, where samples belong together: none is split between training and validation."""
     recorder: Recorder | None = None
     """What is kept of a domain's groups at checkpoints."""
+    counted: bool = False
+    """Whether their inputs stand for others that are not decoded, which the fingerprint misses."""
 
     @property
     def outputs(self) -> int:
@@ -245,6 +254,9 @@ class ReaderOptions:
 
     least: Whole = 2
     """Fewest domains and classes that will do: two to train on, one to evaluate."""
+    counted: bool = False
+    """Whether they are counted alone, for a plan: nothing is decoded, and inputs of the right
+    shape stand for those that would be. It is not for users."""
 
 
 @dataclass(frozen=True)

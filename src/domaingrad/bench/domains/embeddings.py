@@ -8,18 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from domaingrad.bench.models import Network
-from domaingrad.bench.names import look_up
+from domaingrad.bench.names import imported_when_used, look_up
 from domaingrad.bench.schema import Option, settings
 
 from .data import (
@@ -36,7 +35,12 @@ from .data import (
 )
 from .files import listed
 from .recipes import for_embeddings
-from .vectors import Maker, embedded_domains, vectors
+from .vectors import Maker, counted_domains, embedded_domains, vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = imported_when_used("pandas")
 
 USUAL = {
     "target": ("label", "labels", "target", "targets", "class", "y"),
@@ -163,7 +167,12 @@ class Embeddings(Preparation):
 
 
 def embedded(
-    data: DomainData, backbone: str, weights: str | None, news: News, accelerator: str = "auto"
+    data: DomainData,
+    backbone: str,
+    weights: str | None,
+    news: News,
+    accelerator: str = "auto",
+    counted: bool = False,
 ) -> DomainData:
     """The same data, as embeddings of a frozen backbone.
 
@@ -173,13 +182,15 @@ def embedded(
         weights: their file; ``None`` or ``package`` where a package or directory has them.
         news: hears how it goes.
         accelerator: ``cpu`` for the CPU; else what there is.
+        counted: whether random vectors will do, and nothing is embedded.
 
     Raises:
         BackboneError, WeightsError: no backbone or weights that fit.
         DataError: data of no images, or too little room on disk.
     """
     maker = Maker.of(backbone, weights, data.preparation)
-    domains = embedded_domains(data, maker, news, accelerator)
+    of = counted_domains if counted else embedded_domains
+    domains = of(data, maker, news, accelerator)
     samples = sum(len(domain) for domain in domains.values())
     width = next(iter(domains.values())).tensors[0].shape[1]
     return replace(

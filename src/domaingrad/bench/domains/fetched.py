@@ -44,6 +44,27 @@ class FetchedInputs(ABC):
         """Inputs of some rows, one at least."""
 
 
+class StandIns(FetchedInputs):
+    """One image of random bytes in the place of each that is not decoded.
+
+    Args:
+        shape: of all of them, [n, channels, height, width].
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        generator = torch.Generator().manual_seed(0)
+        self._image = torch.randint(0, 256, shape[1:], dtype=torch.uint8, generator=generator)
+
+    def part(self, rows: slice) -> StandIns:
+        """Some that lie side by side."""
+        return StandIns((len(range(*rows.indices(len(self)))), *self.shape[1:]))
+
+    def fetch(self, rows: Sequence[int]) -> Tensor:
+        """As many as are asked for."""
+        return self._image.repeat(len(rows), 1, 1, 1)
+
+
 class FetchedSamples(TensorDataset):
     """Samples whose inputs are fetched; their labels are in memory.
 
@@ -67,6 +88,10 @@ class ImageFiles(FetchedInputs):
     def __init__(self, files: Sequence[Path], size: int) -> None:
         self.files, self._side = tuple(files), size
         self.shape = (len(self.files), 3, size, size)
+
+    def part(self, rows: slice) -> ImageFiles:
+        """Some that lie side by side."""
+        return ImageFiles(self.files[rows], self._side)
 
     def fetch(self, rows: Sequence[int]) -> Tensor:
         """Decode some.

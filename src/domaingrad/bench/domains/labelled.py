@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from domaingrad.bench.schema import Option, Whole, settings
 
-from .cache import Decoded, decoded
+from .cache import Decoded, counted, decoded
 from .data import DataError, DomainData, Groups, News, ReaderOptions
-from .fetched import Fetch, FetchedSamples, ImageFiles
+from .fetched import Fetch, FetchedSamples, ImageFiles, StandIns
 from .files import alike, listed, natural
 from .photographs import Photographs
 from .recipes import for_photographs
@@ -116,7 +114,8 @@ def read_labelled(
     images = sorted(images, key=_domain)
     files = [image.path for image in images]
     if options.fetch == "once":
-        pixels = decoded(files, preparation.kept, news, options.skip_unreadable)
+        of = counted if options.counted else decoded
+        pixels = of(files, preparation.kept, news, options.skip_unreadable)
     else:
         pixels = _undecoded(name, files, preparation.kept, options)
     kept = [images[index] for index in pixels.kept]
@@ -141,8 +140,10 @@ def read_labelled(
     return DomainData(
         name=name,
         domains={
-            domain: _samples(pixels, files, preparation.kept, labels, places)
+            # Those of a domain lie side by side.
+            domain: FetchedSamples(pixels.images.part(own), labels[own])
             for domain, places in sorted(rows.items())
+            for own in [slice(places[0], places[-1] + 1)]
         },
         preparation=preparation,
         recipe=for_photographs(preparation.shape),
@@ -155,6 +156,7 @@ def read_labelled(
             for domain, places in sorted(rows.items())
             if kept[places[0]].group
         },
+        counted=not pixels.digest,
     )
 
 
@@ -169,17 +171,9 @@ def _undecoded(name: str, files: Sequence[Path], size: int, options: ImageOption
         raise DataError(f"{name}: {len(missing):,} images are not there: {listed(missing)}.")
     there = [(path.name, s.st_size, s.st_mtime_ns) for path in files for s in [path.stat()]]
     digest = hashlib.sha256(json.dumps([size, there]).encode()).hexdigest()
-    return Decoded(None, tuple(range(len(files))), (), digest)
-
-
-def _samples(
-    pixels: Decoded, files: Sequence[Path], size: int, labels: Tensor, places: Sequence[int]
-) -> TensorDataset:
-    """Of a domain, whose images lie side by side."""
-    own = slice(places[0], places[-1] + 1)
-    if pixels.images is None:
-        return FetchedSamples(ImageFiles(files[own], size), labels[own])
-    return FetchedSamples(pixels.images.part(own), labels[own])
+    shape = (len(files), 3, size, size)
+    images = StandIns(shape) if options.counted else ImageFiles(files, size)
+    return Decoded(images, tuple(range(len(files))), (), digest)
 
 
 def _groups(images: Sequence[LabelledImage], everywhere: bool) -> Groups:

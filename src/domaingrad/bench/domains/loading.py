@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,13 @@ BY_SUFFIX = {
 """What a path without a kind is, by its end; a directory is a folder of images."""
 
 
-def load(data: str, options: Mapping[str, Any], news: News, generator: Generator) -> DomainData:
+def load(
+    data: str,
+    options: Mapping[str, Any],
+    news: News,
+    generator: Generator,
+    counted: bool = False,
+) -> DomainData:
     """Read data from disk, or draw a built-in data set.
 
     Args:
@@ -63,6 +69,7 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
         options: what the reader is told, by name.
         news: who hears of decoding.
         generator: from which is drawn what is drawn anew in each trial (:func:`is_drawn`).
+        counted: whether data on disk are counted alone, and nothing is decoded.
 
     Raises:
         UnknownNameError: a name in no list.
@@ -74,6 +81,7 @@ def load(data: str, options: Mapping[str, Any], news: News, generator: Generator
         return DATA_SETS[data].draw(generator)
     reader, place = reader_of(data)
     drawing = (generator,) if reader.draws else ()
+    told = replace(told, counted=counted)
     return reader.read(Path(place).expanduser(), told, news, *drawing)
 
 
@@ -93,7 +101,7 @@ def options_of(data: str, options: Mapping[str, Any]) -> ReaderOptions:
     if data not in DATA_SETS:
         reader, _ = reader_of(data)
         kind, schema = reader.kind, reader.options
-    known = [entry.name for entry in fields(schema)]
+    known = [entry.name for entry in fields(schema) if entry.name != "counted"]
     if unknown := [name for name in options if name not in known]:
         raise DataError(
             f"data of the kind {kind} take no {', '.join(unknown)}; they take "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import import_module
 from math import prod
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
+from torch.utils.data import TensorDataset
 
-from domaingrad.bench.disk import unpacked
+from domaingrad.bench.disk import opened, unpacked
 from domaingrad.bench.schema import Option, settings
 
 from .data import DataError, DomainData, Domains, News, Preparation, Reader, ReaderOptions
-from .digits import coloured, rotated
+from .digits import ANGLES, COLOUR_FLIP, coloured, rotated
 from .recipes import for_digits
 
 FILES = {
@@ -72,18 +74,8 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         DataError: a file that cannot be read, is no such idx file, or is too short or too long.
     """
-    try:
-        raw = unpacked(path)
-    except (OSError, EOFError, zlib.error) as cause:
-        raise DataError(f"{path} cannot be read ({cause}); fetch the file again.") from cause
-    magic = bytes([0, 0, _BYTES, dimensions])
-    if raw[:4] != magic:
-        raise DataError(
-            f"{path} should be an idx file of {dimensions}-dimensional bytes, which starts with "
-            f"{magic.hex()}, and starts with {raw[:4].hex() or 'nothing'}; fetch the file again."
-        )
-    start = 4 + 4 * dimensions
-    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4))
+    raw = _or_told(unpacked, path)
+    start, shape = _shape(path, raw, dimensions)
     if len(raw) != start + prod(shape):
         raise DataError(
             f"{path} should have {start + prod(shape):,} bytes for its shape {shape} and has "
@@ -91,6 +83,33 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         )
     # A copy, for arrays over bytes cannot be written to and torch warns of them.
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()
+
+
+def _or_told(read: Callable[[Path], bytes], path: Path) -> bytes:
+    try:
+        return read(path)
+    except (OSError, EOFError, zlib.error) as cause:
+        raise DataError(f"{path} cannot be read ({cause}); fetch the file again.") from cause
+
+
+def _header(path: Path) -> bytes:
+    """Of a file of images, packed or not."""
+    with opened(path) as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        return (gzip.GzipFile(fileobj=file) if packed else file).read(16)
+
+
+def _shape(path: Path, raw: bytes, dimensions: int) -> tuple[int, tuple[int, ...]]:
+    """Where values begin, and their shape."""
+    magic = bytes([0, 0, _BYTES, dimensions])
+    if raw[:4] != magic:
+        raise DataError(
+            f"{path} should be an idx file of {dimensions}-dimensional bytes, which starts with "
+            f"{magic.hex()}, and starts with {raw[:4].hex() or 'nothing'}; fetch the file again."
+        )
+    start = 4 + 4 * dimensions
+    return start, tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4))
 
 
 @settings
@@ -122,8 +141,10 @@ def read_colored_mnist(
     Raises:
         DataError: files that are absent and cannot be downloaded, or that are not MNIST's.
     """
-    drawn = _drawn_from(options, generator)
-    return _read("colored-mnist", path, news, coloured, ("5 to 9", "0 to 4"), drawn)
+    classes = ("5 to 9", "0 to 4")
+    if options.counted:
+        return _counted("colored-mnist", path, news, tuple(COLOUR_FLIP), 2, classes)
+    return _read("colored-mnist", path, news, coloured, classes, _drawn_from(options, generator))
 
 
 def read_rotated_mnist(
@@ -143,12 +164,15 @@ def read_rotated_mnist(
     Raises:
         DataError: files that are absent and cannot be downloaded, or that are not MNIST's.
     """
+    classes = tuple(map(str, range(10)))
+    if options.counted:
+        return _counted("rotated-mnist", path, news, tuple(ANGLES), 1, classes)
     return _read(
         "rotated-mnist",
         path,
         news,
         lambda images, digits, _: rotated(images, digits, news),
-        tuple(map(str, range(10))),
+        classes,
         _drawn_from(options, generator),
     )
 
@@ -169,20 +193,42 @@ def _read(
     generator = torch.Generator().manual_seed(0) if drawn_from is None else drawn_from
     order = torch.randperm(len(digits), generator=generator)
     domains = deal(images[order], digits[order], generator)
-    inputs, _ = next(iter(domains.values())).tensors
     kind = name if drawn_from is None else f"{name} of each trial"
     content = sha256(kind.encode() + images.numpy().tobytes() + digits.numpy().tobytes())
+    return replace(_dealt(name, domains, classes), fingerprint=content.hexdigest())
+
+
+def _counted(
+    name: str, path: Path, news: News, domains: Sequence[str], channels: int, classes: Sequence[str]
+) -> DomainData:
+    """Random bytes for as many digits as the headers of the files tell."""
+    folder = _folder(path, news)
+    files = [_file(folder, name) for name in FILES]
+    shapes = [_shape(file, _or_told(_header, file), dimensions=3)[1] for file in files]
+    labels = torch.arange(sum(shape[0] for shape in shapes)) % len(classes)
+    parts = zip(domains, labels.chunk(len(domains)), strict=True)
+    drawn = {
+        domain: TensorDataset(
+            torch.randint(256, (len(own), channels, *shapes[0][1:]), dtype=torch.uint8), own
+        )
+        for domain, own in parts
+    }
+    return replace(_dealt(name, drawn, classes), counted=True)
+
+
+def _dealt(name: str, domains: Domains, classes: Sequence[str]) -> DomainData:
+    inputs, _ = next(iter(domains.values())).tensors
+    count = sum(len(domain) for domain in domains.values())
     return DomainData(
         name=name,
         domains=domains,
         preparation=Digits(*inputs.shape[1:]),
         recipe=for_digits(tuple(inputs.shape[1:])),
         task="classification",
-        classes=classes,
+        classes=tuple(classes),
         notes=()
-        if len(digits) == OFFICIAL_COUNT
-        else (f"MNIST has {OFFICIAL_COUNT:,} digits; these files have {len(digits):,}.",),
-        fingerprint=content.hexdigest(),
+        if count == OFFICIAL_COUNT
+        else (f"MNIST has {OFFICIAL_COUNT:,} digits; these files have {count:,}.",),
     )
 
 

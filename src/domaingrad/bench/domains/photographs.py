@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .data import AS_USUAL, DataError, Preparation, Reading
 from .decoding import decode_each, is_image
 from .files import listed, visible
+from .recipes import AUGMENTATIONS
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -87,11 +88,13 @@ class Photographs(Preparation):
         generator: Generator,
         total: int | None = None,
         part: slice = slice(None),
+        by: Collection[str] = AUGMENTATIONS,
     ) -> Tensor:
         """Crop, flip, colours and grayscale at random, as DomainBed does (arXiv 2007.01434).
 
         Every image has its own draws, the order of the colours' changes included. They are made on
-        the CPU, so the same state of the generator gives the same batch on any device. Two things
+        the CPU, so the same state of the generator gives the same batch on any device, and what is
+        left out of ``by`` changes nothing in the rest. Two things
         differ from DomainBed: the crop is taken from the stored square, not from the file (from a
         larger one than is seen with antialiasing, as there), and the colours are not rounded to
         bytes in between.
@@ -103,14 +106,19 @@ class Photographs(Preparation):
         crop, flip, factors, order, grayscale = torch.split(
             draws, [2 * ATTEMPTS + 2, 1, 4, 4, 1], 1
         )
-        images, crops = stored.float().div_(255), _crops(crop, *stored.shape[2:])
-        if stored.shape[-1] == self.size:
-            images = _cropped(images, crops, flip[:, 0] < FLIP)
+        height, width = stored.shape[2:]
+        images, flipped = stored.float().div_(255), (flip[:, 0] < FLIP) & ("flip" in by)
+        whole = torch.tensor([[0.0, 0.0, width, height]]).expand(len(stored), 4)
+        crops = _crops(crop, height, width) if "crop" in by else whole
+        if width == self.size:
+            images = _cropped(images, crops, flipped)
         else:
-            images = resampled(images, crops, flip[:, 0] < FLIP, self.size)
-        _jitter(images, factors, order.argsort(dim=1))
-        rows = _rows(grayscale[:, 0] < GRAYSCALE, images)
-        images[rows] = luminance(images[rows]).expand(-1, 3, -1, -1)
+            images = resampled(images, crops, flipped, self.size)
+        if "color" in by:
+            _jitter(images, factors, order.argsort(dim=1))
+        if "gray" in by:
+            rows = _rows(grayscale[:, 0] < GRAYSCALE, images)
+            images[rows] = luminance(images[rows]).expand(-1, 3, -1, -1)
         return _normalised(images)
 
     def read(self, paths: Sequence[Path], reading: Reading = AS_USUAL) -> tuple[list[str], Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from domaingrad.bench.models.pretrained import PACKAGE, BackboneError, directory
 
 from .cache import alone, cache_directory
 from .data import DataError, DomainData, News, Preparation
-from .fetched import FetchedInputs
+from .fetched import FetchedInputs, StandIns
 
 FORMAT = 1
 """Part of every key; counted up when an entry's file or what makes vectors changes."""
@@ -175,6 +176,32 @@ def embedded_domains(
         made[name] = TensorDataset(kept(key, stored, of, news, told), labels)
         done += len(domain)
     return made
+
+
+def counted_domains(data: DomainData, maker: Maker, news: News, accelerator: str) -> dict[str, Any]:
+    """The same with random vectors; how long embedding takes is told, by the speed of a few."""
+    device = device_of(accelerator)
+    first = next(iter(data.domains.values())).tensors[0]
+    some = StandIns((ELSEWHERE, *first.shape[1:])).fetch(range(ELSEWHERE))
+    of = partial(vectors, maker, data.preparation, device=device)
+    width = of(some[:ON_CPU]).shape[1]  # and all that is done once
+    began = time.perf_counter()
+    of(some)
+    total = sum(len(domain) for domain in data.domains.values())
+    minutes = (time.perf_counter() - began) / len(some) * total / 60
+    news.say(
+        f"to be embedded, unless the cache has them: {total:,} images by {maker.backbone}, once: "
+        f"about {minutes:.1f} minutes"
+    )
+    return {
+        name: TensorDataset(stand_ins(torch.empty(1, width), len(domain)), domain.tensors[1])
+        for name, domain in data.domains.items()
+    }
+
+
+def stand_ins(like: Tensor, count: int) -> Tensor:
+    """So many random vectors of the width of one, [n, width]."""
+    return torch.randn(count, like.shape[1], generator=torch.Generator().manual_seed(0))
 
 
 def _told(news: News, backbone: str, before: int, total: int, done: int) -> None:

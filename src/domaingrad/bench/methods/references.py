@@ -89,7 +89,7 @@ class ReferenceLearner(Learner[Reference]):
 
 @dataclass(frozen=True)
 class _Linear(Reference):
-    backbone: ClassVar[str] = "affine"
+    backbone: ClassVar[str] = "linear"
 
     def weights(self, fit: Any, outputs: int) -> dict[str, Tensor]:
         """Of a linear layer."""

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from domaingrad.bench.names import Registry, UnknownNameError, look_up
 
-from .mlp import linear, mlp
+from .mlp import linear, mlp, wide_deep
 from .mnist_cnn import mnist_cnn
 from .pretrained import IMAGENET, BackboneError, efficientnet_lite0, hf, optional, renormalised
 from .squeezenet import squeezenet
@@ -57,7 +57,8 @@ def build(name: str, shape: tuple[int, ...], outputs: int, **arguments: Any) -> 
     zeros passes through it once in evaluation mode, so that a shape it cannot take is told here.
 
     Args:
-        name: ``mlp`` (three layers, 128 wide), ``mnist-cnn``, ``resnet18``, ``resnet50`` (both
+        name: ``mlp`` (three layers, 128 wide), ``wide-deep`` (a linear model beside one of 32),
+            ``mnist-cnn``, ``resnet18``, ``resnet50`` (both
             torchvision's), ``squeezenet``, ``efficientnet-lite0`` (of a package),
             ``torchvision:NAME`` for its classifiers, ``timm:NAME`` (architectures alone:
             ``resnet18``, not ``resnet18.a1_in1k``, which names weights), or ``hf:DIR``, a vision
@@ -204,7 +205,7 @@ BACKBONES = Registry[Builder]("backbone")
 
 BACKBONES.add("mlp", mlp)
 BACKBONES.add("linear", linear)
-BACKBONES.add("affine", partial(mlp, hidden=()))
+BACKBONES.add("wide-deep", wide_deep)
 BACKBONES.add("boosted-trees", Trees)
 BACKBONES.add("forest", partial(Trees, forest=True))
 BACKBONES.add("mnist-cnn", mnist_cnn)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (128, 128)) -> nn.Sequential:
@@ -29,7 +30,37 @@ def mlp(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (128, 128)
     return nn.Sequential(*layers)
 
 
-def linear(shape: tuple[int, ...], outputs: int, bias: bool = False) -> nn.Sequential:
+class Beside(nn.Module):
+    """Inputs [n, d], and what layers make of them [n, h], side by side: [n, d + h].
+
+    Args:
+        deep: the layers.
+    """
+
+    def __init__(self, deep: nn.Module) -> None:
+        super().__init__()
+        self.deep = deep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both."""
+        return torch.cat([x.flatten(1), self.deep(x)], 1)
+
+
+def wide_deep(shape: tuple[int, ...], outputs: int, hidden: Sequence[int] = (32,)) -> nn.Sequential:
+    """A linear model and a perceptron, added up: W x + V h(x) + b (arXiv 1606.07792, section 3.3).
+
+    W, V and b start at zero, so that it begins as a linear model does; that is ours, and so is one
+    optimizer for both parts.
+
+    >>> model = wide_deep((3,), 2, hidden=(4,))
+    >>> model(torch.ones(1, 3)).tolist(), model[1].weight.shape
+    ([[0.0, 0.0]], torch.Size([2, 7]))
+    """
+    last = linear((prod(shape) + hidden[-1],), outputs)[1]
+    return nn.Sequential(Beside(mlp(shape, outputs, hidden)[:-1]), last)
+
+
+def linear(shape: tuple[int, ...], outputs: int, bias: bool = True) -> nn.Sequential:
     """A linear map, starting at zero."""
     layer = nn.Linear(prod(shape), outputs, bias=bias)
     for parameter in layer.parameters():

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib as mpl
-
 from domaingrad.bench.disk import MARK, require_ours, writing
 from domaingrad.bench.domains import DataError
 
@@ -33,6 +31,8 @@ def written_to(path: Path) -> Iterator[Path]:
         ForeignFileError: a file is there that is no plot of ours.
         DataError: the block could not write it, and what to do.
     """
+    import matplotlib as mpl  # noqa: PLC0415 - takes a while
+
     require_room_for_plot(path)
     try:
         with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from domaingrad.bench.domains import AUGMENTATIONS
 from domaingrad.bench.domains.labelled import DEFAULT_SIZE
 from domaingrad.bench.domains.presets import PUBLISHED as PUBLISHED_SETS
 from domaingrad.bench.domains.recipes import for_digits, for_photographs
@@ -208,8 +209,8 @@ def _of_images(summary: Summary, known: Published, config: TrainConfig) -> Itera
     size = options.get("size") or DEFAULT_SIZE
     if size != known.size:
         yield f"images of {size}², not {known.size}²"
-    if not config.augment:
-        yield "images not varied in training"
+    if missing := [name for name in AUGMENTATIONS if name not in (config.augment or ())]:
+        yield f"images not varied in training by {', '.join(missing)}"
     if not config.frozen_norms:
         yield "statistics of BatchNorm not frozen"
     if config.weights is None:

@@ -6,9 +6,8 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,9 @@ from domaingrad.bench.protocol import SELECTIONS
 
 from .significance import Difference
 from .summary import Cell, DataSummary, MethodSummary, Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CAPTION = (
     "Accuracy in % (R² where labels are numbers; or the metric that the recipe names), "

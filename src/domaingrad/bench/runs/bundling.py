@@ -22,7 +22,7 @@ from .stacked import padded
 Stacking = Literal["auto", "off"]
 """Whether runs train together where it pays."""
 
-PERCEPTRONS = frozenset({"linear", "mlp"})
+PERCEPTRONS = frozenset({"linear", "mlp", "wide-deep"})
 """Backbones of linear layers and activations, whose runs train together on a CPU."""
 ON_GPUS = PERCEPTRONS | {"mnist-cnn"}
 """Those whose runs do on a GPU."""
@@ -89,7 +89,7 @@ def why_alone(config: TrainConfig, data: DomainData) -> str | None:
         return f"{data.name} does not lie in memory"
     augmented = type(data.preparation).augmented is not Preparation.augmented
     odd = {
-        "augmentation draws as one run": augmented and config.augment,
+        "augmentation draws as one run": augmented and set(config.augment or ()) != {"none"},
         "dropout draws as one run": bool(config.dropout),
         "precision": config.precision != "32",
         "compile": config.compile,
@@ -101,7 +101,7 @@ def why_alone(config: TrainConfig, data: DomainData) -> str | None:
 
 
 def _steps_alike(method: Method) -> bool:
-    """Whether a step is a gradient, that may be taken of many runs at once, and an optimizer's step.
+    """Whether a step is a gradient that may be taken of many runs at once, and an optimizer's step.
 
     What a learner says of itself does not hold for what is derived from it.
     """

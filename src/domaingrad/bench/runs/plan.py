@@ -31,6 +31,8 @@ from .training import data_of, held_out_in_turn
 KEY = "^[0-9a-f]{16}$"
 """What is a run's name, and so no path that leads elsewhere."""
 NESTED = ("settings", "data_options")
+OF_DATA = "data "
+"""Before the names of data, by which ``decided_by`` has their fingerprints."""
 FORMAT = 3
 """Number of the layout of a written plan; another number is refused."""
 
@@ -127,6 +129,12 @@ class Plan:
     made_by: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Versions that began it, for the record."""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the data, by name."""
+        found = {n: v for n, v in self.decided_by.items() if n.startswith(OF_DATA)}
+        return {name.removeprefix(OF_DATA): value for name, value in found.items()}
+
     def to_document(self) -> dict[str, Any]:
         """For a file; :meth:`from_document` reads it."""
         return {"format": FORMAT, **asdict(self)}
@@ -146,7 +154,13 @@ class Plan:
         return plan
 
 
-def make_plan(request: SweepConfig, news: News | None = None) -> tuple[Plan, dict[str, DomainData]]:
+def make_plan(
+    request: SweepConfig,
+    news: News | None = None,
+    *,
+    counted: bool = False,
+    known: Mapping[str, str] | None = None,
+) -> tuple[Plan, dict[str, DomainData]]:
     """All runs that the request takes, trial by trial, so that an interrupted sweep is even.
 
     Every method on all data with every domain held out in turn, ``trials`` times ``draws``; where
@@ -155,6 +169,8 @@ def make_plan(request: SweepConfig, news: News | None = None) -> tuple[Plan, dic
     Args:
         request: what is asked for.
         news: who hears of reading data.
+        counted: whether data are counted alone, and nothing is decoded.
+        known: fingerprints by name, for those that counting does not tell.
 
     Returns:
         The plan, and the data of the first trial by name.
@@ -173,7 +189,10 @@ def make_plan(request: SweepConfig, news: News | None = None) -> tuple[Plan, dic
         first = TrainConfig(
             given, None, seed=request.seed, data_options=request.data_options, **request.settings
         )
-        data = data_of(first, news)
+        data = data_of(first, news, counted)
+        if data.counted and known and data.name in known:
+            news.say(f"{data.name} is taken for the data that the sweep in this directory has.")
+            data = replace(data, fingerprint=known[data.name])
         if data.name in read:
             raise DataError(
                 f"two of the data are called {data.name}; give one of them another name, or "
@@ -196,7 +215,7 @@ def make_plan(request: SweepConfig, news: News | None = None) -> tuple[Plan, dic
         for draw in range(request.draws)
         for given, kind in zip(request.data, kinds, strict=True)
     ]
-    decided_by: dict[str, Any] = {f"data {name}": found for name, found in prints.items()}
+    decided_by: dict[str, Any] = {f"{OF_DATA}{name}": found for name, found in prints.items()}
     made_by: dict[str, Any] = {}
     for trial, draw, given, data, kind in by_trial:
         for held_out in _held_out(kind, request):

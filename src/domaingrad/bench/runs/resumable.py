@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 
 import domaingrad
 from domaingrad.bench.disk import RunDirectoryError
-from domaingrad.bench.domains import DataError, DomainData, News, listed
+from domaingrad.bench.domains import AUGMENTATIONS, DataError, DomainData, News, listed
 from domaingrad.bench.metrics import in_words
 from domaingrad.bench.models import Architecture, Network, Predictor, freeze_norms, load_weights
 from domaingrad.bench.models.pretrained import PACKAGE
@@ -112,6 +112,7 @@ def build(config: TrainConfig, data: DomainData) -> Built:
         require_fit(method_of(config), list(splits.sources), network)
         notes += _shared_groups(data, splits)
         notes += _rare_classes(config, data, splits)
+        notes += _unvaried(config, data)
         return Built(splits, architecture, network, notes, torch.get_rng_state())
 
 
@@ -439,6 +440,15 @@ def _rare_classes(config: TrainConfig, data: DomainData, splits: Splits) -> Iter
         yield (
             f"few of {len(labels):,} training samples are of class {listed(rare)}, which accuracy "
             f"hardly counts; see class_weights, balance and the metrics balanced-accuracy, macro-f1"
+        )
+
+
+def _unvaried(config: TrainConfig, data: DomainData) -> Iterator[str]:
+    """That photographs are left as they are, since the run is short."""
+    if config.augment == ("none",) and (config.steps or 0) < data.recipe.varied_from:
+        yield (
+            f"images are not varied in training, which in fewer than {data.recipe.varied_from} "
+            f"steps costs more than it gives; augment ({','.join(AUGMENTATIONS)}) varies them"
         )
 
 

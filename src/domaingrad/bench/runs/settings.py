@@ -7,16 +7,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 import domaingrad
 from domaingrad.bench.domains import (
+    AUGMENTATIONS,
     DATA_SETS,
     HEADS,
     IN_MEMORY,
+    Augmentation,
     Balance,
     DataError,
     DomainData,
@@ -68,7 +70,7 @@ UNSAID = {
     entry.name: entry.default
     for entry in fields(Training)
     if entry.name in ("optimizer", "momentum", "warm_up", "clip_norm", "balance")
-} | {"score_over": "domains"}
+} | {"score_over": "domains", "augment": list(AUGMENTATIONS)}
 """Of these, what runs had before it was a setting, and so does not decide."""
 
 
@@ -89,8 +91,8 @@ class TrainConfig:
     backbone: Annotated[
         str | None,
         Option(
-            "mlp, mnist-cnn, resnet18, resnet50, squeezenet, efficientnet-lite0, timm:NAME, "
-            "torchvision:NAME or hf:DIR; by the data unless told."
+            "mlp, wide-deep, mnist-cnn, resnet18, resnet50, squeezenet, efficientnet-lite0, "
+            "timm:NAME, torchvision:NAME or hf:DIR; by the data unless told."
         ),
     ] = None
     weights: Annotated[
@@ -125,8 +127,12 @@ class TrainConfig:
         Number, Field(ge=0, lt=1), Option("Share of the features zeroed before the classifier.")
     ] = 0.0
     augment: Annotated[
-        bool, Option("Vary photographs at random in training.", "--augment/--no-augment")
-    ] = True
+        tuple[Augmentation, ...] | None,
+        Option(
+            "How photographs are varied in training: none, or some of crop, flip, color, gray; all "
+            "of these unless the run is short."
+        ),
+    ] = None
     steps: Annotated[Count | None, Option("Training steps.")] = None
     batch: Annotated[Count | None, Option("Samples per domain and step.")] = None
     balance: Annotated[
@@ -229,6 +235,8 @@ def training_in_words(config: TrainConfig, data: DomainData) -> tuple[str, str]:
     model += ", from a fitted head" if config.lp_ft else ""
     if config.average != "none":
         model += f" averaged over training ({config.average})"
+    varied = [name for name in config.augment or () if name != "none"]
+    model += f", images varied ({', '.join(varied)})" if varied else ""
     scored = f", scored by {METRICS[config.metric].title}" if config.metric else ""
     if config.class_weights != "none":
         scored = f", classes weighed alike{scored}"
@@ -309,6 +317,7 @@ def resolved(config: TrainConfig, data: DomainData) -> TrainConfig:
         or (OWN if usual.arguments else usual.name),
         weights=_weights(config),
         **{name: getattr(training, name) for name in OPTIMISATION},
+        augment=_varied(config, data, training),
         epochs=None,
         score_over=config.score_over or ("pooled" if data.task == "regression" else "domains"),
     )
@@ -369,6 +378,32 @@ def _require_average(config: TrainConfig, training: Training) -> None:
             f"average swad takes {CONVERGE} checkpoints or more, since each ends a segment; found "
             f"{training.checkpoints}. Take more checkpoints."
         )
+
+
+def _varied(
+    config: TrainConfig, data: DomainData, training: Training
+) -> tuple[Augmentation, ...] | None:
+    """How photographs are varied; ``None`` of data that never are.
+
+    Raises:
+        SettingError: it is asked for where it cannot be, or for and against.
+    """
+    told = config.augment
+    if (told is not None and len({*told}) > 1 and "none" in told) or told == ():
+        raise SettingError(
+            f"augment: expected none, or some of {', '.join(AUGMENTATIONS)}; found "
+            f"{', '.join(told) or 'nothing'}."
+        )
+    if not data.preparation.varies:
+        if told not in (None, ("none",)):
+            raise SettingError(
+                f"augment varies photographs that a network sees; {data.name} has "
+                f"{data.preparation.kind}. Leave it out."
+            )
+        return None
+    if told is None:
+        return AUGMENTATIONS if training.steps >= data.recipe.varied_from else ("none",)
+    return tuple(name for name in get_args(Augmentation) if name in told)
 
 
 def architecture_of(config: TrainConfig, data: DomainData) -> Architecture:

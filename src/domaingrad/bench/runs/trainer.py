@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -300,7 +300,8 @@ class Trainer:
         generators = self._generators
         self.feed = Feed(sources, size, generators["batches"], self._shares, config.workers)
         self._whole = WholeFeed(sources) if method.requires.whole else None
-        self._augment = config.augment and not method.requires.whole
+        varied = {*(config.augment or ())} - {"none"}
+        self._varied = () if method.requires.whole else tuple(sorted(varied))
         whole = dict.fromkeys(sources, slice(None))
         self.looked_at = Feed(sources, size, generators["agreement"], whole)
         self._samples = sum(len(range(training.batch)[share]) for share in shares)
@@ -347,7 +348,7 @@ class Trainer:
     def step(self) -> bool:
         """Take a step; whether a checkpoint is due."""
         began = time.perf_counter()
-        batches = self._prepared(self._whole or self.feed, augment=self._augment)
+        batches = self._prepared(self._whole or self.feed, self._varied)
         self.data_time += time.perf_counter() - began
         loss = self.learner.update(batches)
         self.context.scaler.update()
@@ -496,7 +497,7 @@ class Trainer:
             states["cuda"] = torch.cuda.get_rng_state(self.context.device)
         return states
 
-    def _prepared(self, feed: Feed | WholeFeed, augment: bool) -> Batches:
+    def _prepared(self, feed: Feed | WholeFeed, varied: Collection[str]) -> Batches:
         """The next batch of each source, or this process's share, where the model computes."""
         device, size = self.context.device, self.training.batch
         prepare, generator = self.splits.preparation, self._generators["augmentation"]
@@ -504,8 +505,8 @@ class Trainer:
         for name, (taken, truth) in feed.take().items():
             stored = placed(taken, device)
             inputs = (
-                prepare.augmented(stored, generator, size, self._shares[name])
-                if augment
+                prepare.augmented(stored, generator, size, self._shares[name], varied)
+                if varied
                 else prepare(stored)
             )
             labels = self.splits.target.scaled(truth).to(device)
@@ -516,7 +517,7 @@ class Trainer:
         learns = any(p.requires_grad for p in self.network.parameters())
         if len(self.splits.sources) < 2 or not learns:
             return None
-        batches = self._prepared(self.looked_at, augment=False)
+        batches = self._prepared(self.looked_at, ())
         # By forward itself, since what torch.compile has made may not go back with a kept graph.
         probe = (self._loss(self.network.forward(x), y).mean() for x, y in batches.values())
         return sign_agreement(self.network, probe)

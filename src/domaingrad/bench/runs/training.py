@@ -323,20 +323,27 @@ def held_out_in_turn(data: DomainData) -> list[str]:
     return [name for name in data.domains if several or name in data.never_sources]
 
 
-def data_of(config: TrainConfig, news: News) -> DomainData:
+def data_of(config: TrainConfig, news: News, counted: bool = False) -> DomainData:
     """The data of a run; as embeddings, where its backbone is frozen.
+
+    Args:
+        config: the settings.
+        news: hears of the reading.
+        counted: whether they are counted alone, and nothing is decoded or embedded.
 
     Raises:
         DataError, ValueError: they cannot be read, or not be embedded.
     """
-    data = load(config.data, config.data_options, news, drawing(config))
-    return _embedded(config, data, news) if config.frozen_backbone else data
+    data = load(config.data, config.data_options, news, drawing(config), counted)
+    return _embedded(config, data, news, counted) if config.frozen_backbone else data
 
 
-def _embedded(config: TrainConfig, data: DomainData, news: News) -> DomainData:
+def _embedded(
+    config: TrainConfig, data: DomainData, news: News, counted: bool = False
+) -> DomainData:
     backbone = checked(config).backbone
     assert backbone is not None
-    return embedded(data, backbone, config.weights, news, config.accelerator)
+    return embedded(data, backbone, config.weights, news, config.accelerator, counted)
 
 
 def drawing(config: TrainConfig) -> Generator:
