@@ -3,7 +3,10 @@
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+
+from domaingrad.bench.models import build
 
 from .invoking import command
 
@@ -46,7 +49,20 @@ def good(tmp_path_factory):
     sweep += ["--out", root / "sweep"]
     result = command(sweep)
     assert result.exit_code == 0, result.output
-    return found | {"sweep": root / "sweep", "sweep command": sweep, "train command": told}
+    embed = ["embed", "--data", found["photos"], "--size", 32, "--backbone", "squeezenet"]
+    embed += ["--weights", weights_in(root), "--accelerator", "cpu", "--out"]
+    return found | {
+        "sweep": root / "sweep", "sweep command": sweep, "train command": told,
+        "embed command": embed,
+    }  # fmt: skip
+
+
+def weights_in(folder):
+    """A file of weights of a backbone, made up."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(build("squeezenet", (3, 32, 32), 5).state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"
 
 
 @pytest.fixture

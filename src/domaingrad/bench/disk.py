@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -23,6 +24,8 @@ PART = re.compile(r"\.domaingrad-[0-9a-f]{12}\.part(\.\w+)?")
 """Names of files that are being written."""
 MARK = "written by domaingrad"
 """What a file of ours says of itself near its beginning or end, where it may lie in any folder."""
+IN_ZIP = struct.pack("<H", len(MARK)) + MARK.encode()
+"""The mark as the comment of a ZIP archive, in place of the last two bytes of one without."""
 SEARCHED = 2**16
 """Bytes at each end of a file in which its mark is looked for."""
 LARGEST_TEXT = 2**28
@@ -105,10 +108,15 @@ def alone_in(path: Path, other: str, patience: float = 0.0) -> Iterator[None]:
     with locked(path / LOCK, patience) as held:
         if not held:
             raise RunDirectoryError(f"{other} in {path}. Wait for it, or choose another directory.")
-        for left in path.iterdir():  # by a process that was killed
-            if PART.fullmatch(left.name):
-                left.unlink()
+        remove_parts(path)
         yield
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what processes that were killed have left in a directory that no other writes to."""
+    for left in path.iterdir():
+        if PART.fullmatch(left.name):
+            left.unlink()
 
 
 @contextmanager
@@ -175,13 +183,24 @@ def writing(path: Path, suffix: str = "") -> Iterator[tuple[Path, BinaryIO]]:
     part = path.with_name(_part_name() + suffix)
     try:
         with room(path.name, path.parent):
-            with os.fdopen(_create(part), "wb") as file:
+            with creating(part) as file:
                 yield part, file
-                file.flush()
-                os.fsync(file.fileno())
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """A file where none is, in a directory that counts once all of its files are written.
+
+    Raises:
+        OSError: something is there, or it cannot be written.
+    """
+    with os.fdopen(_create(path), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def append(path: Path, line: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,15 @@ from functools import cache
 from pathlib import Path
 
 from domaingrad.bench.checked import read_document, write_document
-from domaingrad.bench.disk import FullDiskError, is_writable, locked, read, replace, writing
+from domaingrad.bench.disk import (
+    FullDiskError,
+    is_writable,
+    locked,
+    read,
+    remove_ours,
+    replace,
+    writing,
+)
 
 from .data import DataError, News
 from .decoding import AT_ONCE, decode_each
@@ -26,6 +35,8 @@ FORMAT = 2
 
 IMAGES, CONTENTS, STAMP = "images", "contents.json", "checked"
 """Files of an entry: pixels, which files they are of, and how they were when last checked."""
+OURS = re.compile(rf"[0-9a-f]{{32}}(\.lock|(\.partial)?/({IMAGES}|{CONTENTS}|{STAMP}))")
+"""Paths of all that is in the cache of images."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,11 @@ def clear_cache() -> int:
 
     Raises:
         DataError: the cache cannot be removed.
+        ForeignFileError: something else is in it.
     """
     taken = cached_bytes()
     try:
-        shutil.rmtree(cache_directory() / "images")
-    except FileNotFoundError:
-        return 0
+        remove_ours(cache_directory() / "images", OURS)
     except OSError as error:
         raise DataError(f"the cache cannot be removed ({error}).") from error
     return taken

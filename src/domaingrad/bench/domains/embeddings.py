@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.disk import IN_ZIP, make, writing
 from domaingrad.bench.models import Network
 from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import Option, settings
@@ -195,7 +197,8 @@ def write_embeddings(data: DomainData, path: Path) -> None:
     """Embedded data as an ``.npz`` that the reader reads: vectors, domain, label, group, maker.
 
     Raises:
-        DataError: they cannot be written there.
+        RunDirectoryError: the disk is full, or there is no such folder.
+        OSError: they cannot be written there.
     """
     preparation = data.preparation
     assert isinstance(preparation, Embeddings)
@@ -218,14 +221,11 @@ def write_embeddings(data: DomainData, path: Path) -> None:
                 for name, domain in data.domains.items()
             ]
         )
-    partly = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partly.open("wb") as file:
-            np.savez(file, allow_pickle=False, **columns)
-        partly.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}).") from error
+    make(path.parent)
+    with writing(path) as (_, file):
+        np.savez(file, allow_pickle=False, **columns)
+        file.seek(-2, os.SEEK_END)
+        file.write(IN_ZIP)
 
 
 @settings
