@@ -146,6 +146,30 @@ def test_a_damaged_sweep_comes_to_its_numbers_again(good, copied):
     assert json.loads(again.stdout)["selected"] == whole["selected"]
 
 
+def test_models_that_a_kill_kept_from_being_removed_are_removed(good, copied, monkeypatch):
+    sweep = copied("sweep")
+    line = [*good["sweep command"][:-1], sweep]
+    keys = [path.name for path in (sweep / "runs").iterdir()]
+    shutil.rmtree(sweep)
+    with monkeypatch.context() as patch:  # where a kill may come: after the last line is there
+        patch.setattr(RunDirectory, "tidy", lambda _: None)
+        assert command(line).exit_code == 0
+    assert len(list(sweep.glob("runs/*/model.safetensors"))) == len(keys)
+    assert command(line).exit_code == 0
+    assert not list(sweep.glob("runs/*/model.safetensors"))
+    assert not list(sweep.glob("runs/*/checkpoint.pt"))
+    assert command([*line, "--json"]).exit_code == 0
+
+
+def test_models_that_are_to_be_kept_stay_whoever_asks_for_the_sweep_later(good, tmp_path):
+    line = [*good["sweep command"][:-1], tmp_path / "sweep"]
+    assert command([*line, "--keep-models"]).exit_code == 0
+    kept = sorted(tmp_path.glob("sweep/runs/*/*.safetensors"))
+    assert kept
+    assert command(line).exit_code == 0
+    assert sorted(tmp_path.glob("sweep/runs/*/*.safetensors")) == kept
+
+
 def test_a_run_without_its_state_and_records_begins_again(good, copied):
     run = copied("run")
     line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out", run]

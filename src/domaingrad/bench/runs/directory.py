@@ -189,9 +189,10 @@ class RunDirectory:
         self._records[RECORDS].append(asdict(seen))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Add the last line."""
+        """Add the last line, and remove what is not to be kept."""
         sums = [self._records[name].tail for name in (SEALED, GROUPS)]
         self._records[RECORDS].append({"finished": dict(facts), "sums": sums})
+        self.tidy()
 
     def checkpoints(self) -> list[Checkpoint]:
         """By step."""
@@ -301,10 +302,11 @@ class RunDirectory:
         """Replace the model that was chosen."""
         replace(self.model, content)
 
-    def forget_model(self) -> None:
-        """Remove what is large, once the run has ended: the model and the state to go on from."""
-        for name in (STATE, MODEL):
-            (self.path / name).unlink(missing_ok=True)
+    def tidy(self) -> None:
+        """Remove what is large of a run that has ended and is to keep neither model nor state."""
+        if self.resumable and (ended := self.records().ended) and not ended["kept"]:
+            for name in (MODEL, STATE):
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def resumable(self) -> bool:
@@ -387,6 +389,8 @@ class _Ended:
     seconds: float
     warnings: list[str]
     notes: list[str]
+    kept: bool = True
+    """The model and the state to go on from."""
 
 
 _CHECKPOINT, _SCORES = TypeAdapter(Checkpoint), TypeAdapter(dict[str, HeldOutScores])

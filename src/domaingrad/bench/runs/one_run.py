@@ -64,13 +64,13 @@ def attempt(
                     "the data, the weights or the code have changed since the sweep was planned; "
                     "put them back, or begin another sweep."
                 )
-            result = train(run.config, place, listener, data=data, patience=patience)
+            result = train(
+                run.config, place, listener, data=data, patience=patience, keep_model=keep_model
+            )
     except FullDiskError:
         raise
     except Exception:  # noqa: BLE001 - whatever a run dies of, the others go on
         return Failed(run, traceback.format_exc())
-    if not keep_model:
-        result.directory.forget_model()
     return Finished(run, result.seconds, result.selected)
 
 

@@ -71,6 +71,8 @@ class Carried:
     ranks: Ranks
     listener: Listener
     loggers: Sequence[str]
+    keep_model: bool = True
+    """Whether the model and the state to go on from stay, once training has ended."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,8 @@ def carry_on(
             notes.append(note)
     for logger in loggers:
         end(logger)
-    ranks.first(
-        lambda: directory.finish({"seconds": seconds, "warnings": list(warned), "notes": notes})
-    )
+    facts = {"seconds": seconds, "warnings": list(warned), "notes": notes}
+    ranks.first(lambda: directory.finish(facts | {"kept": carried.keep_model}))
 
 
 def _resumed(
