@@ -76,6 +76,11 @@ ANEW = ("train --devices 2", "compare --jobs 2")
 """Started as processes of their own; the others are copies of this one, which start at once."""
 
 
+def longest_life(kind, seconds):
+    """Seconds after which a command is killed at the latest, given those it takes by itself."""
+    return (0.5 if kind in ANEW else 0.2) * seconds
+
+
 def begin(kind, line, root):
     line = [*line, root / "out" / ("a.npz" if kind == "embed" else "")]
     own = {"TMPDIR": str(root), "DOMAINGRAD_CACHE": str(root / "cache")}
@@ -157,7 +162,7 @@ def main():
         import_module(module)
 
     draw, deadline = random.Random(told.seed), time.monotonic() + 60 * told.minutes
-    tried, survived, whole, lifetimes, faults = Counter(), Counter(), {}, {}, 0
+    tried, survived, whole, seconds, faults = Counter(), Counter(), {}, {}, 0
     busy = Counter()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -171,12 +176,12 @@ def main():
                 said, _ = process.communicate()
                 if process.returncode:
                     sys.exit(f"{kind} fails without a kill:\n{said}")
-                whole[kind], lifetimes[kind] = outcome(place / "out"), time.monotonic() - began
-                print(f"{kind}: {lifetimes[kind]:.1f} s without a kill", flush=True)
+                whole[kind], seconds[kind] = outcome(place / "out"), time.monotonic() - began
+                print(f"{kind}: {seconds[kind]:.1f} s without a kill", flush=True)
                 tried[kind] = 0
                 continue
             kills, at_work, wrong = survive(
-                kind, every[kind], place, draw, 0.5 * lifetimes[kind], deadline
+                kind, every[kind], place, draw, longest_life(kind, seconds[kind]), deadline
             )
             if wrong is None and (again := outcome(place / "out")) != whole[kind]:
                 differing = [n for n in again | whole[kind] if again.get(n) != whole[kind].get(n)]
