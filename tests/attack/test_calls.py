@@ -10,8 +10,11 @@ from torch.utils.data import TensorDataset
 
 from domaingrad import bench
 from domaingrad.bench import disk
+from domaingrad.bench.domains import decoding, embeddings, table_file
+from domaingrad.bench.models import load_weights
 from domaingrad.bench.runs import directory as run_directory
 from domaingrad.bench.runs.trainer import Trainer
+from domaingrad.faces import frames
 
 from .conftest import TRAIN
 from .invoking import command, deadline, require_clear_end
@@ -103,6 +106,32 @@ def test_what_the_machine_lacks_is_told_and_the_command_goes_on(
         patch.setattr(Trainer, "step", fail)
         require_clear_end(command(line), said)
     assert command(line).exit_code == 0
+
+
+BLAMELESS = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+             OSError(errno.EMFILE, "Too many files"), OSError(errno.EIO, "I/O error")]  # fmt: skip
+READERS = {
+    "image": ("PIL.Image.open", "png", lambda path: decoding.decode(path, 8)),
+    "frame": ("PIL.Image.open", "png", lambda path: frames.frames_of(path.parent, 1)),
+    "weights": ("torch.load", "pt", lambda path: load_weights(torch.nn.Linear(1, 1), path)),
+    "table": ("pandas.read_parquet", "parquet", table_file.open_table),
+    "embeddings": ("numpy.load", "npz", embeddings.arrays_of),
+}
+
+
+@pytest.mark.parametrize("error", BLAMELESS, ids=repr)
+@pytest.mark.parametrize("kind", READERS)
+def test_what_the_machine_lacks_is_blamed_on_no_file(kind, error, tmp_path, monkeypatch):
+    function, suffix, read = READERS[kind]
+    (tmp_path / f"a.{suffix}").write_bytes(b"x")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(function, fail)
+    with pytest.raises(type(error)) as raised:
+        read(tmp_path / f"a.{suffix}")
+    assert raised.value is error
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

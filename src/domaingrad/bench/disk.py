@@ -19,6 +19,8 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from domaingrad.engine.errors import is_out_of_memory
+
 LOCK = "lock"
 PART = re.compile(r"\.domaingrad-[0-9a-f]{12}\.part(\.\w+)?")
 """Names of files that are being written."""
@@ -35,6 +37,7 @@ BOMB_BYTES, BOMB_RATIO = 2**26, 100
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _GZIP = b"\x1f\x8b"
 
 
@@ -324,6 +327,11 @@ def remove_ours(folder: Path, ours: re.Pattern[str]) -> None:
                 )
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def is_machines(error: BaseException) -> bool:
+    """Whether the machine lacks something, so that what is read or run is not to blame."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in _LACKING)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.disk import IN_ZIP, make, writing
+from domaingrad.bench.disk import IN_ZIP, is_machines, make, writing
 from domaingrad.bench.models import Network
 from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import Option, settings
@@ -50,6 +51,8 @@ MADE_BY = "made_by"
 """Name of the array in which ``domaingrad embed`` says what made the vectors, as JSON."""
 MOST_CLASSES = 20
 """Up to so many different whole numbers, kept as fractions, are classes unless told otherwise."""
+DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
+"""What readers raise at a file that is not what its name says."""
 FLOOR = 0.01
 """Share of the mean variance that is added to each component's."""
 
@@ -325,9 +328,12 @@ def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"expected a file {', '.join(READ)} at {path}; found {found}.")
     try:
         return READ[path.suffix.lower()](path)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except DAMAGED as error:
+        if is_machines(error):
+            raise
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(
-            f"{path} cannot be read ({str(error).strip().splitlines()[0]}). Arrays have to be "
+            f"{path} cannot be read ({said}). Arrays have to be "
             f"numbers or texts (np.array(names, dtype=str)), no Python objects."
         ) from error
 

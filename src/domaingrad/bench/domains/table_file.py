@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from domaingrad.bench.disk import read, unpacked
+from domaingrad.bench.disk import is_machines, read, unpacked
 from domaingrad.bench.names import UnknownNameError, imported_when_used, look_up
 
 from .data import DataError
@@ -268,6 +268,8 @@ def _binary(path: Path, content: bytes, digest: str) -> TableFile:
             f"pip install 'domaingrad[tables]', or save it as CSV."
         ) from error
     except Exception as error:
+        if is_machines(error):
+            raise
         raise DataError(f"{path} should be {what} and cannot be read ({error}).") from error
     if any(frame.index.names):
         frame = frame.reset_index()

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from domaingrad.bench.disk import is_machines
+
 from .network import classifiers_of
 
 SHOWN = 10
@@ -131,6 +133,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise
     # A damaged file raises whatever its bytes happen to mean: KeyError, EOFError, RuntimeError, …
     except Exception as error:
+        if is_machines(error):
+            raise
         cause = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise WeightsError(
             f"{path} cannot be read as {suffix} ({type(error).__name__}: {cause or 'no more told'})"
