@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from itertools import permutations
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import TensorDataset
 from domaingrad import bench
 from domaingrad.bench import disk
 from domaingrad.bench.domains import decoding, embeddings, table_file
+from domaingrad.bench.domains.files import visible
 from domaingrad.bench.models import load_weights
 from domaingrad.bench.runs import directory as run_directory
 from domaingrad.bench.runs.trainer import Trainer
@@ -209,3 +211,14 @@ def test_an_evaluation_of_many_classes_and_domains_is_quick_and_small(tmp_path):
     seconds, kilobytes = map(float, done.stdout.split())
     assert seconds < 20
     assert kilobytes < 1e6
+
+
+def test_folders_that_link_to_each_other_are_walked_in_a_moment(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+    for here, there in permutations("abcd", 2):
+        (tmp_path / here / there).symlink_to(tmp_path / there)
+    with deadline(10):
+        found = sorted(place.relative_to(tmp_path).parts for place, _, _ in visible(tmp_path))
+    # Each way that comes by no folder twice.
+    assert found == sorted(way for length in range(5) for way in permutations("abcd", length))
