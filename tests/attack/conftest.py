@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from domaingrad.bench.models import build
+from domaingrad.faces.synthetic import write_fas_synthetic
 
 from .invoking import command
 
@@ -34,13 +35,17 @@ def good(tmp_path_factory):
     found = {"root": root, "table": root / "table.csv", "photos": root / "photos"}
     table = f"csv:{found['table']}"
     told = ["--data", table, "--target", "ill", "--domain", "site"]
-    for name, more in {
+    write_fas_synthetic(root / "generated", subjects=3, frames=1, size=32)
+    runs = {
         "run": [*told, "--hold-out", "c"],
         "grouped": [*told, "--hold-out", "c", "--group", "person"],
         "open": [*told, "--hold-out", "none"],
         "seen": ["--data", found["photos"], "--hold-out", "west", "--size", 28,
                  "--backbone", "mnist-cnn"],
-    }.items():  # fmt: skip
+        "faces": ["--data", f"faces:{root / 'generated'}", "--hold-out", "O", "--size", 28,
+                  "--backbone", "mnist-cnn"],
+    }  # fmt: skip
+    for name, more in runs.items():
         result = command([*TRAIN, *more, "--out", root / name])
         assert result.exit_code == 0, result.output
         found[name] = root / name
@@ -53,7 +58,7 @@ def good(tmp_path_factory):
     embed += ["--weights", weights_in(root), "--accelerator", "cpu", "--out"]
     return found | {
         "sweep": root / "sweep", "sweep command": sweep, "train command": told,
-        "embed command": embed,
+        "embed command": embed, "runs": runs,
     }  # fmt: skip
 
 

@@ -2,10 +2,11 @@
 
     python -m tests.attack.soak --minutes 10
 
-Each command is killed at a random moment (SIGKILL, SIGTERM or SIGINT, of the process alone or of
-all that it has started), then given again, up to the end; after a kill some bytes of what was
-written last may be cut off, as on a machine that loses its power. Its outcome is compared with one
-that nobody has killed. A kill counts as one at work if its process had written something.
+Each command is killed at a random moment, mostly once its process has written something (SIGKILL,
+SIGTERM or SIGINT, of the process alone or of all that it has started), then given again, up to the
+end; after a kill some bytes of what was written last may be cut off, as on a machine that loses its
+power. Its outcome is compared with one that nobody has killed. A kill counts as one at work if its
+process had written something.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -30,6 +32,10 @@ sys.path.insert(0, str(SOURCE))
 from PIL import Image
 
 DIGITS = ["--data", "colored-digits", "--hold-out=-90%", "--accelerator", "cpu"]
+SHARE = 0.2
+"""Of the time that a command takes, after which it is killed at the latest."""
+AT_ONCE = 0.2
+"""Share of the kills that may come before anything is written, while processes start or meet."""
 MOST = 12
 """Kills of a command before it may end."""
 IMPORTED = ["domaingrad.cli.app", "domaingrad.engine.graph.engine", "domaingrad.bench.reports.html",
@@ -76,11 +82,6 @@ ANEW = ("train --devices 2", "compare --jobs 2")
 """Started as processes of their own; the others are copies of this one, which start at once."""
 
 
-def longest_life(kind, seconds):
-    """Seconds after which a command is killed at the latest, given those it takes by itself."""
-    return (0.5 if kind in ANEW else 0.2) * seconds
-
-
 def begin(kind, line, root):
     line = [*line, root / "out" / ("a.npz" if kind == "embed" else "")]
     own = {"TMPDIR": str(root), "DOMAINGRAD_CACHE": str(root / "cache")}
@@ -95,6 +96,21 @@ def written(root):
             if path.name != "said":
                 found.add((path, path.stat().st_size, path.stat().st_mtime_ns))
     return found
+
+
+def has_written(root, before):
+    return written(root) != before
+
+
+def ends_itself(process, begun, draw, lifetime):
+    """Let a process live for a while; whether it has ended before it is to be killed."""
+
+    def has_ended():
+        return process.poll() is not None
+
+    if draw.random() >= AT_ONCE:
+        wait_until(lambda: has_ended() or begun(), lifetime / SHARE)
+    return wait_until(has_ended, draw.uniform(0.05, lifetime))
 
 
 def outcome(out):
@@ -131,15 +147,15 @@ def survive(kind, line, root, draw, lifetime, deadline):
         before = written(root)
         process = begin(kind, line, root)
         last = kills >= MOST or time.monotonic() > deadline
-        alive = draw.uniform(0.05, lifetime)
-        if last or wait_until(lambda p=process: p.poll() is not None, alive):
+        begun = partial(has_written, root, before)
+        if last or ends_itself(process, begun, draw, lifetime):
             said, _ = process.communicate()
             return kills, at_work, said if process.returncode else None
         how = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         # Only one of several dies, or all do.
         (os.kill if draw.random() < 0.7 else os.killpg)(process.pid, how)
         kills += 1
-        at_work += written(root) != before
+        at_work += begun()
         if not wait_until(lambda p=process: p.poll() is not None, LAST_SECONDS):
             end_all(mark)
             return kills, at_work, f"it lived on after {how.name}"
@@ -181,7 +197,7 @@ def main():
                 tried[kind] = 0
                 continue
             kills, at_work, wrong = survive(
-                kind, every[kind], place, draw, longest_life(kind, seconds[kind]), deadline
+                kind, every[kind], place, draw, SHARE * seconds[kind], deadline
             )
             if wrong is None and (again := outcome(place / "out")) != whole[kind]:
                 differing = [n for n in again | whole[kind] if again.get(n) != whole[kind].get(n)]

@@ -23,7 +23,8 @@ FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 MANY = settings(FEW, max_examples=100)
-FILES = ["config.yaml", "run.jsonl", "held_out.jsonl", "checkpoint.pt", "model.safetensors"]
+GROUPS = "groups.jsonl"
+FILES = ["config.yaml", "run.jsonl", "held_out.jsonl", GROUPS, "checkpoint.pt", "model.safetensors"]
 PLACES = st.floats(0, 1, exclude_max=True)
 
 
@@ -68,10 +69,11 @@ def numbers(result):
 
 
 def check_train(good, name, damage):
-    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out"]
-    whole = numbers(command([*line, good["run"]]))
+    kind = "faces" if name == GROUPS else "run"
+    line = [*TRAIN, *good["runs"][kind], "--json", "--out"]
+    whole = numbers(command([*line, good[kind]]))
     with tempfile.TemporaryDirectory() as root:
-        run = shutil.copytree(good["run"], Path(root) / "run")
+        run = shutil.copytree(good[kind], Path(root) / "run")
         spoil(run / name, damage)
         again = command([*line, run])
         if again.exit_code:
@@ -80,7 +82,7 @@ def check_train(good, name, damage):
         assert numbers(again) == whole
         assert RunDirectory(run).condition == "finished"
         one, other = (
-            trained.read_model(place / "model.safetensors") for place in (good["run"], run)
+            trained.read_model(place / "model.safetensors") for place in (good[kind], run)
         )
         assert one[0]["facts"] == other[0]["facts"]
         assert all(torch.equal(one[1][key], other[1][key]) for key in one[1])
