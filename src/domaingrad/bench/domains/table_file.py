@@ -46,7 +46,6 @@ _MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-_BINARY = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def open_table(path: Path, told: Writing | None = None) -> TableFile:
     encoding = told.encoding or _encoding(content)
     try:
         text = content.decode(encoding)
-        if _BINARY.search(text):
+        if "\0" in text:
             raise DataError(f"{path} should be a table as text and holds bytes of no text.")
         separator = told.separator or _separator(text)
         columns, lines = _checked(path, text, separator)
