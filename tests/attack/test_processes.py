@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from domaingrad.bench.runs import meeting, ranks
 
+from .conftest import weights_in
 from .processes import LOOPBACK, end_all, listening, start, started_by, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -69,26 +71,47 @@ def test_nothing_is_unpickled_that_other_processes_send():
         assert "_object" not in source.replace("no object", "")
 
 
+SEEN = ["--accelerator", "cpu", "--data", "{photos}", "--size", 64]
+LONG = [
+    (["compare", "--data", "spirals", "--methods", "erm", "--steps", 5000, "--jobs", 2, "--out"],
+     "out/**/*.jsonl"),
+    (["ablate", "gsnr", "--data", "spirals", "--steps", 5000, "--jobs", 2, "--out"],
+     "out/**/*.jsonl"),
+    (["sweep", "--data", "spirals", "--methods", "erm", "--jobs", 1, "--steps", 5000, "--out"],
+     "out/**/*.jsonl"),
+    (["fas-synthetic", "--subjects", 200], "out/**/*.jpg"),
+    (["prepare-faces", "oulu-npu", "{videos}", "--frames", 60], "out/**/*.png"),
+    (["train", *SEEN, "--hold-out", "a", "--backbone", "mnist-cnn", "--out"],
+     "cache/images/*.partial/*"),
+    (["embed", *SEEN, "--backbone", "squeezenet", "--weights", "{weights}", "--out"],
+     "cache/embeddings/*/0-128"),
+]  # fmt: skip
+"""Commands that take a while, and what there is once they are at work."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Videos and photographs, enough of them that work upon them takes seconds."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(2400):
+        video = f"Train_files/1_1_{number // 60:02}_1"
+        places = [root / "videos" / video, root / "photos" / "abc"[number % 3] / "xy"[number % 2]]
+        for place in places:
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (200, 200), (number % 256, 9, 9)).save(place / f"{number}.png")
+    return {"videos": root / "videos", "photos": root / "photos", "weights": weights_in(root)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(
-    "line",
-    [
-        ["compare", "--data", "spirals", "--methods", "erm", "--steps", 5000, "--jobs", 2, "--out"],
-        ["ablate", "gsnr", "--data", "spirals", "--steps", 5000, "--jobs", 2, "--out"],
-        ["sweep", "--data", "spirals", "--methods", "erm", "--jobs", 1, "--steps", 5000, "--out"],
-        ["fas-synthetic", "--subjects", 200],
-    ],
-    ids=lambda line: line[0],
-)
-def test_an_interrupted_command_says_so_and_leaves_no_process(tmp_path, mark, how, line):
-    process = start([*line, tmp_path / "out"], mark)
-
-    def begun():
-        written = list((tmp_path / "out").rglob("*"))
-        return any(path.suffix in (".jsonl", ".jpg") for path in written)
-
-    assert wait_until(begun, 90), process.communicate()
+@pytest.mark.parametrize(("line", "sign"), LONG, ids=[line[0] for line, _ in LONG])
+def test_an_interrupted_command_says_so_and_leaves_no_process(
+    tmp_path, mark, how, line, sign, pictures
+):
+    line = [pictures[part.strip("{}")] if str(part).startswith("{") else part for part in line]
+    out = tmp_path / "out" / ("a.npz" if line[0] == "embed" else "")
+    process = start([*line, out], mark, DOMAINGRAD_CACHE=str(tmp_path / "cache"))
+    assert wait_until(lambda: any(tmp_path.glob(sign)), 90), process.communicate()
     time.sleep(0.2)
     os.kill(process.pid, how)
     said, _ = process.communicate(timeout=SECONDS)
