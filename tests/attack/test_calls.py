@@ -213,6 +213,36 @@ def test_an_evaluation_of_many_classes_and_domains_is_quick_and_small(tmp_path):
     assert kilobytes < 1e6
 
 
+INTERRUPTED = {
+    "report": ("domaingrad.bench.reports.html.html", ["report", "{sweep}", "--out", "{out}"]),
+    "evaluate": ("domaingrad.bench.use.evaluation.load", ["evaluate", "{run}", "{table}"]),
+    "plot": ("matplotlib.figure.Figure.savefig", ["evaluate", "{run}", "--plot", "{out}/a.png"]),
+    "inspect": ("matplotlib.figure.Figure.savefig", ["inspect", "{run}", "--plot", "{out}/a.png"]),
+    "predict": ("domaingrad.bench.use.prediction.model_of_run", ["predict", "{run}", "{table}"]),
+    "export": (
+        "torch.jit.trace",
+        ["export", "{run}", "--to", "torchscript", "--out", "{out}/a"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INTERRUPTED)
+def test_a_command_that_is_interrupted_says_so_and_writes_nothing(
+    kind, good, tmp_path, monkeypatch
+):
+    function, line = INTERRUPTED[kind]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupt)
+    (tmp_path / "out").mkdir()
+    result = command([part.format(**good, out=tmp_path / "out") for part in line])
+    assert result.exit_code == 130, result.output
+    assert "Interrupted" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_folders_that_link_to_each_other_are_walked_in_a_moment(tmp_path):
     for name in "abcd":
         (tmp_path / name).mkdir()
