@@ -5,14 +5,19 @@ import os
 import signal
 import sys
 import time
+import weakref
 
 import pytest
 from PIL import Image
 
 from domaingrad.bench.runs import meeting, ranks
+from domaingrad.bench.runs.interrupts import interrupted_after
+from domaingrad.bench.runs.trainer import Trainer
 
-from .conftest import weights_in
+from .conftest import TRAIN, weights_in
+from .invoking import command
 from .processes import LOOPBACK, end_all, listening, start, started_by, wait_until
+from .test_damage import numbers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -62,6 +67,53 @@ def test_processes_of_one_machine_listen_on_loopback_alone(tmp_path, mark):
             end_all(mark)
     assert len(both) == 2
     assert found <= LOOPBACK
+
+
+def test_an_interrupt_takes_effect_after_what_is_under_way_wherever_it_is_heard():
+    done = []
+
+    class Held:
+        pass
+
+    def heard(_):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), interrupted_after():  # noqa: PT012
+        held = Held()
+        callback = weakref.ref(held, heard)  # in which an exception would be lost
+        del held
+        done.append(callback)
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_takes_effect_at_once():
+    with pytest.raises(KeyboardInterrupt), interrupted_after():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_training_that_is_interrupted_within_a_step_comes_to_the_same_numbers(
+    good, tmp_path, monkeypatch, step
+):
+    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out"]
+    whole = command([*line, good["run"]])
+    plain, seen = Trainer.step, []
+
+    def interrupted(trainer):
+        seen.append(trainer.steps_done)
+        if seen == [*range(step + 1)]:
+            signal.raise_signal(signal.SIGINT)
+        return plain(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    assert command([*line, tmp_path / "run"]).exit_code == 130
+    assert len(seen) == step + 1
+    again = command([*line, tmp_path / "run"])
+    assert again.exit_code == 0, again.output
+    assert numbers(again) == numbers(whole)
 
 
 def test_nothing_is_unpickled_that_other_processes_send():

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 STARTED_BY = "DOMAINGRAD_FIRST"
 """Set where another process of ours has started this one, and ends it with itself."""
@@ -17,6 +18,13 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # which may know fewer letters than names have
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _loaded()()
+    except KeyboardInterrupt:  # while things are imported, or the command line is read
+        sys.exit(130)
+
+
+def _loaded() -> Callable[[], None]:
     given = [word for word in sys.argv[1:] if not word.startswith("-")][:1]
     try:
         from .app import app_with  # noqa: PLC0415 - the libraries may be missing
@@ -31,6 +39,4 @@ def main() -> None:
             f"The command line needs the package {error.name}, which is not installed. Install "
             f"domaingrad with its extra: pip install 'domaingrad[bench]'."
         )
-    except KeyboardInterrupt:
-        sys.exit(130)
-    app()
+    return app

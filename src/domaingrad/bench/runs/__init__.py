@@ -5,9 +5,10 @@ from domaingrad.bench.disk import FullDiskError, RunDirectoryError
 from .directory import RunDirectory
 from .events import Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
+from .interrupts import uninterrupted
 from .launching import processes_of
 from .plan import Plan, PlannedData, PlannedRun, SweepConfig, make_plan
-from .processes import Crew, uninterrupted
+from .processes import Crew
 from .ranks import FailedElsewhereError, LostProcessError
 from .ray_cluster import RayCrew
 from .resumable import Listener, Status

@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from ctypes import c_bool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -18,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 from .events import Failed, Finished, Lost, OnEvent, Progress, Undone
+from .interrupts import uninterrupted
 from .one_run import attempt
 from .plan import PlannedRun
 
@@ -168,15 +168,3 @@ def _pass_on(workers: Sequence[_Worker], on_event: OnEvent) -> None:
                     on_event(progress)
         except (EOFError, OSError):
             time.sleep(0.05)  # its process has died, which the pool will find out, too
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C has no effect, and neither has what ends a process likewise."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, signal.SIG_IGN) for each in signals]
-    try:
-        yield
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)

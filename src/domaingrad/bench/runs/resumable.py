@@ -22,6 +22,7 @@ from domaingrad.bench.models.pretrained import PACKAGE
 from domaingrad.bench.protocol import seed_of
 
 from .directory import DAMAGED, RunDirectory
+from .interrupts import interrupted_after
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
 from .loggers import end, log_again, logged, logger_in
@@ -187,21 +188,26 @@ def carry_on(
         )
         began = time.perf_counter()
         while trainer.steps_done < steps and not _ended(config, scores):
-            if trainer.step():
-                found = trainer.checkpoint()
-                last = found[0]
-                scores.append(last.val_score)
-                if chosen is None or last.val_score >= chosen.val_score:
-                    with trainer.predicting() as predictor:
-                        chosen = _Chosen.now(predictor, last)
-                seconds = before + time.perf_counter() - began
-                kept = {"trainer": trainer.state_dict(), "chosen": vars(chosen), "seconds": seconds}
-                content = partial(chosen.content, plain, config)
-                better = content if chosen.step == last.step else None
-                ranks.first(partial(_keep, directory, *found, better, kept, loggers))
-            done, now = trainer.steps_done, time.perf_counter() - began
-            told = (last and in_words(last.val_score, data.task, config.metric)) or ""
-            listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
+            with interrupted_after():
+                if trainer.step():
+                    found = trainer.checkpoint()
+                    last = found[0]
+                    scores.append(last.val_score)
+                    if chosen is None or last.val_score >= chosen.val_score:
+                        with trainer.predicting() as predictor:
+                            chosen = _Chosen.now(predictor, last)
+                    seconds = before + time.perf_counter() - began
+                    kept = {
+                        "trainer": trainer.state_dict(),
+                        "chosen": vars(chosen),
+                        "seconds": seconds,
+                    }
+                    content = partial(chosen.content, plain, config)
+                    better = content if chosen.step == last.step else None
+                    ranks.first(partial(_keep, directory, *found, better, kept, loggers))
+                done, now = trainer.steps_done, time.perf_counter() - began
+                told = (last and in_words(last.val_score, data.task, config.metric)) or ""
+                listener.step(Status(done, steps, done - first, now, trainer.data_time, last, told))
         seconds = before + time.perf_counter() - began
         for note in _notes_at_end(config, scores, trainer.steps_done, steps):
             listener.news.say(f"Note: {note}")
