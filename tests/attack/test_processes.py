@@ -10,6 +10,7 @@ import weakref
 import pytest
 from PIL import Image
 
+from domaingrad import cli
 from domaingrad.bench.runs import meeting, ranks
 from domaingrad.bench.runs.interrupts import interrupted_after
 from domaingrad.bench.runs.trainer import Trainer
@@ -85,6 +86,24 @@ def test_an_interrupt_takes_effect_after_what_is_under_way_wherever_it_is_heard(
         done.append(callback)
     assert done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_a_callback_loses_takes_effect_at_the_next_step(monkeypatch, capsys):
+    class Held:
+        pass
+
+    monkeypatch.setattr(sys, "unraisablehook", cli.unraisable)
+    before = signal.signal(signal.SIGINT, cli.Interrupt())
+    try:
+        held = Held()
+        callback = weakref.ref(held, lambda _: signal.raise_signal(signal.SIGINT))
+        del held
+        assert callback() is None
+        with pytest.raises(KeyboardInterrupt), interrupted_after():
+            pytest.fail("it went on")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_second_interrupt_takes_effect_at_once():

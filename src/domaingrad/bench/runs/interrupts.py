@@ -15,7 +15,8 @@ def interrupted_after() -> Iterator[None]:
 
     For within, the exception may be lost in a callback, or PyTorch's capture may take it for a
     fault of the model. What leaves the process with an exit, as it does unless asked otherwise,
-    still does at once.
+    still does at once. One that was lost before, and that its handler remembers as ``heard``, takes
+    effect before the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -23,6 +24,8 @@ def interrupted_after() -> Iterator[None]:
     known = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     before = {each: handler for each, handler in known.items() if callable(handler)}
     heard = []
+    if any(getattr(handler, "heard", False) for handler in before.values()):
+        raise KeyboardInterrupt
 
     def restore() -> None:
         for each, handler in before.items():
