@@ -174,6 +174,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's & has ignored
     for module in IMPORTED:  # before this process is copied
         import_module(module)
 
