@@ -58,7 +58,7 @@ def good(tmp_path_factory):
     embed += ["--weights", weights_in(root), "--accelerator", "cpu", "--out"]
     return found | {
         "sweep": root / "sweep", "sweep command": sweep, "train command": told,
-        "embed command": embed, "runs": runs,
+        "embed command": embed, "runs": runs, "weights": root / "weights.pt",
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import struct
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -268,12 +269,26 @@ def unpacked(path: Path) -> bytes:
     with gzip.open(BytesIO(content)) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(
-            errno.EFBIG,
-            f"unpacked it is more than {BOMB_RATIO} times as large; unpack it if that is meant",
-            str(path),
-        )
+        raise _bomb(path)
     return content
+
+
+def require_no_bomb(file: BinaryIO, path: Path) -> None:
+    """See that a ZIP archive is not packed so that it fills the memory.
+
+    Raises:
+        OSError, BadZipFile: it is, or is none.
+    """
+    with zipfile.ZipFile(file) as archive:
+        unpacked_bytes = sum(member.file_size for member in archive.infolist())
+    if unpacked_bytes > max(BOMB_BYTES, BOMB_RATIO * file.seek(0, os.SEEK_END)):
+        raise _bomb(path)
+    file.seek(0)
+
+
+def _bomb(path: Path) -> OSError:
+    told = f"unpacked it is more than {BOMB_RATIO} times as large; unpack it if that is meant"
+    return OSError(errno.EFBIG, told, str(path))
 
 
 def require_ours(paths: Iterable[Path], mark: Callable[[Path], bytes]) -> None:

@@ -16,11 +16,13 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.disk import IN_ZIP, is_machines, make, writing
+from domaingrad.bench.disk import IN_ZIP, is_machines, make, require_no_bomb, writing
 from domaingrad.bench.models import Network
 from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import Option, settings
@@ -53,6 +55,7 @@ MOST_CLASSES = 20
 """Up to so many different whole numbers, kept as fractions, are classes unless told otherwise."""
 DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
 """What readers raise at a file that is not what its name says."""
+_MAKER = TypeAdapter(Maker | None)
 FLOOR = 0.01
 """Share of the mean variance that is added to each component's."""
 
@@ -294,14 +297,14 @@ def read_embeddings(path: Path, options: EmbeddingOptions, news: News) -> Domain
             f"{path}: expected two domains or more in {named['domain']!r}; found {listed(names)}."
         )
     rows = {name: np.flatnonzero(of_domain == at) for at, name in enumerate(names)}
-    made_by = json.loads(str(arrays[MADE_BY])) if MADE_BY in arrays else None
+    maker = _maker(path, str(arrays[MADE_BY])) if MADE_BY in arrays else None
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     told = (*named.items(), array, options.task)
     return DomainData(
         name=path.stem,
         domains={n: TensorDataset(inputs[at], labels[at]) for n, at in rows.items()},
-        preparation=Embeddings(inputs.shape[1], array, made_by and Maker(**made_by)),
+        preparation=Embeddings(inputs.shape[1], array, maker),
         recipe=for_embeddings(len(inputs), len(rows)),
         task="classification" if classes else "regression",
         classes=classes,
@@ -315,6 +318,22 @@ def read_embeddings(path: Path, options: EmbeddingOptions, news: News) -> Domain
         if group is None
         else {n: Groups.of(_texts(arrays[group])[at].tolist()) for n, at in rows.items()},
     )
+
+
+def _maker(path: Path, told: str) -> Maker | None:
+    from .preparations import preparation_from  # noqa: PLC0415 - which knows embeddings, too
+
+    try:
+        maker = _MAKER.validate_json(told)
+        if maker is not None:
+            preparation_from(maker.inputs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = next(iter(str(error).splitlines()), "")
+        raise DataError(
+            f"{path}: its {MADE_BY} is not what domaingrad embed writes ({said}); leave it out, or "
+            f"embed anew."
+        ) from error
+    return maker
 
 
 def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
@@ -340,9 +359,10 @@ def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
 
 def _npz(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
+        if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
             raise ValueError("a single array; save several by np.savez")
+        require_no_bomb(file, path)
+        arrays = np.load(file, allow_pickle=False)
         return {name: arrays[name] for name in arrays.files}
 
 
