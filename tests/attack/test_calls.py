@@ -117,7 +117,7 @@ READERS = {
     "frame": ("PIL.Image.open", "png", lambda path: frames.frames_of(path.parent, 1)),
     "weights": ("torch.load", "pt", lambda path: load_weights(torch.nn.Linear(1, 1), path)),
     "table": ("pandas.read_parquet", "parquet", table_file.open_table),
-    "embeddings": ("numpy.load", "npz", embeddings.arrays_of),
+    "embeddings": ("zipfile.ZipFile", "npz", embeddings.arrays_of),
 }
 
 
@@ -215,7 +215,10 @@ def test_an_evaluation_of_many_classes_and_domains_is_quick_and_small(tmp_path):
 
 INTERRUPTED = {
     "report": ("domaingrad.bench.reports.html.html", ["report", "{sweep}", "--out", "{out}"]),
-    "evaluate": ("domaingrad.bench.use.evaluation.load", ["evaluate", "{run}", "{table}"]),
+    "evaluate": (
+        "domaingrad.bench.use.evaluation.load",
+        ["evaluate", "{run}", "--data", "csv:{table}"],
+    ),
     "plot": ("matplotlib.figure.Figure.savefig", ["evaluate", "{run}", "--plot", "{out}/a.png"]),
     "inspect": ("matplotlib.figure.Figure.savefig", ["inspect", "{run}", "--plot", "{out}/a.png"]),
     "predict": ("domaingrad.bench.use.prediction.model_of_run", ["predict", "{run}", "{table}"]),

@@ -16,9 +16,12 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.lib.format import MAGIC_PREFIX
+from numpy.typing import NDArray
 
 from domaingrad.engine.errors import is_out_of_memory
 
@@ -271,6 +274,21 @@ def unpacked(path: Path) -> bytes:
     if len(content) > most:
         raise _bomb(path)
     return content
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays by name, as ``numpy.savez`` writes them; no Python objects.
+
+    Raises:
+        OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError: as :func:`read`; or
+            something else, damaged, or packed so that it fills the memory.
+    """
+    with opened(path) as file:  # by us, since NumPy leaves open what it cannot read
+        if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
+            raise ValueError("a single array; save arrays by name, as numpy.savez does")
+        require_no_bomb(file, path)
+        arrays = np.load(file, allow_pickle=False)
+        return {name: arrays[name] for name in arrays.files}
 
 
 def require_no_bomb(file: BinaryIO, path: Path) -> None:

@@ -16,13 +16,12 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from domaingrad.bench.disk import IN_ZIP, is_machines, make, require_no_bomb, writing
+from domaingrad.bench.disk import IN_ZIP, is_machines, make, read_arrays, writing
 from domaingrad.bench.models import Network
 from domaingrad.bench.names import look_up
 from domaingrad.bench.schema import Option, settings
@@ -357,15 +356,6 @@ def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _npz(path: Path) -> dict[str, NDArray[Any]]:
-    with path.open("rb") as file:
-        if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
-            raise ValueError("a single array; save several by np.savez")
-        require_no_bomb(file, path)
-        arrays = np.load(file, allow_pickle=False)
-        return {name: arrays[name] for name in arrays.files}
-
-
 def _safetensors(path: Path) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
@@ -416,7 +406,7 @@ def holds_vectors(path: Path) -> bool:
     return any(types.is_list(k) or types.is_fixed_size_list(k) for k in kinds)
 
 
-READ = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
+READ = {".npz": read_arrays, ".safetensors": _safetensors, ".parquet": _parquet}
 """How arrays are read, by a file's suffix."""
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from domaingrad.bench.disk import is_machines, read, unpacked
+from domaingrad.bench.disk import is_machines, read, require_no_bomb, unpacked
 from domaingrad.bench.names import UnknownNameError, imported_when_used, look_up
 
 from .data import DataError
@@ -260,6 +260,8 @@ def each_text(column: pd.Series, change: Callable[[str], str | None]) -> pd.Seri
 def _binary(path: Path, content: bytes, digest: str) -> TableFile:
     function, library, what = BINARIES[path.suffix.lower()]
     try:
+        if content.startswith(b"PK"):  # as Excel's
+            require_no_bomb(io.BytesIO(content), path)
         frame: pd.DataFrame = getattr(pd, function)(io.BytesIO(content))
     except ImportError as error:
         raise DataError(
