@@ -121,7 +121,7 @@ def test_an_evaluation_of_a_damaged_run_is_the_same_or_says_why_not(good, name, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.json", "run.jsonl", "held_out.jsonl"])
-@MANY
+@settings(FEW, max_examples=25)  # each draws its plots
 @given(damage=damages(), run=st.integers(0, 3))
 def test_a_report_of_a_damaged_sweep_is_the_same_or_says_what_is_missing(good, name, damage, run):
     whole = json.loads(command(["report", good["sweep"], "--json"]).stdout)
