@@ -185,7 +185,7 @@ def main():
         root = Path(name)
         every = commands(root)
         while time.monotonic() < deadline:
-            kind = min(every, key=lambda kind: tried[kind] * (2 if kind in ANEW else 1))
+            kind = min(every, key=lambda kind: tried[kind] * (4 if kind in ANEW else 1))
             place = Path(tempfile.mkdtemp(dir=root))
             if kind not in whole:
                 began = time.monotonic()
