@@ -5,6 +5,7 @@ it is named; ``{out}`` is a place where nothing is, and where nothing may be aft
 """
 
 import gzip
+import io
 import json
 import os
 import struct
@@ -31,6 +32,29 @@ def png(width, height):
     data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def arrays(packed=False, **changed):
+    """A file of embeddings, of which something is changed."""
+    import numpy as np
+
+    told = {"embeddings": np.ones((6, 2)), "label": np.array(list("xyxyxy")),
+            "domain": np.array(list("aabbcc"))}  # fmt: skip
+    file = io.BytesIO()
+    (np.savez_compressed if packed else np.savez)(
+        file, **{name: value for name, value in (told | changed).items() if value is not None}
+    )
+    return file.getvalue()
+
+
+def saved(**changed):
+    return lambda place, _: place.write_bytes(arrays(**changed))
+
+
+def zeros(place, _):
+    import numpy as np
+
+    place.write_bytes(arrays(packed=True, embeddings=np.zeros((2**24, 2), np.float32)))
 
 
 def among_photos(name, content):
@@ -117,6 +141,27 @@ FILES = {
     "code.pt": text(b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x07touch x\x85R."),
     "pipe.pt": lambda place, _: os.mkfifo(place),
     "words.txt": text("words"),
+    "empty.npz": text(b""),
+    "words.npz": text(b"words"),
+    "cut.npz": lambda place, _: place.write_bytes(arrays()[:-30]),
+    "pipe.npz": lambda place, _: os.mkfifo(place),
+    "folder.npz": lambda place, _: place.mkdir(),
+    "no-vectors.npz": saved(embeddings=None),
+    "no-labels.npz": saved(label=None),
+    "no-domains.npz": saved(domain=None),
+    "short.npz": saved(label=["x", "y"]),
+    "one-domain.npz": saved(domain=["a"] * 6),
+    "one-class.npz": saved(label=["x"] * 6),
+    "infinite.npz": saved(embeddings=[[float("inf"), 0.0]] * 6),
+    "objects.npz": saved(label=[{}] * 6),
+    "maker.npz": saved(made_by="{"),
+    "other-maker.npz": saved(made_by='{"x": 1}'),
+    "bomb.npz": zeros,
+    "bomb.xlsx": zeros,
+    "words.safetensors": text(b"words"),
+    "huge.safetensors": text(struct.pack("<Q", 2**62) + b"{}"),
+    "words.parquet": text(b"words"),
+    "mine.npz": text(b"mine"),
     "words.dat": text("words"),
     "no-run": lambda place, _: place.mkdir(),
     "faces-deep": lambda place, _: (
@@ -139,7 +184,52 @@ FILES = {
 }
 """What is wrong with a file, by its name."""
 
+NPZ = f"{T} --hold-out a --data embeddings:"
+W = "--backbone squeezenet --weights {weights}"
+EMBED = "embed --data {photos} --size 32 --accelerator cpu"
+
 COMMANDS = [
+    # Embeddings.
+    (f"{NPZ}{{empty.npz}}", "cannot be read"),
+    (f"{NPZ}{{words.npz}}", "cannot be read"),
+    (f"{NPZ}{{cut.npz}}", "cannot be read"),
+    (f"{NPZ}{{pipe.npz}}", "found none"),
+    (f"{NPZ}{{folder.npz}}", "found none"),
+    (f"{NPZ}/no/such.npz", "found none"),
+    (f"{NPZ}{{words.txt}}", "found .txt"),
+    (f"{NPZ}{{no-vectors.npz}}", "vector"),
+    (f"{NPZ}{{no-labels.npz}}", "label"),
+    (f"{NPZ}{{no-domains.npz}}", "domain"),
+    (f"{NPZ}{{short.npz}}", "expected one value for each of the 6 vectors"),
+    (f"{NPZ}{{one-domain.npz}}", "expected two domains or more"),
+    (f"{NPZ}{{one-class.npz}}", "class"),
+    (f"{NPZ}{{infinite.npz}}", "finite"),
+    (f"{NPZ}{{objects.npz}}", "no python objects"),
+    (f"{NPZ}{{maker.npz}}", "made_by"),
+    (f"{NPZ}{{other-maker.npz}}", "made_by"),
+    (f"{NPZ}{{bomb.npz}}", "unpack"),
+    (f"{OF} csv:{{bomb.xlsx}}", "unpack"),
+    (f"{PHOTOS} {{photos}} --weights {{bomb.npz}}", "unpack"),
+    (f"{NPZ}{{words.safetensors}}", "cannot be read"),
+    (f"{NPZ}{{huge.safetensors}}", "cannot be read"),
+    (f"{NPZ}{{words.parquet}}", "words.parquet"),
+    (f"{EMBED} --out {{out}}", "written to an .npz"),
+    (f"{EMBED} --out {{mine.npz}} --backbone squeezenet", "has not written"),
+    (f"{EMBED} --out {{out}}.npz", "backbone"),
+    (f"{EMBED} --out {{out}}.npz --backbone no-such", "no-such"),
+    (f"{EMBED} --out {{out}}.npz --backbone squeezenet", "needs its weights"),
+    (
+        f"{EMBED} --out {{out}}.npz --backbone squeezenet --weights /no/such.pt",
+        "no file of weights",
+    ),
+    (f"{EMBED} --out {{out}}.npz --backbone squeezenet --weights {{words.txt}}", "weights"),
+    (f"{EMBED} --out {'x' * 300}.npz {W}", "name too long"),
+    (f"{EMBED} --out {{words.txt}}/a.npz {W}", "directory"),
+    (f"embed --data spirals --out {{out}}.npz {W} --accelerator cpu", "embeddings of images"),
+    ("export {run} --to torchscript --out {mine.npz}", "has not written"),
+    ("export {run} --to paper", "paper"),
+    ("export {run} --to torchscript --check /no/such.csv", "such.csv"),
+    ("export /no/such --to torchscript", "is no run"),
     # Data that are not there, or are something else.
     (f"{OF} csv:/no/such.csv", "no such file"),
     (f"{OF} /no/such.csv", "no such file"),
@@ -274,7 +364,7 @@ COMMANDS = [
     (f"{CSV} --plugin x.y.z", "cannot be imported"),
     (f"{CSV} --plugin ../evil", "named as for"),
     (f"{CSV} --seed x", "seed"),
-    (f"{CSV} --weights /no/such.pt", "no file of weights"),
+    (f"{CSV} --weights /no.pt", "no file of weights"),
     (f"{CSV} --weights {{weights.pt}}", "cannot be read"),
     (f"{CSV} --weights {{weights.safetensors}}", "cannot be read"),
     (f"{CSV} --weights {{weights.npz}}", "tensors by name"),

@@ -3,7 +3,11 @@
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+
+from domaingrad.bench.models import build
+from domaingrad.faces.synthetic import write_fas_synthetic
 
 from .invoking import command
 
@@ -31,13 +35,17 @@ def good(tmp_path_factory):
     found = {"root": root, "table": root / "table.csv", "photos": root / "photos"}
     table = f"csv:{found['table']}"
     told = ["--data", table, "--target", "ill", "--domain", "site"]
-    for name, more in {
+    write_fas_synthetic(root / "generated", subjects=3, frames=1, size=32)
+    runs = {
         "run": [*told, "--hold-out", "c"],
         "grouped": [*told, "--hold-out", "c", "--group", "person"],
         "open": [*told, "--hold-out", "none"],
         "seen": ["--data", found["photos"], "--hold-out", "west", "--size", 28,
                  "--backbone", "mnist-cnn"],
-    }.items():  # fmt: skip
+        "faces": ["--data", f"faces:{root / 'generated'}", "--hold-out", "O", "--size", 28,
+                  "--backbone", "mnist-cnn"],
+    }  # fmt: skip
+    for name, more in runs.items():
         result = command([*TRAIN, *more, "--out", root / name])
         assert result.exit_code == 0, result.output
         found[name] = root / name
@@ -46,7 +54,20 @@ def good(tmp_path_factory):
     sweep += ["--out", root / "sweep"]
     result = command(sweep)
     assert result.exit_code == 0, result.output
-    return found | {"sweep": root / "sweep", "sweep command": sweep, "train command": told}
+    embed = ["embed", "--data", found["photos"], "--size", 32, "--backbone", "squeezenet"]
+    embed += ["--weights", weights_in(root), "--accelerator", "cpu", "--out"]
+    return found | {
+        "sweep": root / "sweep", "sweep command": sweep, "train command": told,
+        "embed command": embed, "runs": runs, "weights": root / "weights.pt",
+    }  # fmt: skip
+
+
+def weights_in(folder):
+    """A file of weights of a backbone, made up."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(build("squeezenet", (3, 32, 32), 5).state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"
 
 
 @pytest.fixture

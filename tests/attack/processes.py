@@ -27,10 +27,11 @@ def start(line, mark, **environment):
 class Forked:
     """A command in a copy of this process, which has imported everything already."""
 
-    def __init__(self, line, said):
+    def __init__(self, line, said, **environment):
         self._said, self.returncode = Path(said), None
         self.pid = os.fork()
         if self.pid == 0:
+            os.environ.update(environment)
             self._run([str(part) for part in line])
 
     def _run(self, line):

@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from itertools import permutations
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from torch.utils.data import TensorDataset
 
 from domaingrad import bench
 from domaingrad.bench import disk
+from domaingrad.bench.domains import decoding, embeddings, table_file
+from domaingrad.bench.domains.files import visible
+from domaingrad.bench.models import load_weights
 from domaingrad.bench.runs import directory as run_directory
 from domaingrad.bench.runs.trainer import Trainer
+from domaingrad.faces import frames
 
 from .conftest import TRAIN
 from .invoking import command, deadline, require_clear_end
@@ -105,6 +110,32 @@ def test_what_the_machine_lacks_is_told_and_the_command_goes_on(
     assert command(line).exit_code == 0
 
 
+BLAMELESS = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+             OSError(errno.EMFILE, "Too many files"), OSError(errno.EIO, "I/O error")]  # fmt: skip
+READERS = {
+    "image": ("PIL.Image.open", "png", lambda path: decoding.decode(path, 8)),
+    "frame": ("PIL.Image.open", "png", lambda path: frames.frames_of(path.parent, 1)),
+    "weights": ("torch.load", "pt", lambda path: load_weights(torch.nn.Linear(1, 1), path)),
+    "table": ("pandas.read_parquet", "parquet", table_file.open_table),
+    "embeddings": ("zipfile.ZipFile", "npz", embeddings.arrays_of),
+}
+
+
+@pytest.mark.parametrize("error", BLAMELESS, ids=repr)
+@pytest.mark.parametrize("kind", READERS)
+def test_what_the_machine_lacks_is_blamed_on_no_file(kind, error, tmp_path, monkeypatch):
+    function, suffix, read = READERS[kind]
+    (tmp_path / f"a.{suffix}").write_bytes(b"x")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(function, fail)
+    with pytest.raises(type(error)) as raised:
+        read(tmp_path / f"a.{suffix}")
+    assert raised.value is error
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize("name", ["config.yaml", "run.jsonl", "checkpoint.pt", "model.safetensors"])
 def test_a_full_disk_is_told_and_the_command_goes_on(number, name, good, tmp_path, monkeypatch):
@@ -180,3 +211,47 @@ def test_an_evaluation_of_many_classes_and_domains_is_quick_and_small(tmp_path):
     seconds, kilobytes = map(float, done.stdout.split())
     assert seconds < 20
     assert kilobytes < 1e6
+
+
+INTERRUPTED = {
+    "report": ("domaingrad.bench.reports.html.html", ["report", "{sweep}", "--out", "{out}"]),
+    "evaluate": (
+        "domaingrad.bench.use.evaluation.load",
+        ["evaluate", "{run}", "--data", "csv:{table}"],
+    ),
+    "plot": ("matplotlib.figure.Figure.savefig", ["evaluate", "{run}", "--plot", "{out}/a.png"]),
+    "inspect": ("matplotlib.figure.Figure.savefig", ["inspect", "{run}", "--plot", "{out}/a.png"]),
+    "predict": ("domaingrad.bench.use.prediction.model_of_run", ["predict", "{run}", "{table}"]),
+    "export": (
+        "torch.jit.trace",
+        ["export", "{run}", "--to", "torchscript", "--out", "{out}/a"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INTERRUPTED)
+def test_a_command_that_is_interrupted_says_so_and_writes_nothing(
+    kind, good, tmp_path, monkeypatch
+):
+    function, line = INTERRUPTED[kind]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupt)
+    (tmp_path / "out").mkdir()
+    result = command([part.format(**good, out=tmp_path / "out") for part in line])
+    assert result.exit_code == 130, result.output
+    assert "Interrupted" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_folders_that_link_to_each_other_are_walked_in_a_moment(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+    for here, there in permutations("abcd", 2):
+        (tmp_path / here / there).symlink_to(tmp_path / there)
+    with deadline(10):
+        found = sorted(place.relative_to(tmp_path).parts for place, _, _ in visible(tmp_path))
+    # Each way that comes by no folder twice.
+    assert found == sorted(way for length in range(5) for way in permutations("abcd", length))

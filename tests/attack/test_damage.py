@@ -23,7 +23,8 @@ FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 MANY = settings(FEW, max_examples=100)
-FILES = ["config.yaml", "run.jsonl", "held_out.jsonl", "checkpoint.pt", "model.safetensors"]
+GROUPS = "groups.jsonl"
+FILES = ["config.yaml", "run.jsonl", "held_out.jsonl", GROUPS, "checkpoint.pt", "model.safetensors"]
 PLACES = st.floats(0, 1, exclude_max=True)
 
 
@@ -68,10 +69,11 @@ def numbers(result):
 
 
 def check_train(good, name, damage):
-    line = [*TRAIN, *good["train command"], "--hold-out", "c", "--json", "--out"]
-    whole = numbers(command([*line, good["run"]]))
+    kind = "faces" if name == GROUPS else "run"
+    line = [*TRAIN, *good["runs"][kind], "--json", "--out"]
+    whole = numbers(command([*line, good[kind]]))
     with tempfile.TemporaryDirectory() as root:
-        run = shutil.copytree(good["run"], Path(root) / "run")
+        run = shutil.copytree(good[kind], Path(root) / "run")
         spoil(run / name, damage)
         again = command([*line, run])
         if again.exit_code:
@@ -80,7 +82,7 @@ def check_train(good, name, damage):
         assert numbers(again) == whole
         assert RunDirectory(run).condition == "finished"
         one, other = (
-            trained.read_model(place / "model.safetensors") for place in (good["run"], run)
+            trained.read_model(place / "model.safetensors") for place in (good[kind], run)
         )
         assert one[0]["facts"] == other[0]["facts"]
         assert all(torch.equal(one[1][key], other[1][key]) for key in one[1])
@@ -119,7 +121,7 @@ def test_an_evaluation_of_a_damaged_run_is_the_same_or_says_why_not(good, name, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.json", "run.jsonl", "held_out.jsonl"])
-@MANY
+@settings(FEW, max_examples=25)  # each draws its plots
 @given(damage=damages(), run=st.integers(0, 3))
 def test_a_report_of_a_damaged_sweep_is_the_same_or_says_what_is_missing(good, name, damage, run):
     whole = json.loads(command(["report", good["sweep"], "--json"]).stdout)
@@ -144,6 +146,30 @@ def test_a_damaged_sweep_comes_to_its_numbers_again(good, copied):
     again = command([*good["sweep command"][:-1], sweep, "--json"])
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["selected"] == whole["selected"]
+
+
+def test_models_that_a_kill_kept_from_being_removed_are_removed(good, copied, monkeypatch):
+    sweep = copied("sweep")
+    line = [*good["sweep command"][:-1], sweep]
+    keys = [path.name for path in (sweep / "runs").iterdir()]
+    shutil.rmtree(sweep)
+    with monkeypatch.context() as patch:  # where a kill may come: after the last line is there
+        patch.setattr(RunDirectory, "tidy", lambda _: None)
+        assert command(line).exit_code == 0
+    assert len(list(sweep.glob("runs/*/model.safetensors"))) == len(keys)
+    assert command(line).exit_code == 0
+    assert not list(sweep.glob("runs/*/model.safetensors"))
+    assert not list(sweep.glob("runs/*/checkpoint.pt"))
+    assert command([*line, "--json"]).exit_code == 0
+
+
+def test_models_that_are_to_be_kept_stay_whoever_asks_for_the_sweep_later(good, tmp_path):
+    line = [*good["sweep command"][:-1], tmp_path / "sweep"]
+    assert command([*line, "--keep-models"]).exit_code == 0
+    kept = sorted(tmp_path.glob("sweep/runs/*/*.safetensors"))
+    assert kept
+    assert command(line).exit_code == 0
+    assert sorted(tmp_path.glob("sweep/runs/*/*.safetensors")) == kept
 
 
 def test_a_run_without_its_state_and_records_begins_again(good, copied):

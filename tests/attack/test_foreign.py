@@ -148,6 +148,95 @@ def test_links_in_a_strangers_sweep_lead_no_writing_outside(good, copied, tmp_pa
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOMAINGRAD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def written_by(good, what, path):
+    """A command that writes a file to a path."""
+    if what == "embed":
+        return [*good["embed command"], path]
+    return ["export", good["run"], "--to", what, "--out", path]
+
+
+WRITTEN = [("embed", "a.npz"), ("torchscript", "a.pt"), ("safetensors", "a.safetensors"),
+           ("onnx", "a.onnx")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "name"), WRITTEN)
+@pytest.mark.parametrize("linked", [False, True], ids=["file", "link"])
+def test_a_file_of_others_is_kept_before_any_work(good, tmp_path, cache, what, name, linked):
+    (tmp_path / "secret").write_text("mine")
+    if linked:
+        (tmp_path / name).symlink_to(tmp_path / "secret")
+    else:
+        (tmp_path / name).write_text("mine")
+    before = everything(tmp_path)
+    require_clear_end(command(written_by(good, what, tmp_path / name)), "has not written")
+    assert everything(tmp_path) == before
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(("what", "name"), WRITTEN)
+def test_a_file_of_ours_is_replaced_by_the_same(good, tmp_path, cache, what, name):
+    if what == "onnx":
+        pytest.importorskip("onnxruntime")
+    found = []
+    for _ in range(2):
+        result = command(written_by(good, what, tmp_path / "to" / name))
+        assert result.exit_code == 0, result.output
+        found.append(everything(tmp_path / "to"))
+    assert [*found[0]] == [*found[1]] == [name]
+    assert what != "embed" or found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["exported.pt", "exported.safetensors"])
+def test_a_link_in_a_strangers_run_leads_no_export_outside(copied, tmp_path, name):
+    run, to = copied("run"), "torchscript" if name.endswith(".pt") else "safetensors"
+    (tmp_path / "secret").write_text("mine")
+    (run / name).symlink_to(tmp_path / "secret")
+    require_clear_end(command(["export", run, "--to", to]), "has not written")
+    assert (tmp_path / "secret").read_text() == "mine"
+
+
+def test_links_among_kept_embeddings_lead_no_writing_outside(good, tmp_path, cache):
+    line = [*good["embed command"], tmp_path / "a.npz"]
+    assert command(line).exit_code == 0
+    whole, outside = (tmp_path / "a.npz").read_bytes(), tmp_path / "outside"
+    outside.mkdir()
+    pieces = [path for path in cache.glob("embeddings/*/*") if path.is_file()]
+    assert len(pieces) == 3  # one a domain
+    for number, path in enumerate(pieces):
+        (outside / str(number)).write_text("mine")
+        path.unlink()
+        path.symlink_to(outside / str(number))
+    before = everything(outside)
+    assert command(line).exit_code == 0
+    assert everything(outside) == before
+    assert (tmp_path / "a.npz").read_bytes() == whole
+    folder = pieces[0].parent
+    shutil.rmtree(folder)
+    folder.symlink_to(outside)
+    require_clear_end(command(line), "symbolic link")
+    assert everything(outside) == before
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "a/1.png", f"{'0' * 32}/notes.txt"])
+def test_clearing_a_cache_removes_nothing_of_others(good, cache, name):
+    line = ["--data", good["photos"], "--size", 28, "--backbone", "mnist-cnn", "--hold-out", "west"]
+    assert command([*TRAIN, *line, "--out", cache.parent / "run"]).exit_code == 0
+    (cache / "images" / name).parent.mkdir(exist_ok=True)
+    (cache / "images" / name).write_text("mine")
+    before = everything(cache)
+    require_clear_end(command(["cache", "--clear"]), "has not written")
+    assert everything(cache) == before
+    (cache / "images" / name).unlink()
+    assert command(["cache", "--clear"]).exit_code == 0
+    assert not (cache / "images").exists()
+
+
+@pytest.fixture
 def videos(tmp_path):
     """OULU-NPU, as folders of frames."""
     for part, file in (("Train", "1_1_01_1"), ("Train", "1_1_01_2"), ("Test", "1_1_36_1")):

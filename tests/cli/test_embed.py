@@ -47,10 +47,10 @@ def test_images_are_embedded_trained_on_and_the_model_exported(place):
     # A run on vectors takes vectors, but where it is checked on images.
     model = torch.jit.load("model.pt")
     assert model(torch.zeros(3, 512)).shape == (3, 2)
-    whole = run("export", "run", "--to", "torchscript", "--out", "w.pt", "--check", "cameras/west")
+    whole = run("export", "run", "--to", "torchscript", "--out", "x.pt", "--check", "cameras/west")
     assert whole.exit_code == 0, whole.output
     pictures = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
-    assert torch.jit.load("w.pt")(pictures).shape == (3, 2)
+    assert torch.jit.load("x.pt")(pictures).shape == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from domaingrad.bench import sweeping
 from domaingrad.bench.methods.erm import ERM
-from domaingrad.bench.runs import RunDirectory, SweepDirectory, one_run
+from domaingrad.bench.runs import RunDirectory, SweepDirectory, attempts
 from domaingrad.cli.app import app
 
 TINY = ["sweep", "--data", "colored-digits", "--methods", "erm,sand-mask", "--trials", 1]
@@ -346,7 +346,7 @@ def test_damaged_records_are_missing_in_the_report_and_done_again(swept, tmp_pat
 def test_data_that_change_under_a_sweep_fail_its_runs(tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
     data = table(path, lambda number: "yes" if number % 2 else "no")
-    one_run._data.cache_clear()
+    attempts._data.cache_clear()
 
     def changed_meanwhile(*_):
         path.write_text(path.read_text().replace("6,", "5,", 1))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from domaingrad.bench.disk import ForeignFileError
 from domaingrad.bench.domains.data import DataError
 from domaingrad.faces.synthetic import sample_sheet, write_fas_synthetic
 from domaingrad.faces.synthetic.dataset import split_of
@@ -244,3 +245,10 @@ def test_the_sheet_is_a_small_picture(tmp_path):
         assert sheet.format == "PNG"
         assert min(sheet.size) > 800
     assert (tmp_path / "sheet.png").stat().st_size < 300_000
+
+
+def test_the_sheet_replaces_nobodys_picture(tmp_path):
+    (tmp_path / "sheet.png").write_bytes(b"mine")
+    with pytest.raises(ForeignFileError, match="has not written"):
+        sample_sheet(tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes() == b"mine"

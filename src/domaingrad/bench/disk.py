@@ -8,21 +8,30 @@ import os
 import re
 import shutil
 import stat
+import struct
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.lib.format import MAGIC_PREFIX
+from numpy.typing import NDArray
+
+from domaingrad.engine.errors import is_out_of_memory
 
 LOCK = "lock"
 PART = re.compile(r"\.domaingrad-[0-9a-f]{12}\.part(\.\w+)?")
 """Names of files that are being written."""
 MARK = "written by domaingrad"
 """What a file of ours says of itself near its beginning or end, where it may lie in any folder."""
+IN_ZIP = struct.pack("<H", len(MARK)) + MARK.encode()
+"""The mark as the comment of a ZIP archive, in place of the last two bytes of one without."""
 SEARCHED = 2**16
 """Bytes at each end of a file in which its mark is looked for."""
 LARGEST_TEXT = 2**28
@@ -32,6 +41,7 @@ BOMB_BYTES, BOMB_RATIO = 2**26, 100
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _GZIP = b"\x1f\x8b"
 
 
@@ -105,10 +115,15 @@ def alone_in(path: Path, other: str, patience: float = 0.0) -> Iterator[None]:
     with locked(path / LOCK, patience) as held:
         if not held:
             raise RunDirectoryError(f"{other} in {path}. Wait for it, or choose another directory.")
-        for left in path.iterdir():  # by a process that was killed
-            if PART.fullmatch(left.name):
-                left.unlink()
+        remove_parts(path)
         yield
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what processes that were killed have left in a directory that no other writes to."""
+    for left in path.iterdir():
+        if PART.fullmatch(left.name):
+            left.unlink()
 
 
 @contextmanager
@@ -175,13 +190,24 @@ def writing(path: Path, suffix: str = "") -> Iterator[tuple[Path, BinaryIO]]:
     part = path.with_name(_part_name() + suffix)
     try:
         with room(path.name, path.parent):
-            with os.fdopen(_create(part), "wb") as file:
+            with creating(part) as file:
                 yield part, file
-                file.flush()
-                os.fsync(file.fileno())
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """A file where none is, in a directory that counts once all of its files are written.
+
+    Raises:
+        OSError: something is there, or it cannot be written.
+    """
+    with os.fdopen(_create(path), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def append(path: Path, line: bytes) -> None:
@@ -246,12 +272,41 @@ def unpacked(path: Path) -> bytes:
     with gzip.open(BytesIO(content)) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(
-            errno.EFBIG,
-            f"unpacked it is more than {BOMB_RATIO} times as large; unpack it if that is meant",
-            str(path),
-        )
+        raise _bomb(path)
     return content
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays by name, as ``numpy.savez`` writes them; no Python objects.
+
+    Raises:
+        OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError: as :func:`read`; or
+            something else, damaged, or packed so that it fills the memory.
+    """
+    with opened(path) as file:  # by us, since NumPy leaves open what it cannot read
+        if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
+            raise ValueError("a single array; save arrays by name, as numpy.savez does")
+        require_no_bomb(file, path)
+        arrays = np.load(file, allow_pickle=False)
+        return {name: arrays[name] for name in arrays.files}
+
+
+def require_no_bomb(file: BinaryIO, path: Path) -> None:
+    """See that a ZIP archive is not packed so that it fills the memory.
+
+    Raises:
+        OSError, BadZipFile: it is, or is none.
+    """
+    with zipfile.ZipFile(file) as archive:
+        unpacked_bytes = sum(member.file_size for member in archive.infolist())
+    if unpacked_bytes > max(BOMB_BYTES, BOMB_RATIO * file.seek(0, os.SEEK_END)):
+        raise _bomb(path)
+    file.seek(0)
+
+
+def _bomb(path: Path) -> OSError:
+    told = f"unpacked it is more than {BOMB_RATIO} times as large; unpack it if that is meant"
+    return OSError(errno.EFBIG, told, str(path))
 
 
 def require_ours(paths: Iterable[Path], mark: Callable[[Path], bytes]) -> None:
@@ -305,6 +360,11 @@ def remove_ours(folder: Path, ours: re.Pattern[str]) -> None:
                 )
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def is_machines(error: BaseException) -> bool:
+    """Whether the machine lacks something, so that what is read or run is not to blame."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in _LACKING)
 
 
 @contextmanager

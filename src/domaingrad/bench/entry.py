@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .disk import in_name
+from .disk import MARK, in_name, require_ours
 from .domains import (
     IN_MEMORY,
     DataError,
@@ -133,11 +133,12 @@ def embed(
 
     Raises:
         DataError, ValueError: data that cannot be read or are no images, a backbone or weights that
-            do not fit, a file that cannot be written.
+            do not fit, a file that cannot be written or is not ours.
     """
     path, news = Path(out), news or News()
     if path.suffix.lower() != ".npz":
         raise DataError(f"embeddings are written to an .npz; found {path}. Name it so.")
+    require_ours([path], lambda _: MARK.encode())
     import_plugins(tuple(plugins))
     options = dict(data_options or {})
     config = TrainConfig(

@@ -26,6 +26,7 @@ from .runs import (
     Plan,
     PlannedRun,
     RayCrew,
+    RunDirectory,
     Stacking,
     SweepConfig,
     SweepDirectory,
@@ -96,6 +97,8 @@ class PlannedSweep:
                 directory.begin(self.plan, self.extend)
             for run in self.todo:
                 directory.put_aside(run.key)
+            for run in self.plan.runs:  # a kill may have left what was to be removed
+                RunDirectory(directory.place(run.key)).tidy()
             yield
 
     def carry_out(self, on_event: OnEvent = lambda _: None) -> None:

@@ -6,9 +6,10 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 import typer
 from rich.console import Console
+
+from domaingrad.engine.errors import is_out_of_memory
 
 from .shown import fail, say
 
@@ -34,11 +35,8 @@ def bad_input(errors: Console) -> Iterator[None]:
     except OSError as error:
         fail(errors, said(error))
         raise typer.Exit(1) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        fail(errors, f"{NO_MEMORY} ({_first_line(error)}).")
-        raise typer.Exit(1) from None
-    except RuntimeError as error:
-        if "alloc" not in str(error) or "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         fail(errors, f"{NO_MEMORY} ({_first_line(error)}).")
         raise typer.Exit(1) from None

@@ -1,5 +1,7 @@
 """What the engine raises and warns of."""
 
+import torch
+
 
 class AgreementError(RuntimeError):
     """The steps of an agreed update were called in an order that has no meaning."""
@@ -49,3 +51,15 @@ class InconclusiveError(UnsupportedModelError):
 
 class UnseenModelError(UnsupportedModelError):
     """Something of the model that is chosen on purpose cannot be seen in a graph."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory did not suffice, which is nobody else's fault.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    """
+    if isinstance(error, RuntimeError):
+        said = str(error)
+        return isinstance(error, torch.OutOfMemoryError) or ("alloc" in said and "memory" in said)
+    return isinstance(error, MemoryError)

@@ -14,6 +14,8 @@ from warnings import warn
 import torch
 from torch import Tensor
 
+from .errors import is_out_of_memory
+
 COMPILE_FROM = 300_000
 """Components times units from which compiling is worth it: below, a step is shorter than what a
 compiled call saves (measured: benchmarks/reduction.py)."""
@@ -51,7 +53,7 @@ class Loop:
         try:
             return self._by_count[len(stack)](stack, *others)
         except Exception as error:
-            if required:
+            if required or is_out_of_memory(error):
                 raise
             self._failed = True
             warn(

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from domaingrad.bench.disk import opened
+from domaingrad.bench.disk import is_machines, opened
 from domaingrad.bench.domains.data import DataError
 from domaingrad.bench.domains.decoding import is_image
 
@@ -64,9 +64,9 @@ def _opened(file: Path) -> Image.Image:
     try:
         with opened(file) as content, Image.open(content) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        if is_machines(error):
+            raise
         raise UnreadableError(f"{file} ({error})") from error
 
 

@@ -27,6 +27,7 @@ from typing import Any, Literal
 from domaingrad.bench.disk import (
     MARK,
     ForeignFileError,
+    creating,
     make,
     read,
     remove_ours,
@@ -349,7 +350,8 @@ def _extract(video: FaceVideo, target: Path, frames: int) -> bool:
             remove_ours(leftover, FRAME)
         unfinished.mkdir(parents=True)
         for number, image in sorted(images.items()):
-            image.save(unfinished / f"{number:05d}.png")
+            with creating(unfinished / f"{number:05d}.png") as file:
+                image.save(file, "PNG")
         unfinished.rename(folder)
     except OSError as error:
         raise DataError(

@@ -260,7 +260,7 @@ def test_a_file_of_another_kind_is_told(tmp_path, suffix):
 def test_a_single_array_is_told(tmp_path):
     with (tmp_path / "w.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(WeightsError, match="single array; expected arrays by name"):
+    with pytest.raises(WeightsError, match="single array; save arrays by name"):
         load_weights(model_of(5), tmp_path / "w.npz")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,15 @@ from functools import cache
 from pathlib import Path
 
 from domaingrad.bench.checked import read_document, write_document
-from domaingrad.bench.disk import FullDiskError, is_writable, locked, read, replace, writing
+from domaingrad.bench.disk import (
+    FullDiskError,
+    is_writable,
+    locked,
+    read,
+    remove_ours,
+    replace,
+    writing,
+)
 
 from .data import DataError, News
 from .decoding import AT_ONCE, decode_each
@@ -24,12 +33,16 @@ FORMAT = 2
 """Part of every key; counted up when decoding or the files of an entry change."""
 
 
-KINDS = ("images", "embeddings")
-"""Folders of the cache."""
 DAMAGED = (OSError, ValueError, KeyError, TypeError)
 """What reading an entry raises that is not what was written, or is not there."""
 IMAGES, CONTENTS, STAMP = "images", "contents.json", "checked"
 """Files of an entry: pixels, which files they are of, and how they were when last checked."""
+_ENTRY = r"[0-9a-f]{32}"
+KINDS = {
+    "images": re.compile(rf"{_ENTRY}(\.lock|(\.partial)?/({IMAGES}|{CONTENTS}|{STAMP}))"),
+    "embeddings": re.compile(rf"{_ENTRY}(\.lock|/\d+-\d+)"),
+}
+"""Folders of the cache, and the paths of all that is in each."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +77,14 @@ def clear_cache() -> int:
 
     Raises:
         DataError: the cache cannot be removed.
+        ForeignFileError: something else is in it.
     """
     taken = cached_bytes()
-    for kind in KINDS:
-        try:
-            shutil.rmtree(cache_directory() / kind)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise DataError(f"the cache cannot be removed ({error}).") from error
+    try:
+        for kind, ours in KINDS.items():
+            remove_ours(cache_directory() / kind, ours)
+    except OSError as error:
+        raise DataError(f"the cache cannot be removed ({error}).") from error
     return taken
 
 

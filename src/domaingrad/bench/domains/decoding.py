@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from domaingrad.bench.disk import opened
+from domaingrad.bench.disk import is_machines, opened
 
 from .data import DataError
 
@@ -63,9 +63,9 @@ def decode(path: Path, size: int) -> Tensor:
                 raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             upright = ImageOps.exif_transpose(image)
             squashed = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        if is_machines(error):
+            raise
         raise DataError(f"{path} cannot be decoded: {_cause(path, error)}.") from error
     return torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,9 +16,11 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.disk import IN_ZIP, is_machines, make, read_arrays, writing
 from domaingrad.bench.models import Network
 from domaingrad.bench.names import imported_when_used, look_up
 from domaingrad.bench.schema import Option, settings
@@ -52,6 +56,9 @@ MADE_BY = "made_by"
 """Name of the array in which ``domaingrad embed`` says what made the vectors, as JSON."""
 MOST_CLASSES = 20
 """Up to so many different whole numbers, kept as fractions, are classes unless told otherwise."""
+DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
+"""What readers raise at a file that is not what its name says."""
+_MAKER = TypeAdapter(Maker | None)
 FLOOR = 0.01
 """Share of the mean variance that is added to each component's."""
 
@@ -206,7 +213,8 @@ def write_embeddings(data: DomainData, path: Path) -> None:
     """Embedded data as an ``.npz`` that the reader reads: vectors, domain, label, group, maker.
 
     Raises:
-        DataError: they cannot be written there.
+        RunDirectoryError: the disk is full, or there is no such folder.
+        OSError: they cannot be written there.
     """
     preparation = data.preparation
     assert isinstance(preparation, Embeddings)
@@ -229,14 +237,11 @@ def write_embeddings(data: DomainData, path: Path) -> None:
                 for name, domain in data.domains.items()
             ]
         )
-    partly = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partly.open("wb") as file:
-            np.savez(file, allow_pickle=False, **columns)
-        partly.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}).") from error
+    make(path.parent)
+    with writing(path) as (_, file):
+        np.savez(file, allow_pickle=False, **columns)
+        file.seek(-2, os.SEEK_END)
+        file.write(IN_ZIP)
 
 
 @settings
@@ -302,14 +307,14 @@ def read_embeddings(path: Path, options: EmbeddingOptions, news: News) -> Domain
             f"{path}: expected two domains or more in {named['domain']!r}; found {listed(names)}."
         )
     rows = {name: np.flatnonzero(of_domain == at) for at, name in enumerate(names)}
-    made_by = json.loads(str(arrays[MADE_BY])) if MADE_BY in arrays else None
+    maker = _maker(path, str(arrays[MADE_BY])) if MADE_BY in arrays else None
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     told = (*named.items(), array, options.task)
     return DomainData(
         name=path.stem,
         domains={n: TensorDataset(inputs[at], labels[at]) for n, at in rows.items()},
-        preparation=Embeddings(inputs.shape[1], array, made_by and Maker(**made_by)),
+        preparation=Embeddings(inputs.shape[1], array, maker),
         recipe=for_embeddings(len(inputs), len(rows)),
         task="classification" if classes else "regression",
         classes=classes,
@@ -325,6 +330,22 @@ def read_embeddings(path: Path, options: EmbeddingOptions, news: News) -> Domain
     )
 
 
+def _maker(path: Path, told: str) -> Maker | None:
+    from .preparations import preparation_from  # noqa: PLC0415 - which knows embeddings, too
+
+    try:
+        maker = _MAKER.validate_json(told)
+        if maker is not None:
+            preparation_from(maker.inputs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = next(iter(str(error).splitlines()), "")
+        raise DataError(
+            f"{path}: its {MADE_BY} is not what domaingrad embed writes ({said}); leave it out, or "
+            f"embed anew."
+        ) from error
+    return maker
+
+
 def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
     """Arrays by name, each with a row a sample.
 
@@ -336,19 +357,14 @@ def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"expected a file {', '.join(READ)} at {path}; found {found}.")
     try:
         return READ[path.suffix.lower()](path)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except DAMAGED as error:
+        if is_machines(error):
+            raise
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(
-            f"{path} cannot be read ({str(error).strip().splitlines()[0]}). Arrays have to be "
+            f"{path} cannot be read ({said}). Arrays have to be "
             f"numbers or texts (np.array(names, dtype=str)), no Python objects."
         ) from error
-
-
-def _npz(path: Path) -> dict[str, NDArray[Any]]:
-    with path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise ValueError("a single array; save several by np.savez")
-        return {name: arrays[name] for name in arrays.files}
 
 
 def _safetensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -401,7 +417,7 @@ def holds_vectors(path: Path) -> bool:
     return any(types.is_list(k) or types.is_fixed_size_list(k) for k in kinds)
 
 
-READ = {".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
+READ = {".npz": read_arrays, ".safetensors": _safetensors, ".parquet": _parquet}
 """How arrays are read, by a file's suffix."""
 
 

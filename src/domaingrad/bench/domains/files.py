@@ -18,7 +18,7 @@ def visible(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Every folder from ``root`` down, with the names of its folders and its files, sorted.
 
     Names that begin with a dot are left out, and so is what macOS adds to archives. Symbolic links
-    are followed, but for those that lead back to a folder above them.
+    are followed, but for those that lead back to a folder on the way to them.
 
     Raises:
         DataError: a folder that may not be listed.
@@ -84,10 +84,12 @@ def _hidden(name: str) -> bool:
 
 
 def _leads_back(folder: str, name: str) -> bool:
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(
-        os.path.realpath(path)
-    )
+    path = Path(folder, name)
+    if not path.is_symlink():
+        return False
+    # By any link of the way here, too: folders may link to each other.
+    target = path.resolve()
+    return any(above.resolve().is_relative_to(target) for above in path.parents)
 
 
 def _refuse(error: OSError) -> None:

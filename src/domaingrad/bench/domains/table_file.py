@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from domaingrad.bench.disk import read, unpacked
+from domaingrad.bench.disk import is_machines, read, require_no_bomb, unpacked
 from domaingrad.bench.names import UnknownNameError, imported_when_used, look_up
 
 from .data import DataError
@@ -46,7 +46,6 @@ _MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-_BINARY = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def open_table(path: Path, told: Writing | None = None) -> TableFile:
     encoding = told.encoding or _encoding(content)
     try:
         text = content.decode(encoding)
-        if _BINARY.search(text):
+        if "\0" in text:
             raise DataError(f"{path} should be a table as text and holds bytes of no text.")
         separator = told.separator or _separator(text)
         columns, lines = _checked(path, text, separator)
@@ -261,6 +260,8 @@ def each_text(column: pd.Series, change: Callable[[str], str | None]) -> pd.Seri
 def _binary(path: Path, content: bytes, digest: str) -> TableFile:
     function, library, what = BINARIES[path.suffix.lower()]
     try:
+        if content.startswith(b"PK"):  # as Excel's
+            require_no_bomb(io.BytesIO(content), path)
         frame: pd.DataFrame = getattr(pd, function)(io.BytesIO(content))
     except ImportError as error:
         raise DataError(
@@ -268,6 +269,8 @@ def _binary(path: Path, content: bytes, digest: str) -> TableFile:
             f"pip install 'domaingrad[tables]', or save it as CSV."
         ) from error
     except Exception as error:
+        if is_machines(error):
+            raise
         raise DataError(f"{path} should be {what} and cannot be read ({error}).") from error
     if any(frame.index.names):
         frame = frame.reset_index()

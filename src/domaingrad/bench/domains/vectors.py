@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from domaingrad.bench.checked import DamagedError, with_header, without_header
+from domaingrad.bench.disk import RunDirectoryError, remove_parts, replace
+from domaingrad.bench.disk import make as make_directory
 from domaingrad.bench.models import Network, build, digest_of, load_weights
 from domaingrad.bench.models.pretrained import PACKAGE, BackboneError, directory_digest, weights_at
 
@@ -26,7 +29,7 @@ from .data import DataError, DomainData, News, Preparation
 from .fetched import FetchedInputs, StandIns
 
 FORMAT = 1
-"""Part of every key; counted up when an entry's file or what makes vectors changes."""
+"""Part of every key; counted up when what makes vectors changes."""
 ON_CPU, ELSEWHERE = 8, 128
 """Inputs that pass through a backbone together; few on a CPU, for its caches."""
 KEPT = 128
@@ -226,57 +229,60 @@ def kept(
 ) -> Tensor:
     """Vectors of inputs from the cache, or else made into it, ``KEPT`` by ``KEPT``.
 
+    Each piece is a file with a checksum; those that are there and whole are not made again.
+
     Args:
         key: what decides them.
         inputs: that may be indexed by rows (tensors) or sliced (lists).
         make: of some inputs their vectors, float32 [n, width].
-        news: hears where another process is at work.
+        news: hears where another process is at work, and of damage.
         told: hears how many are done.
     """
-    directory = cache_directory() / "embeddings"
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    entry, total = directory / f"{name}.f32", len(inputs)
+    entry, total = cache_directory() / "embeddings" / name, len(inputs)
+    pieces = [range(first, min(first + KEPT, total)) for first in range(0, total, KEPT)]
+    places = [entry / f"{piece.start}-{piece.stop}" for piece in pieces]
+    found = []
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not entry.exists():
-            with alone(entry, news, "making these embeddings"):
-                if not entry.exists():
-                    _make(entry, inputs, make, told)
-        # A memory map whose changes stay in memory.
-        found = np.memmap(entry, "<f4", "c")
-    except OSError as error:
+        make_directory(entry.parent, name)
+        with ExitStack() as held:
+            if not all(place.exists() for place in places):
+                held.enter_context(alone(entry, news, "making these embeddings"))
+                remove_parts(entry)
+            for piece, place in zip(pieces, places, strict=True):
+                some = _kept(place, len(piece), news)
+                if some is None:
+                    some = _finite(make(_rows(inputs, piece.start, piece.stop)), piece)
+                    replace(place, with_header(some.numpy().astype("<f4").tobytes()))
+                    told(piece.stop)
+                found.append(some)
+    except (OSError, RunDirectoryError) as error:
         raise DataError(
-            f"embeddings cannot be written to {directory} ({error.strerror}); make room there, or "
-            f"set DOMAINGRAD_CACHE to a directory that can be written to."
+            f"embeddings cannot be kept in {entry.parent} ({str(error).rstrip('.')}); make room "
+            f"there, or set DOMAINGRAD_CACHE to a directory that can be written to."
         ) from error
-    if len(found) % total:
-        raise DataError(f"the cache entry {entry} is damaged; remove it, and it is made anew.")
-    return torch.from_numpy(found.reshape(total, -1))
+    return torch.cat(found)
 
 
-def _make(
-    entry: Path, inputs: Any, make: Callable[[Any], Tensor], told: Callable[[int], None]
-) -> None:
-    partly, total = entry.with_suffix(".partial"), len(inputs)
-    width = make(_rows(inputs, 0, 1)).shape[1]
-    size = partly.stat().st_size if partly.exists() else 0
-    done = size // (4 * width * KEPT) * KEPT
-    with partly.open("r+b" if done else "wb") as file:
-        file.truncate(4 * width * done)
-        file.seek(0, os.SEEK_END)
-        while done < total:
-            some = make(_rows(inputs, done, min(done + KEPT, total)))
-            if not some.isfinite().all():
-                raise DataError(
-                    f"embeddings of inputs {done} to {done + len(some)} are not finite; the "
-                    f"backbone and its weights do not belong together, or not to these inputs."
-                )
-            file.write(some.numpy().astype("<f4", copy=False).tobytes())
-            file.flush()
-            done += len(some)
-            told(done)
-        os.fsync(file.fileno())
-    partly.rename(entry)
+def _kept(place: Path, count: int, news: News) -> Tensor | None:
+    """Vectors in a file, if it is there and whole."""
+    try:
+        content = without_header(place)
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:
+        news.say(f"{error} These embeddings are made anew.")
+        return None
+    return torch.from_numpy(np.frombuffer(content, "<f4").reshape(count, -1).astype(np.float32))
+
+
+def _finite(found: Tensor, piece: range) -> Tensor:
+    if not found.isfinite().all():
+        raise DataError(
+            f"embeddings of inputs {piece.start} to {piece.stop} are not finite; the backbone and "
+            f"its weights do not belong together, or not to these inputs."
+        )
+    return found
 
 
 def _rows(inputs: Any, first: int, end: int) -> Any:

@@ -10,9 +10,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from domaingrad.bench.disk import is_machines, read_arrays
 
 from .network import classifiers_of
 
@@ -131,6 +132,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise
     # A damaged file raises whatever its bytes happen to mean: KeyError, EOFError, RuntimeError, …
     except Exception as error:
+        if is_machines(error):
+            raise
         cause = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise WeightsError(
             f"{path} cannot be read as {suffix} ({type(error).__name__}: {cause or 'no more told'})"
@@ -171,14 +174,7 @@ def _from_safetensors(path: Path) -> Any:
 
 
 def _from_npz(path: Path) -> Any:
-    # Opened here, since NumPy leaves files open that it cannot read.
-    with path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise WeightsError(
-                f"{path} is a single array; expected arrays by name, as numpy.savez writes them."
-            )
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    return {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -6,9 +6,10 @@ from .bundling import Stacking, bundles_of
 from .directory import RunDirectory
 from .events import Apart, Event, Failed, Finished, Lost, Progress
 from .execution import AnyCrew, execute
+from .interrupts import uninterrupted
 from .launching import processes_of
 from .plan import Bundle, Plan, PlannedData, PlannedRun, SweepConfig, make_plan
-from .processes import Crew, uninterrupted
+from .processes import Crew
 from .ranks import FailedElsewhereError, LostProcessError
 from .ray_cluster import RayCrew
 from .resumable import Listener, Status

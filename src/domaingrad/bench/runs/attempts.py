@@ -16,6 +16,7 @@ from domaingrad.bench.domains import DataError, DomainData, News, is_drawn
 from domaingrad.bench.names import import_plugins
 
 from .events import Apart, Failed, Finished, Progress
+from .interrupts import interrupted_after
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
 from .plan import Bundle, PlannedRun, key_of
@@ -76,13 +77,14 @@ def _alone(
 ) -> Finished | Failed:
     try:
         data = _checked(run)
-        result = train(run.config, place, _listener(run, on_news), data=data, patience=patience)
+        result = train(
+            run.config, place, _listener(run, on_news), data=data, patience=patience,
+            keep_model=keep_model,
+        )  # fmt: skip
     except FullDiskError:
         raise
     except Exception:  # noqa: BLE001 - whatever a run dies of, the others go on
         return Failed(run, traceback.format_exc())
-    if not keep_model:
-        result.directory.forget_model()
     return Finished(run, result.seconds, result.selected)
 
 
@@ -150,8 +152,9 @@ def _begun(
     keep_model: bool,
 ) -> _Member | None:
     data = _checked(run)
-    carried = Carried(Ranks(partial(alone_on, run.config)), _listener(run, on_news), ())
-    found = underway(run.config, data, place, carried, held, patience, keep_model)
+    ranks = Ranks(partial(alone_on, run.config))
+    carried = Carried(ranks, _listener(run, on_news), (), keep_model)
+    found = underway(run.config, data, place, carried, held, patience)
     return None if found is None else _Member(run, found, {}, time.perf_counter())
 
 
@@ -164,7 +167,9 @@ def _stacked(members: Sequence[_Member], keep_models: bool) -> Iterator[Finished
     while stack is not None:
         trainers = stack.trainers
         over = set()
-        if due := stack.step():
+        with interrupted_after():
+            due = stack.step()
+        if due:
             for row, outputs, agreement in stack.evaluated(due):
                 member = of[id(trainers[row])]
                 try:
@@ -195,8 +200,6 @@ def _finished(member: _Member, keep_model: bool) -> Finished:
     if keep_model:
         member.underway.write()
     member.underway.finish(list(member.warned.values()))
-    if not keep_model:
-        member.underway.directory.forget_model()
     return Finished(member.run, member.underway.seconds, member.underway.selected)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from domaingrad.bench.domains import DomainData, News
 
 from .averaging import COPIES
+from .interrupts import interrupted_after
 from .isolation import isolated
 from .plan import Bundle, PlannedRun
 from .resumable import begin
@@ -104,7 +105,7 @@ def measure(
         run = bundle.runs[0]
         news.advance("measuring speed", done, len(kinds))
         try:
-            with isolated(0, threads=1), warnings.catch_warnings():
+            with interrupted_after(), isolated(0, threads=1), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the runs themselves will warn
                 speed.measure(bundle, data[run.data])
         except Exception as error:  # noqa: BLE001 - the runs themselves will tell more

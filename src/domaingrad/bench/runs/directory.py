@@ -185,7 +185,10 @@ class RunDirectory:
         *found: tuple[Checkpoint, Sealed, Recorded],
         finished: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add checkpoints, the sealed side first; and the last line, where the run has ended."""
+        """Add checkpoints, the sealed side first; and the last line, where the run has ended.
+
+        Then what is not to be kept is removed.
+        """
         self._records[GROUPS].append(
             *({"step": seen.step, "groups": dict(groups)} for seen, _, groups in found if groups)
         )
@@ -201,6 +204,8 @@ class RunDirectory:
             sums = [self._records[name].tail for name in (SEALED, GROUPS)]
             lines.append({"finished": dict(finished), "sums": sums})
         self._records[RECORDS].append(*lines)
+        if finished is not None:
+            self.tidy()
 
     def checkpoints(self) -> list[Checkpoint]:
         """By step."""
@@ -310,10 +315,11 @@ class RunDirectory:
         """Replace the model that was chosen."""
         replace(self.model, content)
 
-    def forget_model(self) -> None:
-        """Remove what is large, once the run has ended: the model and the state to go on from."""
-        for name in (STATE, MODEL):
-            (self.path / name).unlink(missing_ok=True)
+    def tidy(self) -> None:
+        """Remove what is large of a run that has ended and is to keep neither model nor state."""
+        if self.resumable and (ended := self.records().ended) and not ended["kept"]:
+            for name in (MODEL, STATE):
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def resumable(self) -> bool:
@@ -408,6 +414,8 @@ class _Ended:
     seconds: float
     warnings: list[str]
     notes: list[str]
+    kept: bool = True
+    """The model and the state to go on from."""
 
 
 _CHECKPOINT, _SCORES = TypeAdapter(Checkpoint), TypeAdapter(dict[str, HeldOutScores])

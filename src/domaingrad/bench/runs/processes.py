@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from ctypes import c_bool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -19,6 +18,7 @@ from typing import Any
 
 from .attempts import Places, attempt, places_of
 from .events import Apart, Ended, Failed, Finished, Lost, OnEvent, Progress, Undone
+from .interrupts import uninterrupted
 from .plan import Bundle
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -171,15 +171,3 @@ def _pass_on(workers: Sequence[_Worker], on_event: OnEvent) -> None:
                     on_event(news)
         except (EOFError, OSError):
             time.sleep(0.05)  # its process has died, which the pool will find out, too
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C has no effect, and neither has what ends a process likewise."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, signal.SIG_IGN) for each in signals]
-    try:
-        yield
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)

@@ -22,6 +22,7 @@ from domaingrad.bench.models.pretrained import PACKAGE
 from domaingrad.bench.protocol import seed_of
 
 from .directory import DAMAGED, RunDirectory
+from .interrupts import interrupted_after
 from .isolation import isolated, noted_warnings
 from .launching import alone_on
 from .loggers import end, log_again, logged, logger_in
@@ -71,6 +72,8 @@ class Carried:
     ranks: Ranks
     listener: Listener
     loggers: Sequence[str]
+    keep_model: bool = True
+    """Whether the model and the state to go on from stay, once training has ended."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +170,12 @@ def carry_on(
             begun.trainer.network.compile()
         underway = Underway(config, data, directory, carried, begun)
         while not underway.ended:
-            if begun.trainer.step():
-                underway.keep(*begun.trainer.checkpoint())
-                underway.write()
-            underway.spend()
-            underway.tell()
+            with interrupted_after():
+                if begun.trainer.step():
+                    underway.keep(*begun.trainer.checkpoint())
+                    underway.write()
+                underway.spend()
+                underway.tell()
     underway.finish(warned)
 
 
@@ -184,7 +188,6 @@ class Underway:
         directory: has begun with these settings; what is there is gone on from.
         carried: among which processes, and who hears of it.
         begun: the training.
-        keep_model: whether the selected model is written each time that it is a better one.
 
     Raises:
         RunDirectoryError: the state in the directory is of something else.
@@ -197,10 +200,9 @@ class Underway:
         directory: RunDirectory,
         carried: Carried,
         begun: Begun,
-        keep_model: bool = True,
     ) -> None:
         self.config, self.directory, self.trainer = config, directory, begun.trainer
-        self._data, self._carried, self._keep_model = data, carried, keep_model
+        self._data, self._carried = data, carried
         self._plain, self._warned = _trained(config, data, begun), begun.warned
         self._notes = [*begun.built.notes]
         self._loggers: list[Any] = []
@@ -305,12 +307,12 @@ class Underway:
             end(logger)
         told = list(dict.fromkeys([*self._warned, *warned]))
         facts = {"seconds": seconds, "warnings": told, "notes": self._notes}
+        facts |= {"kept": self._carried.keep_model}
         self._carried.ranks.first(lambda: self.directory.append(*self._unwritten, finished=facts))
 
     def _save_model(self) -> None:
-        if self._keep_model:
-            assert self._chosen is not None
-            self.directory.save_model(self._chosen.content(self._plain, self.config))
+        assert self._chosen is not None
+        self.directory.save_model(self._chosen.content(self._plain, self.config))
 
 
 def _resumed(

@@ -79,6 +79,7 @@ def train(
     data: DomainData | None = None,
     loggers: Sequence[str] = (),
     patience: float = 0.0,
+    keep_model: bool = True,
 ) -> Result:
     """Train as ``config`` says, or go on where ``out`` shows that it was left.
 
@@ -94,6 +95,7 @@ def train(
         data: the data, where ``config.data`` is only their name.
         loggers: names in :data:`~domaingrad.bench.runs.loggers.LOGGERS`.
         patience: seconds to wait for another process that is at work in ``out``.
+        keep_model: whether the selected model and the state to go on from stay.
 
     Raises:
         DataError: the data cannot be read, or not be trained on so.
@@ -105,7 +107,7 @@ def train(
     for name in loggers:
         logger_class(name)
     config, data = _read(config, data, listener)
-    carried = Carried(Ranks(partial(alone_on, config)), listener, loggers)
+    carried = Carried(Ranks(partial(alone_on, config)), listener, loggers, keep_model)
     return _train(config, out, data, carried, patience)
 
 
@@ -244,7 +246,6 @@ def underway(
     carried: Carried,
     held: ExitStack,
     patience: float,
-    keep_model: bool,
 ) -> Underway | None:
     """A training that holds out a domain, begun or gone on with; ``None`` where it has ended.
 
@@ -255,7 +256,6 @@ def underway(
         carried: in this process, and who hears of it.
         held: what keeps others out is left with it.
         patience: seconds to wait for another process that is at work in ``out``.
-        keep_model: whether the selected model is written.
 
     Raises:
         DataError, RunDirectoryError, ValueError: as :func:`train`.
@@ -265,7 +265,7 @@ def underway(
     if not _entered(directory, written(config, data), held, patience):
         return None
     begun = begun or begin(config, data, carried.ranks)
-    return Underway(config, data, directory, carried, begun, keep_model)
+    return Underway(config, data, directory, carried, begun)
 
 
 def _fault(directory: RunDirectory) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from domaingrad.bench.disk import RunDirectoryError
+from domaingrad.bench.disk import IN_ZIP, MARK, RunDirectoryError, make, replace, require_ours
 from domaingrad.bench.domains import DataError, Embeddings, News
 from domaingrad.bench.domains import load as load_data
 from domaingrad.bench.domains.embeddings import is_embeddings
@@ -100,17 +100,19 @@ def export(
         news: who hears of reading these.
 
     Raises:
-        RunDirectoryError: there is no model, or the file predicts otherwise than the run.
+        RunDirectoryError: there is no model, the file predicts otherwise than the run, or one that
+            is not ours is there.
         DataError: no samples to compare on, or a package is missing.
     """
     directory, trained = directory_of(run), model_of_run(run)
+    path = Path(out) if out is not None else directory.path / f"exported{SUFFIXES[to]}"
+    require_ours([path], lambda _: MARK.encode())
     paths = [Path(each) for each in check]
     reader, made = trained.transform, isinstance(trained.transform, Embeddings)
     if isinstance(reader, Embeddings) and reader.maker and not all(map(is_embeddings, paths)):
         reader = reader.raw
     stored = reader.read(paths)[1] if check else _own_samples(run, news or News())
     expected = trained.outputs(stored)
-    path = Path(out) if out is not None else directory.path / f"exported{SUFFIXES[to]}"
     whole = WholeModel(trained, embeds=made and stored.dim() > 2).eval()
     content, again = WRITE[to](whole, trained, stored)
     # One by one and all together: a file must not depend on the number of inputs it was made with.
@@ -122,8 +124,8 @@ def export(
             f"the {to} file predicts otherwise than {run}, by up to {difference:.2g} on "
             f"{len(stored)} samples, so it is not kept; choose another form."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    make(path.parent)
+    replace(path, content)
     return Exported(path, len(stored), difference)
 
 
@@ -144,6 +146,7 @@ def _own_samples(run: str | Path, news: News) -> Tensor:
 def _described(trained: TrainedModel) -> str:
     return json.dumps(
         {
+            "note": MARK,
             "architecture": asdict(trained.architecture),
             "preparation": trained.transform.described(),
             "task": trained.task,
@@ -167,7 +170,7 @@ def _torchscript(whole: WholeModel, trained: TrainedModel, stored: Tensor) -> tu
         torch.jit.save(traced, content, {DESCRIPTION: _described(trained)})
         again = torch.jit.load(io.BytesIO(content.getvalue()))  # type: ignore[no-untyped-call]
 
-    return content.getvalue(), _asked(again)
+    return content.getvalue()[:-2] + IN_ZIP, _asked(again)
 
 
 def _onnx(whole: WholeModel, trained: TrainedModel, stored: Tensor) -> tuple[bytes, Again]:
@@ -186,6 +189,7 @@ def _onnx(whole: WholeModel, trained: TrainedModel, stored: Tensor) -> tuple[byt
             output_names=["outputs"], dynamic_shapes={"inputs": {0: torch.export.Dim("n")}},
         )  # fmt: skip
     assert program is not None
+    program.model.doc_string = MARK
     program.model.metadata_props[DESCRIPTION] = _described(trained)
     content: bytes = program.model_proto.SerializeToString()
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])

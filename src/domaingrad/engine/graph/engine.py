@@ -18,6 +18,7 @@ from ..errors import (
     InconclusiveError,
     UnseenModelError,
     UnsupportedModelError,
+    is_out_of_memory,
 )
 from ..inventory import Inventory, preserved
 from ..units import Units
@@ -207,7 +208,7 @@ class GraphEngine:
             raise UnsupportedModelError("torch.compile is switched off") from None
         except BackendCompilerFailed as error:
             inner = error.inner_exception
-            if isinstance(inner, (MemoryError, torch.OutOfMemoryError)):
+            if is_out_of_memory(inner):
                 raise inner from error
             if isinstance(inner, UnprovableError):
                 raise UnsupportedModelError(str(inner)) from None

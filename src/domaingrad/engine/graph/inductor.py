@@ -28,7 +28,7 @@ from torch.fx.traceback import preserve_node_meta
 from domaingrad.rules.authoring import ElementwiseRule
 from domaingrad.rules.statistics import accumulation_dtype, statistics_of
 
-from ..errors import FOREIGN_BACKWARD, AgreementError
+from ..errors import FOREIGN_BACKWARD, AgreementError, is_out_of_memory
 from ..gradients import Stacked
 from ..units import Units
 from .capture import CapturedGraph, Receiver, RuleInGraph, alike
@@ -481,9 +481,7 @@ def _sums(g: Tensor) -> Tensor:
 def _explained(error: Exception) -> Exception:
     """What to raise for an error of the compiler."""
     inner = getattr(error, "inner_exception", error)
-    if isinstance(inner, (MemoryError, torch.OutOfMemoryError, AgreementError)):
-        return inner
-    if isinstance(inner, UnprovableError):
+    if is_out_of_memory(inner) or isinstance(inner, (AgreementError, UnprovableError)):
         return inner
     if isinstance(inner, InvalidCxxCompiler) or type(inner).__name__ == "TritonMissing":
         return AgreementError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..batch import run
-from ..errors import DifferenceError, InconclusiveError, UnsupportedModelError
+from ..errors import DifferenceError, InconclusiveError, UnsupportedModelError, is_out_of_memory
 from ..gradients import UnitGradients
 from ..inventory import Inventory, preserved
 from ..units import Units
@@ -95,6 +95,8 @@ def verify(
         try:
             check.in_float64()
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise found from error
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from domaingrad.bench.disk import PART, make, remove_ours, replace
+from domaingrad.bench.disk import PART, creating, make, remove_ours, replace
 from domaingrad.bench.domains.data import DataError
 from domaingrad.bench.domains.files import listed, read_json
 
@@ -174,7 +174,8 @@ def _write_video(folder: Path, domain: str, taken: _Video, settings: _Settings) 
     )  # fmt: skip
     (folder / taken.folder).mkdir(parents=True)
     for number, frame in enumerate(frames):
-        (folder / taken.folder / f"{number}.jpg").write_bytes(frame)
+        with creating(folder / taken.folder / f"{number}.jpg") as file:
+            file.write(frame)
 
 
 def _write_lists(folder: Path, videos: list[_Video], settings: _Settings) -> None:

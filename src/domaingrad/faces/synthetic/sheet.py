@@ -27,16 +27,23 @@ def sample_sheet(path: Path, seed: int = 0) -> None:
     Args:
         path: where it is written.
         seed: of the data set that is shown.
+
+    Raises:
+        ForeignFileError: a file is there that is not ours.
+        DataError: it cannot be written there.
     """
+    from domaingrad.bench.reports.plot_files import written_to  # noqa: PLC0415 - takes a second
+
     wide = LEFT + COLUMNS * (SIZE * ENLARGED + GAP)
     high = TOP + len(KINDS) * (SIZE * ENLARGED + GAP)
     sheet = Image.new("RGB", (2 * wide + GAP, 2 * high + GAP), "white")
     for place, domain in enumerate(CAMERAS):
         block = _block(seed, domain, wide, high)
         sheet.paste(block, (place % 2 * (wide + GAP), place // 2 * (high + GAP)))
-    sheet.quantize(palette=_palette(sheet), dither=Image.Dither.NONE).save(
-        path, "PNG", optimize=True
-    )
+    with written_to(path) as part:
+        sheet.quantize(palette=_palette(sheet), dither=Image.Dither.NONE).save(
+            part, "PNG", optimize=True
+        )
 
 
 def _palette(sheet: Image.Image) -> Image.Image:
