@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import pad
 
-from domaingrad.bench.domains import Preparation
 from domaingrad.bench.methods import Learner, Pooled, RuleLearner, Terms
 from domaingrad.bench.models import Network
 from domaingrad.rules import Rule
@@ -26,7 +25,7 @@ from domaingrad.rules.base import ElementwiseRule, GramianRule, Proposal
 from domaingrad.rules.statistics import statistics_of
 
 from .stacked_optimizers import Moments
-from .trainer import TargetScaler, Trainer, placed
+from .trainer import Trainer, placed
 
 PIECE = 256
 """Samples of a run that are evaluated at once: a fixed number, as products round by their size."""
@@ -49,7 +48,7 @@ class Stack:
 
     def __init__(self, trainers: Sequence[Trainer], pools: _Pools | None = None) -> None:
         # Those that share a pool side by side.
-        self.trainers = sorted(trainers, key=lambda each: hash(_pool_key(each)))
+        self.trainers = sorted(trainers, key=_pool_key)
         first = self.trainers[0]
         self._network: Network = deepcopy(first.network)
         self._holder = _Holder(self._network)
@@ -482,10 +481,10 @@ class _Inputs:
         return x.view(*index.shape, *x.shape[1:]), y.view(*index.shape) if labels else y
 
 
-_PoolKey = tuple[int, Preparation, TargetScaler]
+_PoolKey = tuple[int, str]
 _Pools = dict[_PoolKey, _Pool]
 
 
 def _pool_key(trainer: Trainer) -> _PoolKey:
     """Equal for runs whose samples are prepared alike."""
-    return id(trainer.data), trainer.splits.preparation, trainer.splits.target
+    return id(trainer.data), trainer.splits.prepared_as

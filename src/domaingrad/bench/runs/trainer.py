@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -147,6 +148,11 @@ class Splits:
     preparation: Preparation
     """Fitted to the sources' training splits."""
     target: TargetScaler
+
+    @cached_property
+    def prepared_as(self) -> str:
+        """Equal for splits whose samples of the same data are prepared alike."""
+        return json.dumps([self.preparation.described(), asdict(self.target)], sort_keys=True)
 
     @classmethod
     def of(
