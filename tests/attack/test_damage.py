@@ -150,7 +150,8 @@ def test_a_damaged_sweep_comes_to_its_numbers_again(good, copied):
 
 def test_models_that_a_kill_kept_from_being_removed_are_removed(good, copied, monkeypatch):
     sweep = copied("sweep")
-    line = [*good["sweep command"][:-1], sweep]
+    first, *rest = good["sweep command"][:-1]
+    line = [first, "--stack", "off", *rest, sweep]  # one by one, each leaves its model for a while
     keys = [path.name for path in (sweep / "runs").iterdir()]
     shutil.rmtree(sweep)
     with monkeypatch.context() as patch:  # where a kill may come: after the last line is there

@@ -274,8 +274,9 @@ def test_the_cache_says_its_size_and_is_cleared(tmp_path, save, cache):
     assert cached_bytes() >= pixels
     before = cached_bytes()
     vectors.kept(["of a test"], ["a", "b"], lambda rows: torch.ones(len(rows), 5), News(), str)
-    assert cached_bytes() == before + 2 * 5 * 4
-    assert clear_cache() == before + 2 * 5 * 4
+    taken = cached_bytes()
+    assert taken >= before + 2 * 5 * 4
+    assert clear_cache() == taken
     assert cached_bytes() == 0
     assert not list(cache.glob("*/*"))
     decoded([tmp_path / "a.png"], 6, News())

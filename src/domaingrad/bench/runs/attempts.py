@@ -27,7 +27,7 @@ from .stacked import Stack
 from .training import data_of, train, underway
 
 NEWS_EVERY = 0.2
-"""Seconds between two pieces of news of a run."""
+"""Seconds between two pieces of news, which runs that train together tell in turn."""
 WRITTEN_EVERY = 10.0
 """Seconds after which a run that trains with others is written down at its next checkpoint."""
 PATIENCE = 30.0
@@ -78,7 +78,7 @@ def _alone(
     try:
         data = _checked(run)
         result = train(
-            run.config, place, _listener(run, on_news), data=data, patience=patience,
+            run.config, place, _listener(run, on_news, 1), data=data, patience=patience,
             keep_model=keep_model,
         )  # fmt: skip
     except FullDiskError:
@@ -122,7 +122,9 @@ def _together(
         members = []
         for run in bundle.runs:
             try:
-                member = _begun(run, places[run.key], on_news, held, patience, keep_models)
+                member = _begun(
+                    run, places[run.key], on_news, held, patience, keep_models, len(bundle.runs)
+                )
             except FullDiskError:
                 raise
             except Exception:  # noqa: BLE001 - likewise
@@ -150,10 +152,11 @@ def _begun(
     held: ExitStack,
     patience: float,
     keep_model: bool,
+    together: int,
 ) -> _Member | None:
     data = _checked(run)
     ranks = Ranks(partial(alone_on, run.config))
-    carried = Carried(ranks, _listener(run, on_news), (), keep_model)
+    carried = Carried(ranks, _listener(run, on_news, together), (), keep_model)
     found = underway(run.config, data, place, carried, held, patience)
     return None if found is None else _Member(run, found, {}, time.perf_counter())
 
@@ -203,14 +206,14 @@ def _finished(member: _Member, keep_model: bool) -> Finished:
     return Finished(member.run, member.underway.seconds, member.underway.selected)
 
 
-def _listener(run: PlannedRun, on_news: Callable[[Progress], None]) -> Listener:
-    """Passes on news of a run every now and then."""
+def _listener(run: PlannedRun, on_news: Callable[[Progress], None], together: int) -> Listener:
+    """Passes on news of one of so many runs every now and then."""
     last = time.perf_counter()
 
     def report(status: Status) -> None:
         nonlocal last
         now = time.perf_counter()
-        if now - last >= NEWS_EVERY:
+        if now - last >= NEWS_EVERY * together:
             last = now
             on_news(Progress(run, status.step, status.here, status.seconds, status.checkpoint))
 
