@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from timing import write
+from timing import RESULTS, environment, write_sections
 
 from domaingrad.bench import SweepConfig, plan_sweep
 from domaingrad.bench.runs import Bundle, Failed, PlannedRun, SweepDirectory
@@ -27,6 +27,14 @@ from domaingrad.bench.runs.attempts import attempt, places_of
 DOMAINS, METHODS = 4, ("erm", "and-mask")
 TOGETHER = (4, 16, 64)
 """R."""
+
+
+HEAD = (
+    "# Runs that train together",
+    "Runs a minute of one process with one thread, alone and R together, and how many times those "
+    "alone: whole runs of a sweep, records included; medians of the rounds. Two processes on two "
+    "cores have twice as many of either.",
+)
 
 
 class Case(NamedTuple):
@@ -76,13 +84,13 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds of alternation.")] = 3,
     case: Annotated[list[str], typer.Option(help="Parts of names; all unless told.")] = [],  # noqa: B006
 ) -> None:
-    """Measure, and write benchmarks/results/stacked.md."""
-    lines = [
-        "| case | method | alone | " + " | ".join(f"R = {r}" for r in TOGETHER) + " |",
-        "|---|---|---|" + "---|" * len(TOGETHER),
-    ]
+    """Measure, and write benchmarks/results/stacked.md, case by case."""
     chosen = {n: c for n, c in CASES.items() if not case or any(each in n for each in case)}
     for name, given in chosen.items():
+        lines = [
+            "| method | alone | " + " | ".join(f"R = {r}" for r in TOGETHER) + " |",
+            "|---|---|" + "---|" * len(TOGETHER),
+        ]
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             data = "spirals" if given.width is None else vectors(place, given.width, given.classes)
@@ -105,14 +113,11 @@ def main(
                 for each in found.values():
                     taken = statistics.median(each)
                     cells.append(f"{60 / taken:.0f} ({one / taken:.1f} ×)")
-                lines.append(f"| {name} | {method} | " + " | ".join(cells) + " |")
-                print(lines[-1], flush=True)
-    told = (
-        "Runs a minute of one process with one thread, and how many times those alone. "
-        "Two processes on two cores have twice as many of either."
-    )
-    command = f"python benchmarks/stacked.py --rounds {rounds}"
-    write("stacked", "Runs that train together", command, [told, "\n".join(lines)])
+                lines.append(f"| {method} | " + " | ".join(cells) + " |")
+                typer.echo(lines[-1])
+        command = f"`python benchmarks/stacked.py --rounds {rounds} --case '{name[:8]}'`"
+        sections = {name: "\n\n".join([command, environment(), "\n".join(lines)])}
+        write_sections(RESULTS / "stacked.md", HEAD, sections, list(CASES))
 
 
 if __name__ == "__main__":

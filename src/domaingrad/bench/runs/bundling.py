@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ MOST = 64
 """Runs in a bundle."""
 NUMBERS = 2**26
 """That the inputs, activations, gradients and moments of a bundle may have, roughly."""
+PAYS = 1e8
+"""Operations of a run's step up to which it pays on a CPU, by ``benchmarks/stacked.py``."""
 POOLED = 2**28
 """Numbers that the prepared samples of a bundle may have; runs of one trial and held-out domain
 share theirs."""
@@ -55,15 +58,23 @@ def bundles_of(
     bundles: list[Bundle] = []
     alone: Counter[str] = Counter()
     alike: defaultdict[Any, list[PlannedRun]] = defaultdict(list)
+    sizes: dict[str, _Size] = {}
     for run in runs:
-        why = why_alone(run.config, data[run.data])
+        of, config = data[run.data], run.config
+        why = why_alone(config, of)
+        if why is None:
+            known = f"{run.data} {architecture_of(config, of)}"
+            size = sizes[known] = sizes.get(known) or _Size.of(config, of)
+            operations = 6 * size.parameters * len(of.domains) * (config.batch or 1)
+            if operations > PAYS and not _on_gpu(config):
+                why = "its arithmetic takes longer than what is saved"
         if why is not None:
             alone[why] += 1
             bundles.append(Bundle((run,)))
         else:
-            alike[_kind(run, data[run.data])].append(run)
-    for kind in alike.values():
-        bundles += _divided(kind, data)
+            alike[_kind(run, of), size].append(run)
+    for (_, size), kind in alike.items():
+        bundles += _divided(kind, data[kind[0].data], size)
     while len(bundles) < min(jobs, len(runs)):
         largest = max(bundles, key=lambda bundle: len(bundle.runs))
         half = len(largest.runs) // 2
@@ -81,8 +92,7 @@ def why_alone(config: TrainConfig, data: DomainData) -> str | None:
     method, backbone = method_of(config), architecture_of(config, data).name
     if not _steps_alike(method):
         return f"{method.info.title} takes its steps in a way of its own"
-    on_gpu = config.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-    if backbone not in (ON_GPUS if on_gpu else PERCEPTRONS):
+    if backbone not in (ON_GPUS if _on_gpu(config) else PERCEPTRONS):
         return f"the backbone {backbone} is as quick alone"
     inputs = (domain.tensors[0] for domain in data.domains.values())
     if any(isinstance(each, FetchedInputs) for each in inputs):
@@ -125,18 +135,34 @@ def _kind(run: PlannedRun, data: DomainData) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _divided(runs: Sequence[PlannedRun], data: Mapping[str, DomainData]) -> list[Bundle]:
+@dataclass(frozen=True)
+class _Size:
+    """Of one input as a network sees it, and of the network."""
+
+    inputs: int
+    parameters: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, data: DomainData) -> _Size:
+        """Of a run."""
+        stored = [domain.tensors[0] for domain in data.domains.values()]
+        shape = data.preparation.fitted(stored).shape
+        with torch.random.fork_rng([]):
+            model = architecture_of(config, data).build(shape, data.outputs)
+        return cls(prod(shape), sum(p.numel() for p in model.parameters()))
+
+
+def _on_gpu(config: TrainConfig) -> bool:
+    return config.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+
+
+def _divided(runs: Sequence[PlannedRun], data: DomainData, size: _Size) -> list[Bundle]:
     """Bundles of runs of one kind, as large as memory allows."""
-    of, method = data[runs[0].data], method_of(runs[0].config)
-    stored = [domain.tensors[0] for domain in of.domains.values()]
-    shape = of.preparation.fitted(stored).shape
-    with torch.random.fork_rng([]):
-        model = architecture_of(runs[0].config, of).build(shape, of.outputs)
-    copies = 4 + (len(stored) if issubclass(method.code, Rule) else 1)
-    kept = copies * sum(p.numel() for p in model.parameters())
-    kept += 2 * len(stored) * max(run.config.batch or 1 for run in runs) * prod(shape)
+    domains, largest = len(data.domains), max(run.config.batch or 1 for run in runs)
+    copies = 4 + (domains if issubclass(method_of(runs[0].config).code, Rule) else 1)
+    kept = copies * size.parameters + 2 * domains * largest * size.inputs
     most = min(MOST, NUMBERS // kept)
-    pool = prod(shape) * sum(map(len, stored))
+    pool = size.inputs * sum(map(len, data.domains.values()))
     if len({(run.config.trial, run.config.held_out) for run in runs}) * pool > POOLED:
         most = min(most, POOLED // pool)
     most = max(1, most)
