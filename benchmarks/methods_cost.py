@@ -65,6 +65,8 @@ TINY = {"MLP, 4², 3×4": Case(lambda: mlp((2, 4, 4), 2, (8,)), (2, 4, 4), 4, 2)
 class Alone:
     """One process."""
 
+    world = 1
+
     def wrapped(self, model: nn.Module) -> nn.Module:
         """As it is."""
         return model

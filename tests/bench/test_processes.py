@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from domaingrad.bench.runs import Finished, SweepConfig, make_plan
+from domaingrad.bench.runs import Bundle, Finished, SweepConfig, make_plan
 from domaingrad.bench.runs.processes import CONTEXT, _Worker
 from domaingrad.bench.sweeping import crew_of
 
@@ -51,10 +51,12 @@ def test_a_worker_that_died_between_two_runs_is_replaced(tmp_path):
     worker = _Worker(CONTEXT.RawValue("b", 0), {})
     try:
         for run in (first, second):
-            worker.begin(run, tmp_path / run.key, keep_model=False)
+            worker.begin(Bundle((run,)), {run.key: tmp_path / run.key}, keep_models=False)
             found = []
             until(lambda found=found: (found.append(worker.ended()), found[-1])[1] is not None)
-            assert isinstance(found[-1], Finished)
+            bundle, (ended,) = found[-1]
+            assert bundle.runs == (run,)
+            assert isinstance(ended, Finished)
             (process,) = worker._pool._processes.values()
             os.kill(process.pid, signal.SIGKILL)
             process.join()

@@ -36,10 +36,15 @@ def left(directory, run, courses, warnings=()):
     """Leave the records of a run: by checkpoint (step, validation, {domain: (train, val)})."""
     place = RunDirectory(directory.place(run.key))
     place.begin({"stands": "for settings"})
-    for step, validation, scores in courses:
-        sealed = {name: HeldOutScores(*found) for name, found in scores.items()}
-        place.append(Checkpoint(step, 0.1, validation, 0.2), sealed)
-    place.finish({"seconds": 1.0, "warnings": list(warnings), "notes": []})
+    found = [
+        (
+            Checkpoint(step, 0.1, validation, 0.2),
+            {name: HeldOutScores(*each) for name, each in scores.items()},
+            {},
+        )
+        for step, validation, scores in courses
+    ]
+    place.append(*found, finished={"seconds": 1.0, "warnings": list(warnings), "notes": []})
 
 
 def summary_of(tmp_path, leave_out=lambda _: False, causes=None):
@@ -111,7 +116,7 @@ def test_a_run_that_has_not_ended_is_missing(tmp_path):
     directory.replace(PLAN)
     place = RunDirectory(directory.place(PLAN.runs[0].key))
     place.begin({"stands": "for settings"})
-    place.append(Checkpoint(1, 0.1, 0.2, None), {"+90%": HeldOutScores(0.3, 0.4)})
+    place.append((Checkpoint(1, 0.1, 0.2, None), {"+90%": HeldOutScores(0.3, 0.4)}, {}))
     assert "not finished" in missing_lines(summarise(directory))[0]
 
 

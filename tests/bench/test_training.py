@@ -475,12 +475,12 @@ def test_names_of_built_in_data_say_nothing_of_ones_own(tmp_path):
     result = bench.train(
         domains, tmp_path / "run", hold_out="d0", name="spirals", steps=1, accelerator="cpu"
     )
-    assert (result.config.backbone, result.config.learning_rate) == ("mlp", 3e-3)
+    assert (result.config.backbone, result.config.learning_rate) == ("wide-deep", 3e-3)
     own = bench.train(
         domains, tmp_path / "own", hold_out="d0", name="spirals", steps=1, accelerator="cpu",
         backbone="own",
     )  # fmt: skip
-    assert own.model.architecture == Architecture("mlp")  # and not that of the built-in spirals
+    assert own.model.architecture == Architecture("wide-deep")  # and not that of the built-in spirals
 
 
 def test_a_diverged_training_is_told_and_its_model_refused(tmp_path):

@@ -53,8 +53,10 @@ def slopes(risks: Tensor, alpha: float | Tensor) -> Tensor:
 def published_slopes(risks: Tensor, alpha: float | Tensor) -> Tensor:
     """What autograd makes of bisection: it goes through the two ends of the first bracket alone."""
     width, of_width = bandwidth(risks)
-    twice = torch.as_tensor(2 * alpha - 1, dtype=torch.float64, device=risks.device)
-    level = math.sqrt(2) * torch.erfinv(twice)
+    # Of a number on the host, where nothing waits for it.
+    twice = torch.as_tensor(2 * alpha - 1, dtype=torch.float64)
+    found = torch.erfinv(twice)
+    level = math.sqrt(2) * (found if isinstance(alpha, Tensor) else found.item())
     low, high = risks.min() + width * level, risks.max() + width * level
     share = ((quantile(risks, alpha) - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     ends = torch.zeros_like(risks).index_add(

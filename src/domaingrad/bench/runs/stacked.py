@@ -47,8 +47,9 @@ class Stack:
     """
 
     def __init__(self, trainers: Sequence[Trainer], pools: _Pools | None = None) -> None:
-        # Those that share a pool side by side.
-        self.trainers = sorted(trainers, key=_pool_key)
+        # Those that share a pool side by side, in the order of the first ones.
+        first_of = {key: place for place, key in reversed([*enumerate(map(_pool_key, trainers))])}
+        self.trainers = sorted(trainers, key=lambda each: first_of[_pool_key(each)])
         first = self.trainers[0]
         self._network: Network = deepcopy(first.network)
         self._holder = _Holder(self._network)
