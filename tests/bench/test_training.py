@@ -480,7 +480,7 @@ def test_names_of_built_in_data_say_nothing_of_ones_own(tmp_path):
         domains, tmp_path / "own", hold_out="d0", name="spirals", steps=1, accelerator="cpu",
         backbone="own",
     )  # fmt: skip
-    assert own.model.architecture == Architecture("wide-deep")  # and not that of the built-in spirals
+    assert own.model.architecture == Architecture("wide-deep")  # not the spirals'
 
 
 def test_a_diverged_training_is_told_and_its_model_refused(tmp_path):
