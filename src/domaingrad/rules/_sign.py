@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -25,12 +26,9 @@ def above(tau: float | Tensor, statistics: Statistics) -> Tensor:
     return _indicator(statistics, whole + 1)
 
 
-def _indicator(statistics: Statistics, needed: int | Tensor) -> Tensor:
+def _indicator(statistics: Statistics, needed: float | Tensor) -> Tensor:
     # Small-integer arithmetic: comparisons are several times slower on a CPU.
     whole = statistics.sign_sum.abs()
-    if isinstance(needed, Tensor):
-        needed = needed.to(whole.dtype)
-        agree = whole.clamp_(needed - 1, needed).sub_(needed - 1)
-    else:
-        agree = whole.clamp_(needed - 1, needed).sub_(needed - 1)
+    most: Any = needed.to(whole.dtype) if isinstance(needed, Tensor) else needed
+    agree = whole.clamp_(most - 1, most).sub_(most - 1)
     return agree.to(statistics.mean.dtype)

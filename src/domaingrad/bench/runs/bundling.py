@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from domaingrad.bench.domains import DomainData, Preparation
+from domaingrad.bench.domains import DomainData
 from domaingrad.bench.domains.fetched import FetchedInputs
 from domaingrad.bench.methods import Learner, Method, RuleMethod
 from domaingrad.rules import Rule
@@ -97,9 +97,9 @@ def why_alone(config: TrainConfig, data: DomainData) -> str | None:
     inputs = (domain.tensors[0] for domain in data.domains.values())
     if any(isinstance(each, FetchedInputs) for each in inputs):
         return f"{data.name} does not lie in memory"
-    augmented = type(data.preparation).augmented is not Preparation.augmented
+    varied = data.preparation.varies and set(config.augment or ()) != {"none"}
     odd = {
-        "augmentation draws as one run": augmented and set(config.augment or ()) != {"none"},
+        "augmentation draws as one run": varied,
         "dropout draws as one run": bool(config.dropout),
         "precision": config.precision != "32",
         "compile": config.compile,

@@ -56,51 +56,43 @@ class Moments:
         Args:
             gradients: by name, [R, ...]; may be overwritten.
         """
-        groups = [each.param_groups[0] for each in self._optimizers]
         if any(most is not None for most in self._clip):
             self._clip_(gradients)
-        for name, parameter in self._parameters.items():
-            (self._adam if self._adaptive else self._sgd)(name, parameter, gradients[name], groups)
+        groups = [each.param_groups[0] for each in self._optimizers]
+        (self._adam if self._adaptive else self._sgd)(gradients, groups)
 
-    def _adam(
-        self, name: str, parameter: Tensor, gradient: Tensor, groups: list[dict[str, Any]]
-    ) -> None:
+    def _adam(self, gradients: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
         """As torch.optim.Adam, or AdamW, without options."""
-        step = self._steps[name].add_(1)
-        done = step.double().cpu()
         rate, decay, eps = (_vector(groups, key) for key in ("lr", "weight_decay", "eps"))
         first, second = (
             torch.tensor([g["betas"][place] for g in groups], dtype=torch.float64)
             for place in (0, 1)
         )
-        mean, square = (self._kept[kind][name] for kind in self._names)
+        decays = bool(decay.any())
+        for name, parameter in self._parameters.items():
+            gradient = gradients[name]
+            done = self._steps[name].add_(1).double().cpu()
+            mean, square = (self._kept[kind][name] for kind in self._names)
+            if decays and self._decoupled:
+                parameter.mul_(_on(parameter, 1 - rate * decay))
+            elif decays:
+                gradient = gradient + _on(parameter, decay) * parameter
+            mean.lerp_(gradient, _on(parameter, 1 - first).expand_as(mean))
+            square.mul_(_on(parameter, second))
+            square.addcmul_(gradient * _on(parameter, 1 - second), gradient)
+            root = (1 - second.pow(done)).sqrt()
+            below = square.sqrt().div_(_on(parameter, root)).add_(_on(parameter, eps))
+            size = rate / (1 - first.pow(done))
+            parameter.sub_(mean.div(below).mul_(_on(parameter, size)))
 
-        def on(each: Tensor) -> Tensor:
-            return each.to(parameter).view(-1, *[1] * (parameter.dim() - 1))
-
-        if decay.any():
-            if self._decoupled:
-                parameter.mul_(on(1 - rate * decay))
-            else:
-                gradient = gradient + on(decay) * parameter
-        mean.lerp_(gradient, on(1 - first).expand_as(mean))
-        square.mul_(on(second)).addcmul_(gradient * on(1 - second), gradient)
-        root = (1 - second.pow(done)).sqrt()
-        below = square.sqrt().div_(on(root)).add_(on(eps))
-        parameter.sub_(mean.div(below).mul_(on(rate / (1 - first.pow(done)))))
-
-    def _sgd(
-        self, name: str, parameter: Tensor, gradient: Tensor, groups: list[dict[str, Any]]
-    ) -> None:
+    def _sgd(self, gradients: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
         """As torch.optim.SGD with momentum and weight decay."""
-
-        def on(key: str) -> Tensor:
-            return _vector(groups, key).to(parameter).view(-1, *[1] * (parameter.dim() - 1))
-
-        (buffer,) = (self._kept[kind][name] for kind in self._names)
-        gradient = gradient + on("weight_decay") * parameter
-        buffer.mul_(on("momentum")).add_(gradient)
-        parameter.sub_(on("lr") * buffer)
+        rate, decay, momentum = (_vector(groups, key) for key in ("lr", "weight_decay", "momentum"))
+        for name, parameter in self._parameters.items():
+            (buffer,) = (self._kept[kind][name] for kind in self._names)
+            gradient = gradients[name] + _on(parameter, decay) * parameter
+            buffer.mul_(_on(parameter, momentum)).add_(gradient)
+            parameter.sub_(_on(parameter, rate) * buffer)
 
     def _clip_(self, gradients: Mapping[str, Tensor]) -> None:
         """To each run's largest norm."""
@@ -111,7 +103,7 @@ class Moments:
         most = torch.tensor([float("inf") if m is None else m for m in self._clip]).to(total)
         factor = (most / (total + NORM_FLOOR)).clamp(max=1.0)
         for each in gradients.values():
-            each.mul_(factor.view(-1, *[1] * (each.dim() - 1)))
+            each.mul_(_on(each, factor))
 
     def _take(self, row: int) -> None:
         """Put a run's moments beside the others', or zeros, and give it views of them."""
@@ -134,3 +126,8 @@ class Moments:
 def _vector(groups: Sequence[Mapping[str, Any]], key: str) -> Tensor:
     """A number of each run, float64 on the CPU."""
     return torch.tensor([float(group[key]) for group in groups], dtype=torch.float64)
+
+
+def _on(like: Tensor, each: Tensor) -> Tensor:
+    """A number of each run, beside a tensor [R, ...]."""
+    return each.to(like).view(-1, *[1] * (like.dim() - 1))
